@@ -1,0 +1,83 @@
+"""Production names, the releases behind them, the keys that may call them."""
+
+from django.db import models
+
+from playground.models import Configuration, Deployment, TeamOwned
+
+
+class Endpoint(TeamOwned):
+    """A production name; it points at one live release."""
+
+    name = models.SlugField(max_length=80)
+    live = models.ForeignKey("Release", on_delete=models.PROTECT, null=True, related_name="+")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["team", "name"], name="endpoint_name_once")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Release(models.Model):
+    """Immutable but for its state: a configuration, default sampling and the evidence it was promoted on."""
+
+    class State(models.TextChoices):
+        STARTING = "starting", "starting"
+        LIVE = "live", "live"
+        WARM = "warm", "warm"
+        FAILED = "failed", "failed"
+        RETIRED = "retired", "retired"
+
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, related_name="releases")
+    number = models.PositiveIntegerField()
+    configuration = models.ForeignKey(Configuration, on_delete=models.PROTECT, related_name="releases")
+    deployment = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="releases")
+    sampling = models.JSONField(default=dict)
+    evidence = models.JSONField(default=dict)
+    note = models.TextField(blank=True)
+    state = models.CharField(max_length=16, choices=State.choices, default=State.STARTING)
+    problem = models.TextField(blank=True)
+    created_by = models.ForeignKey("playground.User", on_delete=models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["endpoint", "number"], name="release_number_once")]
+        ordering = ["-number"]
+
+
+class EndpointEvent(models.Model):
+    """Who moved the pointer, when, from where to where, and why. Append only."""
+
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, related_name="events")
+    action = models.CharField(max_length=30, help_text="promote, live, roll back, failed")
+    release = models.ForeignKey(Release, on_delete=models.CASCADE, null=True, related_name="+")
+    previous = models.ForeignKey(Release, on_delete=models.CASCADE, null=True, related_name="+")
+    user = models.ForeignKey("playground.User", on_delete=models.SET_NULL, null=True, related_name="+")
+    note = models.TextField(blank=True)
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+
+
+class ApiKey(TeamOwned):
+    """A key for /v1: a visible prefix and a 256-bit secret of which only the SHA-256 is kept."""
+
+    name = models.CharField(max_length=80)
+    prefix = models.CharField(max_length=12, unique=True)
+    secret_hash = models.CharField(max_length=64)
+    # "endpoints" reaches endpoints; "playground" also reaches ready deployments as deployment/<id>.
+    scopes = models.JSONField(default=list)
+    expires_at = models.DateTimeField(null=True)
+    revoked_at = models.DateTimeField(null=True)
+    last_used_at = models.DateTimeField(null=True)
+
+
+class WebProcess(models.Model):
+    """One web process's view: draining a replica waits until each live one has a table newer than the drain."""
+
+    boot_id = models.CharField(max_length=40, primary_key=True)
+    node = models.CharField(max_length=60)
+    pid = models.IntegerField()
+    table_at = models.DateTimeField(null=True)
+    heartbeat_at = models.DateTimeField()

@@ -1,0 +1,1 @@
+"""The site people use, and the project's wiring."""

@@ -1,0 +1,222 @@
+"""The engine contract: a command line that ends up speaking OpenAI HTTP on loopback. Knows nothing about Django.
+
+An adapter is one file: it names its options, judges a model, estimates memory, builds a command, proves readiness with
+a real request, and declares where the engine departs from the OpenAI API. It never imports the engine itself; what must
+run inside the engine's environment is a launcher file in `launchers/`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict
+
+LAUNCHERS = Path(__file__).parent / "launchers"
+
+
+class ReasonCode(StrEnum):
+    """Why a start or a replica failed. Every failure is sorted into one; a sentence for people goes with it."""
+
+    OUT_OF_MEMORY = "out_of_memory"
+    CONTEXT_TOO_LONG = "context_too_long"
+    GATED = "gated"
+    UNKNOWN_OPTION = "unknown_option"
+    PORT_TAKEN = "port_taken"
+    DRIVER_MISSING = "driver_missing"
+    CRASHED = "crashed"
+    BAD_WEIGHTS = "bad_weights"
+    LOAD_TIMEOUT = "load_timeout"
+    FROZEN = "frozen"
+    RUNNER_DIED = "runner_died"
+    NODE_LOST = "node_lost"
+    NODE_STOPPING = "node_stopping"
+    JOB_FAILED = "job_failed"
+    NO_ROOM = "no_room"
+    SUPERSEDED = "superseded"
+    ASKED = "asked"
+    IDLE = "idle"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A failure in a code for programs and one sentence that tells a person what to do."""
+
+    code: ReasonCode
+    text: str
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a node offers. Bytes; `gpus` empty on a CPU node."""
+
+    cores: int
+    memory_bytes: int
+    gpus: tuple["Gpu", ...] = ()
+
+    @property
+    def build(self) -> str:
+        """Which build of an engine fits here: "cuda" or "cpu"."""
+        return "cuda" if self.gpus else "cpu"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    index: int
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model as it lies on the node's disk, and what the catalogue knows of it. `path` is a .gguf file or a folder."""
+
+    name: str
+    path: Path
+    kind: str
+    task: str = "chat"
+    size_bytes: int | None = None
+    dtype: str = ""
+    architecture: str = ""
+    parameters: int | None = None
+    context_length: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an engine can serve a model; `why` is shown when it cannot. `kind` is the format it would load."""
+
+    ok: bool
+    why: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes an engine will need. `unknown` names what could not be worked out; it is shown, never guessed."""
+
+    weights: int | None
+    kv_cache: int | None
+    overhead: int
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int | None:
+        if self.weights is None or self.kv_cache is None:
+            return None
+        return self.weights + self.kv_cache + self.overhead
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What `engines install` puts into the engine's environment."""
+
+    python: tuple[str, ...]
+    """Versions that work, best first: ("3.11", "3.12")."""
+    packages: tuple[str, ...]
+    """Requirement lines; the engine's own, pinned, first."""
+    remove: tuple[str, ...] = ()
+    """Packages uninstalled afterwards, with the reason in the adapter."""
+    no_deps: tuple[str, ...] = ()
+    """Requirement lines installed without their dependencies."""
+    overrides: tuple[str, ...] = ()
+    system_python: bool = False
+    """Needs a distribution's Python (shared libpython), not one built static."""
+
+
+@dataclass(frozen=True)
+class Quirks:
+    """Where an engine departs from the OpenAI API; the gateway and the playground read it instead of its name."""
+
+    ignored: frozenset[str] = frozenset()
+    """Parameters it accepts and does nothing with."""
+    refused: frozenset[str] = frozenset()
+    """Parameters it answers with an error."""
+    sends_done: bool = True
+    """Ends a stream with `data: [DONE]`."""
+    usage_chunk: bool = True
+    """Sends usage as a last chunk with `choices: []` when asked by stream_options.include_usage."""
+    usage_on_content: bool = False
+    """Puts usage on the last content chunk, asked or not."""
+    renames_model: bool = False
+    """Answers with another model name than `served_name`."""
+    takes_key: bool = True
+    """Checks a bearer key itself."""
+    running_metric: str = ""
+    """Prometheus name of the number of requests running now; an abort shows as its fall to zero. Empty: none."""
+    progress_metrics: tuple[str, ...] = ()
+    """Counters that rise while it works; flat ones are one of the three signs of a frozen engine."""
+    routes: frozenset[tuple[str, str]] = frozenset({("POST", "/v1/chat/completions"), ("POST", "/v1/completions")})
+
+
+class NotReady(Exception):
+    """The probe failed; the text says what the engine answered."""
+
+
+class EngineOptions(BaseModel):
+    """Base of every `Options`: typed, ranged, described; unknown keys are refused; None means the engine's default.
+
+    Each field carries `title`, `description`, its range, and `json_schema_extra={"group": "Memory", "flag": "--x"}`:
+    the form is made from these.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Engine(ABC):
+    """One serving program."""
+
+    name: ClassVar[str]
+    """As in commands and rows: "vllm"."""
+    title: ClassVar[str]
+    """As shown: "vLLM"."""
+    kinds: ClassVar[tuple[str, ...]]
+    """Formats it loads, best first: ("gguf",)."""
+    Options: ClassVar[type[EngineOptions]]
+    quirks: ClassVar[Quirks]
+    versions: ClassVar[Mapping[str, str]]
+    """Version installed by default, for each build: {"cpu": "0.32.0", "cuda": "0.33.0"}."""
+
+    @abstractmethod
+    def requirements(self, build: str, version: str) -> Requirements: ...
+
+    @abstractmethod
+    def supports(self, model: LocalModel) -> Verdict: ...
+
+    @abstractmethod
+    def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate: ...
+
+    @abstractmethod
+    def command(
+        self, environment: Path, model: LocalModel, options: EngineOptions, port: int, served_name: str, hardware: Hardware
+    ) -> list[str]:
+        """The argument list. `environment` is the engine's virtual environment (its python is bin/python in it)."""
+
+    @abstractmethod
+    def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
+        """Variables for the engine's process. The key goes here, never into the command; caches go below `home`."""
+
+    def explain(self, log: list[str], exit_code: int | None) -> Reason | None:
+        """Sort a failure from the last log lines; None leaves it to the common rules in `reasons.py`."""
+        return None
+
+    async def probe(self, session: aiohttp.ClientSession, base_url: str, key: str, served_name: str, task: str) -> None:
+        """One real request of the model's task, one token long. Raises NotReady with what was wrong."""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        if task == "embedding":
+            path, body = "/v1/embeddings", {"model": served_name, "input": "ready"}
+        elif task == "completion":
+            path, body = "/v1/completions", {"model": served_name, "prompt": "Hi", "max_tokens": 1}
+        else:
+            messages = [{"role": "user", "content": "Hi"}]
+            path, body = "/v1/chat/completions", {"model": served_name, "messages": messages, "max_tokens": 1}
+        async with session.post(base_url + path, json=body, headers=headers) as answer:
+            if answer.status != 200:
+                raise NotReady(f"{path} answered {answer.status}: {(await answer.text())[:300]}")
+            data = await answer.json(content_type=None)
+            if not isinstance(data, dict) or not (data.get("choices") or data.get("data")):
+                raise NotReady(f"{path} answered without a result")

@@ -1,0 +1,36 @@
+"""Rows of the playground, one file a noun. Nothing here changes state: verbs live in the noun's module."""
+
+from .conversations import Column, Conversation, Generation, Turn
+from .deployments import (
+    Configuration,
+    Deployment,
+    EngineEnvironment,
+    Node,
+    Replica,
+    ReplicaEvent,
+)
+from .jobs import Job
+from .models import Model, ModelFormat
+from .teams import AuditEntry, LoginLink, Membership, Team, TeamOwned, User
+
+__all__ = [
+    "AuditEntry",
+    "Column",
+    "Configuration",
+    "Conversation",
+    "Deployment",
+    "EngineEnvironment",
+    "Generation",
+    "Job",
+    "LoginLink",
+    "Membership",
+    "Model",
+    "ModelFormat",
+    "Node",
+    "Replica",
+    "ReplicaEvent",
+    "Team",
+    "TeamOwned",
+    "Turn",
+    "User",
+]

@@ -1,0 +1,88 @@
+"""Chats. A comparison is a conversation with several columns; one column is a plain chat."""
+
+from django.db import models
+
+from .deployments import Configuration, Deployment, Replica
+from .teams import TeamOwned
+
+
+class Conversation(TeamOwned):
+    title = models.CharField(max_length=200, default="New conversation")
+    system_prompt = models.TextField(blank=True)
+    # Only what was set: {"temperature": 0.7, "max_tokens": 200, "seed": 1}. Absent means the engine's default.
+    parameters = models.JSONField(default=dict)
+    head = models.ForeignKey("Turn", on_delete=models.SET_NULL, null=True, related_name="+", help_text="Turn last shown.")
+    updated_at = models.DateTimeField(auto_now=True)
+
+    def __str__(self) -> str:
+        return self.title
+
+
+class Column(models.Model):
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="columns")
+    position = models.PositiveSmallIntegerField(default=0)
+    deployment = models.ForeignKey(Deployment, on_delete=models.SET_NULL, null=True, related_name="columns")
+    parameters = models.JSONField(null=True, help_text="Null: the conversation's.")
+
+    class Meta:
+        ordering = ["position", "id"]
+
+
+class Turn(models.Model):
+    """One user message. Editing makes a sibling: turns are a tree, and every branch stays reachable."""
+
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="turns")
+    parent = models.ForeignKey("self", on_delete=models.CASCADE, null=True, related_name="children")
+    text = models.TextField()
+    # Sent once by the browser with each message: a double click makes one turn.
+    client_id = models.CharField(max_length=64)
+    created_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [models.UniqueConstraint(fields=["conversation", "client_id"], name="turn_sent_once")]
+
+
+class Generation(models.Model):
+    """One model answer to one turn in one column. Regenerating adds a row; none is overwritten."""
+
+    class State(models.TextChoices):
+        PENDING = "pending", "pending"
+        STREAMING = "streaming", "streaming"
+        COMPLETE = "complete", "complete"
+        STOPPED = "stopped", "stopped"
+        FAILED = "failed", "failed"
+        INTERRUPTED = "interrupted", "interrupted"
+
+    LIVE = (State.PENDING, State.STREAMING)
+
+    turn = models.ForeignKey(Turn, on_delete=models.CASCADE, related_name="generations")
+    column = models.ForeignKey(Column, on_delete=models.CASCADE, related_name="generations")
+    previous = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, related_name="+", help_text="The answer whose history it continues."
+    )
+    configuration = models.ForeignKey(Configuration, on_delete=models.SET_NULL, null=True, related_name="+")
+    replica = models.ForeignKey(Replica, on_delete=models.SET_NULL, null=True, related_name="+")
+    state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
+    text = models.TextField(blank=True)
+    reasoning = models.TextField(blank=True)
+    error_code = models.CharField(max_length=40, blank=True)
+    error = models.TextField(blank=True)
+    finish_reason = models.CharField(max_length=30, blank=True)
+    request = models.JSONField(default=dict, help_text="The body sent to the engine.")
+    # {"ignored": ["seed"], "added": {"temperature": 0.2}, "rendered": "…", "token_ids": [...]}; absent where unknown.
+    effective = models.JSONField(default=dict)
+    # {"prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "approximate": bool}
+    usage = models.JSONField(default=dict)
+    # Milliseconds on the sender's monotonic clock from the request being written: {"ttft", "first_answer", "e2e",
+    #   "queue", "chunks", "first_chunk_tokens", "lagged": bool}. Definitions: README, "Figures".
+    timings = models.JSONField(default=dict)
+    owner = models.CharField(max_length=40, blank=True, help_text="Boot id of the web process that runs it.")
+    lease_expires_at = models.DateTimeField(null=True)
+    stop_requested_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["id"]

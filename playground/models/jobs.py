@@ -1,0 +1,46 @@
+"""Long work with progress: installing an environment, fetching or converting a model."""
+
+from django.db import models
+
+from .teams import TeamOwned
+
+
+class Job(TeamOwned):
+    class Kind(models.TextChoices):
+        INSTALL_ENVIRONMENT = "install_environment", "Install engine"
+        FETCH_MODEL = "fetch_model", "Fetch model"
+        CONVERT_MODEL = "convert_model", "Convert model"
+
+    class State(models.TextChoices):
+        QUEUED = "queued", "queued"
+        RUNNING = "running", "running"
+        DONE = "done", "done"
+        FAILED = "failed", "failed"
+        CANCELLED = "cancelled", "cancelled"
+
+    ACTIVE = (State.QUEUED, State.RUNNING)
+
+    kind = models.CharField(max_length=32, choices=Kind.choices)
+    node = models.ForeignKey("Node", on_delete=models.CASCADE, related_name="jobs")
+    # What it works on; one active job a (node, target): "environment:vllm==0.32.0", "format:12".
+    target = models.CharField(max_length=200)
+    arguments = models.JSONField(default=dict)
+    state = models.CharField(max_length=16, choices=State.choices, default=State.QUEUED)
+    # {"step": "downloading", "done": 12, "total": 93, "unit": "bytes"}; total null where unknown.
+    progress = models.JSONField(default=dict)
+    result = models.JSONField(default=dict)
+    error = models.TextField(blank=True)
+    log_tail = models.TextField(blank=True)
+    attempt = models.PositiveSmallIntegerField(default=0)
+    cancel_requested_at = models.DateTimeField(null=True)
+    lease_expires_at = models.DateTimeField(null=True)
+    pid = models.IntegerField(null=True)
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["node", "target"], condition=models.Q(state__in=["queued", "running"]), name="job_active_once"
+            )
+        ]

@@ -1,0 +1,209 @@
+"""Every setting, from the environment, once. A bad value stops the start and names the variable."""
+
+import re
+import secrets
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from environs import Env, EnvError
+
+from playground import servers
+
+env = Env()
+
+
+def stop(variable: str, why: str) -> None:
+    """End the start with one line that names the variable."""
+    sys.exit(f"slipway: {variable}: {why}")
+
+
+def _secret_key(home: Path) -> str:
+    """The key kept in the home, made at first need with mode 0600."""
+    path = home / "secret_key"
+    try:
+        with path.open("x") as file:
+            path.chmod(0o600)
+            file.write(secrets.token_urlsafe(48))
+    except FileExistsError:
+        pass
+    return path.read_text()
+
+
+def _database(url: str) -> dict[str, object]:
+    """Django's DATABASES entry of a postgresql:// URL; a Unix socket is ?host=/folder."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgresql", "postgres"):
+        stop("DATABASE_URL", "must start with postgresql://")
+    query = dict(pair.split("=", 1) for pair in parts.query.split("&") if "=" in pair)
+    host = unquote(query.pop("host", "")) or parts.hostname or ""
+    name = parts.path.lstrip("/")
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": name,
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": host,
+        "PORT": str(parts.port or ""),
+        "CONN_MAX_AGE": 0,
+        "OPTIONS": {
+            **{key: unquote(value) for key, value in query.items()},
+            "connect_timeout": 5,
+            "pool": {"min_size": 0, "max_size": DATABASE_POOL, "timeout": 10},
+        },
+        "TEST": {"NAME": name},
+    }
+
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+try:
+    HOME = Path(env.str("SLIPWAY_HOME", str(Path.home() / ".slipway"))).expanduser().resolve()
+    PORT = env.int("PORT", 8000)
+    BIND = env.str("SLIPWAY_BIND", "127.0.0.1")
+    DEBUG = env.bool("SLIPWAY_DEBUG", False)
+    TLS_CERT = env.str("SLIPWAY_TLS_CERT", "")
+    TLS_KEY = env.str("SLIPWAY_TLS_KEY", "")
+    SECRET_KEY = env.str("SLIPWAY_SECRET_KEY", "")
+    ALLOWED_HOSTS = env.list("SLIPWAY_HOSTS", [])
+    NODE_NAME = env.str("SLIPWAY_NODE", "")
+    NODE_ADDRESS = env.str("SLIPWAY_NODE_ADDRESS", "127.0.0.1")
+    # Relays speak plain HTTP across machines only in a network its owner calls private; else they need the TLS files.
+    PRIVATE_NETWORK = env.bool("SLIPWAY_PRIVATE_NETWORK", False)
+    DATABASE_URL = env.str("DATABASE_URL", "")
+    REDIS_URL = env.str("REDIS_URL", "")
+    DATABASE_POOL = env.int("SLIPWAY_DATABASE_POOL", 10)
+    # Times, in seconds. Tests shorten them; the README gives their meaning.
+    HEARTBEAT_S = env.float("SLIPWAY_HEARTBEAT_S", 2.0)
+    LOST_AFTER_S = env.float("SLIPWAY_LOST_AFTER_S", 30.0)
+    SWEEP_S = env.float("SLIPWAY_SWEEP_S", 5.0)
+    FROZEN_AFTER_S = env.float("SLIPWAY_FROZEN_AFTER_S", 120.0)
+    LOAD_TIMEOUT_S = env.float("SLIPWAY_LOAD_TIMEOUT_S", 900.0)
+    GRACE_S = env.float("SLIPWAY_GRACE_S", 10.0)
+    DRAIN_S = env.float("SLIPWAY_DRAIN_S", 30.0)
+    LEASE_S = env.float("SLIPWAY_LEASE_S", 10.0)
+except EnvError as error:
+    sys.exit(f"slipway: {error}")
+
+HOME.mkdir(parents=True, exist_ok=True, mode=0o700)
+if not NODE_NAME:
+    _name = HOME / "node"
+    NODE_NAME = _name.read_text().strip() if _name.exists() else "node-1"
+if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,58}", NODE_NAME):
+    stop("SLIPWAY_NODE", "letters, digits and hyphens in lower case, at most 59")
+if not 0 < PORT < 65536:
+    stop("PORT", "must be between 1 and 65535")
+
+PUBLIC = BIND not in ("127.0.0.1", "::1", "localhost")
+if PUBLIC:
+    if not (TLS_CERT and TLS_KEY):
+        stop("SLIPWAY_BIND", f"{BIND} is reachable from outside: set SLIPWAY_TLS_CERT and SLIPWAY_TLS_KEY first")
+    if not ALLOWED_HOSTS or "*" in ALLOWED_HOSTS:
+        stop("SLIPWAY_BIND", f"{BIND} is reachable from outside: set SLIPWAY_HOSTS to the names it is called by")
+    if not SECRET_KEY:
+        stop("SLIPWAY_BIND", f"{BIND} is reachable from outside: set SLIPWAY_SECRET_KEY (50 random characters)")
+SECRET_KEY = SECRET_KEY or _secret_key(HOME)
+ALLOWED_HOSTS = ALLOWED_HOSTS or ["127.0.0.1", "localhost", "[::1]"]
+
+EMBEDDED_DATABASE = not DATABASE_URL
+EMBEDDED_REDIS = not REDIS_URL
+_addresses = servers.addresses(HOME)
+DATABASE_URL = DATABASE_URL or _addresses.database_url
+REDIS_URL = REDIS_URL or _addresses.redis_url
+DATABASES = {"default": _database(DATABASE_URL)}
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "servestatic.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "channels",
+    "django_htmx",
+    "playground",
+    "endpoints",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
+    "playground.middleware.SecurityHeadersMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+ROOT_URLCONF = "playground.urls"
+ASGI_APPLICATION = "playground.asgi.application"
+AUTH_USER_MODEL = "playground.User"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": False,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "playground.views.context.page",
+            ],
+            "builtins": ["playground.templatetags.figures"],
+        },
+    }
+]
+LOGIN_URL = "sign-in"
+LOGIN_REDIRECT_URL = "home"
+SESSION_COOKIE_AGE = 30 * 24 * 3600
+SESSION_COOKIE_HTTPONLY = True
+# Cookies ignore ports, so each home has its own names: two copies beside each other do not sign each other out.
+SESSION_COOKIE_NAME = f"slipway_{servers.tag(HOME)}"
+CSRF_COOKIE_NAME = f"slipway_csrf_{servers.tag(HOME)}"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+
+STATIC_URL = "/static/"
+STATIC_ROOT = HOME / "static"
+STATICFILES_DIRS = [BASE_DIR / "static", ("npm", BASE_DIR / "node_modules")]
+SERVESTATIC_USE_FINDERS = True
+
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        # redis-py's 5 s socket time-out meets a 5 s blocking read and would end idle sockets.
+        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": None}], "prefix": "slipway"},
+    }
+}
+
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TASK_ACKS_LATE = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_TASK_DEFAULT_QUEUE = "control"
+CELERY_BEAT_SCHEDULE = {
+    "reconcile": {"task": "playground.reconcile", "schedule": SWEEP_S, "options": {"expires": SWEEP_S * 2}},
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+}

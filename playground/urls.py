@@ -1,0 +1,6 @@
+from django.urls import include, path
+
+urlpatterns = [
+    path("endpoints/", include("endpoints.urls")),
+    path("", include("playground.site")),
+]

@@ -1,0 +1,38 @@
+"""Fixtures every test may use. The servers themselves are started by the plugin `tests.home`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from playground.models import Membership, Team, User
+from tests.home import HOME
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """The SLIPWAY_HOME of this run; subprocesses inherit it, and the servers' addresses, by the environment."""
+    yield HOME
+
+
+@pytest.fixture
+def team(db: None) -> Team:
+    """The default team. Tests that flush the database lose the migrated row, so it is made again."""
+    return Team.objects.get_or_create(slug="default", defaults={"name": "Default"})[0]
+
+
+@pytest.fixture
+def user(team: Team) -> User:
+    """An administrator of the default team."""
+    person = User.objects.create_user(username="ada")
+    Membership.objects.create(user=person, team=team, role=Membership.Role.ADMIN)
+    return person
+
+
+@pytest.fixture
+def stranger(db: None) -> User:
+    """An administrator of another team."""
+    person = User.objects.create_user(username="mallory")
+    other = Team.objects.create(name="Other", slug="other")
+    Membership.objects.create(user=person, team=other, role=Membership.Role.ADMIN)
+    return person

@@ -1,0 +1,35 @@
+"""Early pytest plugin: a home of this run's own, and real servers in it. Loaded before Django reads its settings."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HOME = Path(tempfile.mkdtemp(prefix="slipway-test-"))
+os.environ.update(
+    SLIPWAY_HOME=str(HOME),
+    SLIPWAY_NODE="test-node",
+    SLIPWAY_EXTRA_ENGINES="fake=tests.fake_adapter:Fake",
+)
+for name in ("DATABASE_URL", "REDIS_URL"):
+    os.environ.pop(name, None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    from playground import servers
+
+    servers.start_postgres(HOME)
+    servers.start_valkey(HOME)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    from playground import servers
+
+    servers.stop_valkey(HOME)
+    servers.stop_postgres(HOME)
+    if os.geteuid() == 0:
+        shutil.rmtree(servers.addresses(HOME).postgres_data.parent)
+    shutil.rmtree(HOME)
