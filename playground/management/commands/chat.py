@@ -52,7 +52,7 @@ def _body(served_name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _ask(target: engine_client.Target, body: dict[str, Any], terminal: Any) -> dict[str, Any]:
-    """Stream one answer, writing its text as it comes. Times in milliseconds from the request being written."""
+    """Stream one answer, writing text as it comes. Milliseconds count from the request being written."""
     start, first, text, usage, finish = time.monotonic(), None, "", None, ""
     try:
         async for frame in engine_client.stream(target, "/v1/chat/completions", body, first_byte_s=600):

@@ -60,7 +60,7 @@ def _pairs(entries: list[str]) -> dict[str, str]:
 
 
 def wait(row: Deployment, timeout: float, say: Any) -> Deployment:
-    """Follow a start until a replica is ready, printing each step; Failed with the reason, or when time is up."""
+    """Follow a start until a replica is ready, printing each step; Failed with the reason, or when late."""
     deadline, seen = time.monotonic() + timeout, ""
     while time.monotonic() < deadline:
         row.refresh_from_db()
