@@ -36,7 +36,7 @@ class Command(shell.Verb):
             self.stdout.write(line)
 
     def _follow(self, replica: Replica) -> None:
-        """Print the file as it grows; one that shrank was cut at its size limit and is read from its start."""
+        """Print the file as it grows; one cut at its size limit is read from its start."""
         position = 0
         while True:
             ended = replica.state in Replica.TERMINAL
