@@ -19,7 +19,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def run(*arguments: str) -> tuple[int, Any]:
     """The exit code and the one JSON value of a verb; anything else on standard output fails the test."""
     done = subprocess.run(
-        [sys.executable, "manage.py", *arguments, "--json"], cwd=ROOT, capture_output=True, text=True, env=os.environ
+        [sys.executable, "manage.py", *arguments, "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ,
     )
     return done.returncode, json.loads(done.stdout)
 
