@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from playground.models import Membership, Team, User
+from tests.fakes import fake_engine as fake_engine
 from tests.home import HOME
 
 

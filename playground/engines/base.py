@@ -17,6 +17,25 @@ from pydantic import BaseModel, ConfigDict
 
 LAUNCHERS = Path(__file__).parent / "launchers"
 
+ALLOWED: frozenset[tuple[str, str]] = frozenset(
+    {
+        ("GET", "/v1/models"),
+        ("GET", "/health"),
+        ("GET", "/metrics"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/completions"),
+        ("POST", "/v1/embeddings"),
+        ("POST", "/v1/responses"),
+        ("POST", "/v1/messages"),
+        ("POST", "/v1/rerank"),
+        ("POST", "/v1/score"),
+        ("POST", "/v1/audio/transcriptions"),
+        ("POST", "/tokenize"),
+        ("POST", "/detokenize"),
+    }
+)
+"""Every (method, path) that ever reaches an engine from outside its node; the relay answers 404 to all others."""
+
 
 class ReasonCode(StrEnum):
     """Why a start or a replica failed. Every failure is sorted into one; a sentence for people goes with it."""
@@ -150,7 +169,9 @@ class Quirks:
     """Prometheus name of the number of requests running now; an abort shows as its fall to zero. Empty: none."""
     progress_metrics: tuple[str, ...] = ()
     """Counters that rise while it works; flat ones are one of the three signs of a frozen engine."""
-    routes: frozenset[tuple[str, str]] = frozenset({("POST", "/v1/chat/completions"), ("POST", "/v1/completions")})
+    routes: frozenset[tuple[str, str]] = frozenset(
+        {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
+    )
 
 
 class NotReady(Exception):
@@ -192,7 +213,13 @@ class Engine(ABC):
 
     @abstractmethod
     def command(
-        self, environment: Path, model: LocalModel, options: EngineOptions, port: int, served_name: str, hardware: Hardware
+        self,
+        environment: Path,
+        model: LocalModel,
+        options: EngineOptions,
+        port: int,
+        served_name: str,
+        hardware: Hardware,
     ) -> list[str]:
         """The argument list. `environment` is the engine's virtual environment (its python is bin/python in it)."""
 
@@ -204,7 +231,13 @@ class Engine(ABC):
         """Sort a failure from the last log lines; None leaves it to the common rules in `reasons.py`."""
         return None
 
-    async def probe(self, session: aiohttp.ClientSession, base_url: str, key: str, served_name: str, task: str) -> None:
+    def progress(self, line: str) -> str | None:
+        """How far loading is, in words, when this log line says so: "loading weights 40 %"."""
+        return None
+
+    async def probe(
+        self, session: aiohttp.ClientSession, base_url: str, key: str, served_name: str, task: str
+    ) -> None:
         """One real request of the model's task, one token long. Raises NotReady with what was wrong."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         if task == "embedding":

@@ -1,0 +1,145 @@
+"""The adapter of the fake engine: written like a real one, needs no packages, loads anything."""
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from playground.engines.base import (
+    Engine,
+    EngineOptions,
+    Estimate,
+    Hardware,
+    LocalModel,
+    Quirks,
+    Requirements,
+    Verdict,
+)
+
+PROGRAM = Path(__file__).with_name("fake_engine.py")
+Crash = Literal["oom", "port", "option", "driver", "context", "gated", "weights", "bug", "killed", ""]
+
+
+class FakeOptions(EngineOptions):
+    """Every knob of the fake engine; None leaves its default."""
+
+    tokens: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        title="Reply length",
+        description="Tokens of an answer that nothing cuts shorter.",
+        json_schema_extra={"group": "Speed", "flag": "--tokens"},
+    )
+    token_delay_ms: float | None = Field(
+        None,
+        ge=0,
+        le=10_000,
+        title="Delay a token",
+        description="Milliseconds between two tokens.",
+        json_schema_extra={"group": "Speed", "flag": "--token-delay-ms"},
+    )
+    load_s: float | None = Field(
+        None,
+        ge=0,
+        le=600,
+        title="Load time",
+        description="Seconds until it listens.",
+        json_schema_extra={"group": "Speed", "flag": "--load-s"},
+    )
+    context: int | None = Field(
+        None,
+        ge=1,
+        title="Context length",
+        description="Prompts of more tokens are refused.",
+        json_schema_extra={"group": "Memory", "flag": "--context"},
+    )
+    crash_after_s: float | None = Field(
+        None,
+        gt=0,
+        title="Crash after",
+        description="Seconds after it listens until it dies.",
+        json_schema_extra={"group": "Faults", "flag": "--crash-after-s"},
+    )
+    crash_at_load: Crash | None = Field(
+        None,
+        title="Crash while loading",
+        description="What its last words are about.",
+        json_schema_extra={"group": "Faults", "flag": "--crash-at-load"},
+    )
+    ignore_sigterm: bool | None = Field(
+        None,
+        title="Ignore SIGTERM",
+        description="Only SIGKILL ends it.",
+        json_schema_extra={"group": "Faults", "flag": "--ignore-sigterm"},
+    )
+    orphan: bool | None = Field(
+        None,
+        title="Leave an orphan",
+        description="A child in a session of its own that ignores SIGTERM.",
+        json_schema_extra={"group": "Faults", "flag": "--orphan"},
+    )
+    inner: bool | None = Field(
+        None,
+        title="Inner process",
+        description="The work is done by a child that outlives it, as vLLM's EngineCore does.",
+        json_schema_extra={"group": "Faults", "flag": "--inner"},
+    )
+    lie_ready: bool | None = Field(
+        None,
+        title="Lie about readiness",
+        description="/health says ok, completions fail.",
+        json_schema_extra={"group": "Faults", "flag": "--lie-ready"},
+    )
+
+
+class Fake(Engine):
+    """Words at a steady pace."""
+
+    name = "fake"
+    title = "Fake"
+    kinds = ("gguf", "safetensors")
+    Options = FakeOptions
+    quirks = Quirks(
+        running_metric="fake:num_requests_running",
+        progress_metrics=("fake:tokens_total", "fake:requests_total"),
+        routes=frozenset(
+            {("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("POST", "/tokenize")}
+        ),
+    )
+    versions: ClassVar[Mapping[str, str]] = {"cpu": "1.0", "cuda": "1.0"}
+
+    def requirements(self, build: str, version: str) -> Requirements:
+        return Requirements(python=(f"{sys.version_info.major}.{sys.version_info.minor}",), packages=())
+
+    def supports(self, model: LocalModel) -> Verdict:
+        return Verdict(True, kind=model.kind)
+
+    def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate:
+        return Estimate(weights=16 << 20, kv_cache=4 << 20, overhead=16 << 20)
+
+    def command(
+        self,
+        environment: Path,
+        model: LocalModel,
+        options: EngineOptions,
+        port: int,
+        served_name: str,
+        hardware: Hardware,
+    ) -> list[str]:
+        line = [sys.executable, "-I", "-S", str(PROGRAM), "--port", str(port)]
+        line += ["--served-model-name", served_name, "--model", str(model.path)]
+        for name, value in options.model_dump(exclude_none=True).items():
+            flag = f"--{name.replace('_', '-')}"
+            line += ([flag] if value else []) if isinstance(value, bool) else [flag, str(value)]
+        return line
+
+    def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
+        return {"FAKE_KEY": key}
+
+    def progress(self, line: str) -> str | None:
+        found = re.match(r"loading weights \d+ %", line)
+        return found.group() if found else None

@@ -1,0 +1,502 @@
+"""An engine without a model: a real process that speaks OpenAI HTTP and fails on demand. Standard library only.
+
+It streams real chunks with real delays, counts what runs in /metrics, stops work when its client hangs up, and asks for
+the bearer key in FAKE_KEY. Options steer the process; directives in the last user message steer one request:
+
+    [[tokens=400]] length          [[delay=5]] ms a token       [[wait=0.5]] s before the first byte
+    [[die=10]] process dies        [[cut=10]] connection cut    [[hang]] never answers
+    [[prefill=2]] s of CPU, deaf   [[error=500]] that status    [[malformed]] broken JSON
+    [[html]] a web page            [[redirect]] a 302           [[endless]] one line without end
+    [[role_only]] no content       [[reason=20]] reasoning      [[tool]] a tool call
+    [[no_done]] no [DONE]          [[crlf]] CRLF and comments   [[usage_on_content]]
+    [[echo]] answers the message   [[text=…]] answers exactly … (last directive; may span lines)
+
+Beside the API: POST /fake/freeze and /fake/thaw; GET /fake/requests lists every request that reached it.
+"""
+
+import argparse
+import asyncio
+import hmac
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+DIRECTIVE = re.compile(r"\[\[(\w+)(?:=([^\]]*))?\]\]")
+TEXT = re.compile(r"\[\[text=(.*)\]\]", re.DOTALL)
+REASONS = {
+    200: "OK",
+    302: "Found",
+    400: "Bad Request",
+    401: "Unauthorized",
+    404: "Not Found",
+    500: "Internal Server Error",
+}
+CRASHES = {
+    "oom": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 1.00 GiB free.",
+    "port": "OSError: [Errno 98] error while attempting to bind on address: address already in use",
+    "option": "fake_engine.py: error: unrecognized arguments: --frobnicate",
+    "driver": "RuntimeError: Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU.",
+    "context": "ValueError: To serve at least one request with the model's max seq len (131072), 8 GiB KV cache is needed",
+    "gated": "huggingface_hub.errors.GatedRepoError: 401 Client Error. Access to model x/y is restricted.",
+    "weights": "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge",
+    "bug": "AssertionError: something nobody foresaw",
+}
+INNER = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)\nimport time\ntime.sleep(86400)"
+ORPHAN = (
+    "import signal, time\n"
+    "for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
+    "time.sleep(86400)"
+)
+
+
+class Cut(Exception):
+    """Close the connection without an end."""
+
+
+class Request:
+    """One HTTP request, read whole."""
+
+    def __init__(self, method: str, path: str, headers: dict[str, str], raw: bytes) -> None:
+        self.method, self.path, self.headers, self.raw = method, path.partition("?")[0], headers, raw
+        try:
+            self.body = json.loads(raw or b"{}")
+        except ValueError:
+            self.body = None
+
+    @property
+    def prompt(self) -> str:
+        """The last user message, or the completion prompt."""
+        if "messages" not in self.body:
+            return str(self.body.get("prompt", ""))
+        users = [message for message in self.body["messages"] if message.get("role") == "user"]
+        return text_of(users[-1].get("content")) if users else ""
+
+    @property
+    def words(self) -> list[str]:
+        """Everything the model would read, one word a token."""
+        messages = self.body.get("messages")
+        texts = [text_of(m.get("content")) for m in messages] if messages else [self.prompt]
+        return " ".join(texts).split()
+
+
+def text_of(content: object) -> str:
+    """The text of a message's content, a string or a list of parts."""
+    if isinstance(content, list):
+        return " ".join(part.get("text", "") for part in content if isinstance(part, dict))
+    return str(content or "")
+
+
+class Wanted:
+    """What one request asks of the fake: its directives over the process's options."""
+
+    def __init__(self, request: Request, options: argparse.Namespace) -> None:
+        text = TEXT.search(request.prompt)
+        rest = request.prompt[: text.start()] if text else request.prompt
+        self.found = {name: value or "" for name, value in DIRECTIVE.findall(rest)}
+        self.delay = float(self.found.get("delay", options.token_delay_ms)) / 1000
+        self.content = self._content(rest, text.group(1) if text else None, options)
+        limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens")
+        self.finish = "length" if limit and limit < len(self.content) else "stop"
+        self.content = self.content[:limit] if limit else self.content
+        self.reasoning = [f"thought{i} " for i in range(int(self.found.get("reason", 0)))]
+        self.prompt_tokens = len(request.words)
+
+    def _content(self, rest: str, text: str | None, options: argparse.Namespace) -> list[str]:
+        if "role_only" in self.found or "tool" in self.found:
+            return []
+        if text is not None:
+            return [text[i : i + 5] for i in range(0, len(text), 5)]
+        if "echo" in self.found:
+            return re.findall(r"\s*\S+\s*", DIRECTIVE.sub("", rest).strip())
+        count = int(self.found.get("tokens", options.tokens))
+        return [f"word{i}" + (" " if i < count - 1 else "") for i in range(count)]
+
+    def number(self, name: str) -> int | None:
+        return int(self.found[name]) if name in self.found else None
+
+    def usage(self) -> dict[str, int]:
+        done = len(self.content) + len(self.reasoning)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": done,
+            "total_tokens": self.prompt_tokens + done,
+        }
+
+
+class Fake:
+    """The engine: its counters, its children, and how it answers."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.key = os.environ.get("FAKE_KEY", "")
+        self.running = self.tokens = self.made = 0
+        self.frozen = False
+        self.seen: list[dict[str, object]] = []
+        self.inner: asyncio.subprocess.Process | None = None
+        self.turn = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Load, start the children, listen."""
+        await self._load()
+        self._spawn_orphan()
+        await self._spawn_inner()
+        server = await asyncio.start_server(self._connection, "127.0.0.1", self.options.port, limit=1 << 20)
+        print(f"listening on {self.options.port}", flush=True)
+        if self.options.crash_after_s:
+            asyncio.get_running_loop().call_later(self.options.crash_after_s, self._die, 3)
+        await server.serve_forever()
+
+    async def _load(self) -> None:
+        for step in range(4):
+            print(f"loading weights {step * 25} %", flush=True)
+            await asyncio.sleep(self.options.load_s / 4)
+        crash = self.options.crash_at_load
+        if crash == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if crash:
+            print(CRASHES[crash], file=sys.stderr, flush=True)
+            raise SystemExit(2 if crash == "option" else 1)
+
+    def _spawn_orphan(self) -> None:
+        if self.options.orphan:
+            subprocess.Popen([sys.executable, "-I", "-S", "-c", ORPHAN], start_new_session=True)
+
+    async def _spawn_inner(self) -> None:
+        if self.options.inner:
+            self.inner = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", "-c", INNER),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+
+    def _die(self, code: int) -> None:
+        print("Fatal error: the fake engine was told to die", file=sys.stderr, flush=True)
+        os._exit(code)
+
+    async def think(self) -> None:
+        """One token's work. The inner process has its part in it: without it, nothing ever comes."""
+        while self.frozen:
+            await asyncio.sleep(0.02)
+        if self.inner is None:
+            return
+        assert self.inner.stdin and self.inner.stdout
+        async with self.turn:
+            with suppress(ConnectionError):
+                self.inner.stdin.write(b"tick\n")
+                await self.inner.stdin.drain()
+            if not await self.inner.stdout.readline():
+                await asyncio.Event().wait()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while (request := await read_request(reader)) is not None:
+                self.seen.append({"method": request.method, "path": request.path, "body": request.body})
+                del self.seen[:-200]
+                if not await self._answer_or_hang_up(request, reader, writer):
+                    break
+        except (ConnectionError, Cut, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.transport.abort() if writer.transport.is_closing() else writer.close()
+
+    async def _answer_or_hang_up(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Answer; stop the work when the client goes first. True: the connection may carry another request."""
+        work = asyncio.ensure_future(self._answer(request, writer))
+        gone = asyncio.ensure_future(reader.read(1))
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            work.cancel()
+            await asyncio.wait({work})
+            gone.exception()
+            return False
+        gone.cancel()
+        await asyncio.wait({gone})
+        await work
+        return request.headers.get("connection", "").lower() != "close"
+
+    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        route = (request.method, request.path)
+        if route == ("GET", "/health"):
+            return send(writer, 200, {"status": "ok"})
+        if route == ("GET", "/metrics"):
+            return send(writer, 200, self._metrics(), "text/plain; version=0.0.4")
+        if request.path.startswith("/fake/"):
+            return self._steer(request, writer)
+        if self.key and not self._has_key(request):
+            return send(writer, 401, error("Unauthorized", "invalid_api_key"))
+        if route == ("GET", "/v1/models"):
+            model = {
+                "id": self.options.served_model_name,
+                "object": "model",
+                "created": 0,
+                "owned_by": "fake",
+            }
+            return send(writer, 200, {"object": "list", "data": [model]})
+        if route == ("POST", "/tokenize"):
+            return send(writer, 200, {"count": len(request.words), "tokens": list(range(len(request.words)))})
+        if route in {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}:
+            return await self._complete(request, writer)
+        return send(writer, 404, error(f"no route {request.path}", "not_found"))
+
+    def _has_key(self, request: Request) -> bool:
+        given = request.headers.get("authorization", "")
+        return hmac.compare_digest(given.encode(), f"Bearer {self.key}".encode())
+
+    def _steer(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.path == "/fake/requests":
+            return send(writer, 200, self.seen)
+        self.frozen = request.path == "/fake/freeze"
+        return send(writer, 200, {"frozen": self.frozen})
+
+    def _metrics(self) -> str:
+        values = {
+            "num_requests_running": self.running,
+            "num_requests_waiting": 0,
+            "tokens_total": self.tokens,
+            "requests_total": self.made,
+        }
+        return "".join(f"fake:{name} {value}\n" for name, value in values.items())
+
+    async def _complete(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        """One completion, counted as running as long as it is worked on."""
+        if self.options.lie_ready:
+            return send(writer, 500, error("the model is not loaded", "internal_error"))
+        if not isinstance(request.body, dict) or not request.words:
+            return send(writer, 400, error("messages must not be empty", "invalid_request"))
+        if self.options.context and len(request.words) > self.options.context:
+            text = f"This model's maximum context length is {self.options.context} tokens, not {len(request.words)}."
+            return send(writer, 400, error(text, "context_length_exceeded", "messages"))
+        self.running += 1
+        self.made += 1
+        try:
+            await self._respond(request, Wanted(request, self.options), writer)
+        finally:
+            self.running -= 1
+        return None
+
+    async def _respond(self, request: Request, wanted: Wanted, writer: asyncio.StreamWriter) -> None:
+        if "hang" in wanted.found:
+            await asyncio.Event().wait()
+        burn(float(wanted.found.get("prefill", 0)))
+        await asyncio.sleep(float(wanted.found.get("wait", 0)))
+        await self.think()
+        if await misbehave(wanted, writer):
+            return
+        if request.body.get("stream"):
+            await self._stream(request, wanted, writer)
+        else:
+            async for _ in self._work(wanted):
+                pass
+            send(writer, 200, whole(request, wanted, self.options.served_model_name, self.made))
+
+    async def _work(self, wanted: Wanted) -> AsyncIterator[tuple[str, str]]:
+        """(kind, text) of each token, at its pace."""
+        steps = [("reasoning_content", text) for text in wanted.reasoning] + [
+            ("content", t) for t in wanted.content
+        ]
+        for done, step in enumerate(steps):
+            if done == wanted.number("die"):
+                self._die(1)
+            if done == wanted.number("cut"):
+                raise Cut
+            await self.think()
+            await asyncio.sleep(wanted.delay)
+            self.tokens += 1
+            yield step
+
+    async def _stream(self, request: Request, wanted: Wanted, writer: asyncio.StreamWriter) -> None:
+        start_stream(writer)
+        end = "\r\n\r\n" if "crlf" in wanted.found else "\n\n"
+        chat = request.path == "/v1/chat/completions"
+        frame = Frames(chat, self.options.served_model_name, self.made)
+        asked = (request.body.get("stream_options") or {}).get("include_usage")
+        if "crlf" in wanted.found:
+            emit(writer, f": a comment{end}")
+        if chat:
+            emit(writer, frame.chunk({"role": "assistant", "content": ""}, end=end))
+        if "tool" in wanted.found:
+            emit(writer, frame.chunk({"tool_calls": [{"index": 0, **TOOL}]}, end=end))
+        sent, last = 0, len(wanted.content) + len(wanted.reasoning)
+        async for kind, text in self._work(wanted):
+            sent += 1
+            riding = wanted.usage() if "usage_on_content" in wanted.found and sent == last else None
+            emit(writer, frame.chunk({kind: text}, usage=riding, end=end))
+            await writer.drain()
+        finish = "tool_calls" if "tool" in wanted.found else wanted.finish
+        emit(writer, frame.chunk({}, finish=finish, end=end))
+        if asked and "usage_on_content" not in wanted.found:
+            emit(writer, frame.usage(wanted.usage(), end=end))
+        if "no_done" not in wanted.found:
+            emit(writer, f"data: [DONE]{end}")
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+
+TOOL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at":"sky"}'}}
+
+
+class Frames:
+    """Server-sent events of one answer."""
+
+    def __init__(self, chat: bool, model: str, number: int) -> None:
+        self.chat = chat
+        self.head = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{number}",
+            "object": "chat.completion.chunk" if chat else "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def chunk(
+        self,
+        delta: dict[str, object],
+        *,
+        finish: str | None = None,
+        usage: dict[str, int] | None = None,
+        end: str,
+    ) -> str:
+        body: dict[str, object] = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
+        choice = {"index": 0, **body, "logprobs": None, "finish_reason": finish}
+        data = self.head | {"choices": [choice]} | ({"usage": usage} if usage else {})
+        return f"data: {json.dumps(data)}{end}"
+
+    def usage(self, usage: dict[str, int], *, end: str) -> str:
+        return f"data: {json.dumps(self.head | {'choices': [], 'usage': usage})}{end}"
+
+
+def whole(request: Request, wanted: Wanted, model: str, number: int) -> dict[str, object]:
+    """The answer of a request that did not ask for a stream."""
+    chat = request.path == "/v1/chat/completions"
+    text = "".join(wanted.content)
+    message: dict[str, object] = {"role": "assistant", "content": text}
+    if wanted.reasoning:
+        message["reasoning_content"] = "".join(wanted.reasoning)
+    if "tool" in wanted.found:
+        message |= {"content": None, "tool_calls": [TOOL]}
+    body = {"message": message} if chat else {"text": text}
+    finish = "tool_calls" if "tool" in wanted.found else wanted.finish
+    choices = [
+        {"index": index, **body, "logprobs": None, "finish_reason": finish}
+        for index in range(request.body.get("n") or 1)
+    ]
+    head = Frames(chat, model, number).head | {"object": "chat.completion" if chat else "text_completion"}
+    return head | {"choices": choices, "usage": wanted.usage()}
+
+
+async def misbehave(wanted: Wanted, writer: asyncio.StreamWriter) -> bool:
+    """Answer badly where a directive says so; whether it did."""
+    found = wanted.found
+    if "error" in found:
+        send(writer, int(found["error"] or 500), error("the fake engine was told to fail", "internal_error"))
+    elif "html" in found:
+        send(writer, 200, "<!doctype html><script>alert(1)</script>", "text/html")
+    elif "redirect" in found:
+        send(writer, 302, "", "text/plain", "Location: http://169.254.169.254/latest/meta-data\r\n")
+    elif "malformed" in found:
+        start_stream(writer)
+        emit(writer, 'data: {"choices": [{"delta": {"content": "a\n\ndata: not json\n\n')
+        writer.write(b"0\r\n\r\n")
+    elif "endless" in found:
+        start_stream(writer)
+        emit(writer, "data: ")
+        while True:
+            emit(writer, "x" * 65536)
+            await writer.drain()
+    else:
+        return False
+    await writer.drain()
+    return True
+
+
+def burn(seconds: float) -> None:
+    """Busy and deaf, as an engine in a long prefill is."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def error(message: str, code: str, param: str | None = None) -> dict[str, object]:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
+
+
+def send(
+    writer: asyncio.StreamWriter, status: int, body: object, kind: str = "application/json", headers: str = ""
+) -> None:
+    raw = (body if isinstance(body, str) else json.dumps(body)).encode()
+    reason = REASONS.get(status, "Status")
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\n{headers}Content-Length: {len(raw)}\r\n\r\n"
+    )
+    writer.write(head.encode() + raw)
+
+
+def start_stream(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+
+def emit(writer: asyncio.StreamWriter, text: str) -> None:
+    raw = text.encode()
+    writer.write(b"%x\r\n%b\r\n" % (len(raw), raw))
+
+
+async def read_request(reader: asyncio.StreamReader) -> Request | None:
+    """The next request of a connection; None at its end."""
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except asyncio.IncompleteReadError:
+        return None
+    first, *lines = head.split("\r\n")
+    method, path, _ = first.split(" ", 2)
+    headers = {
+        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
+    }
+    if "chunked" in headers.get("transfer-encoding", ""):
+        raw = await read_chunks(reader)
+    else:
+        raw = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Request(method, path, headers, raw)
+
+
+async def read_chunks(reader: asyncio.StreamReader) -> bytes:
+    parts = []
+    while size := int(await reader.readline(), 16):
+        parts.append(await reader.readexactly(size))
+        await reader.readline()
+    await reader.readline()
+    return b"".join(parts)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--served-model-name", default="fake")
+    parser.add_argument("--model", default="")
+    parser.add_argument("--load-s", type=float, default=0.0)
+    parser.add_argument("--token-delay-ms", type=float, default=2.0)
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--context", type=int, default=0)
+    parser.add_argument("--crash-after-s", type=float, default=0.0)
+    parser.add_argument("--crash-at-load", choices=[*CRASHES, "killed", ""], default="")
+    for flag in ("ignore-sigterm", "orphan", "inner", "lie-ready"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    if options.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    asyncio.run(Fake(options).start())
+
+
+if __name__ == "__main__":
+    main()
