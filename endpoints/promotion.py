@@ -1,0 +1,320 @@
+"""Which release of an endpoint is live: promote, settle, roll back, stop, take offline. The only writer of releases.
+
+A promotion makes a release that starts on a deployment of its own; `settle` moves the pointer once that is ready. The
+pointer moves only by a conditional update, so the last good release stays live until another one truly serves. Where
+no second replica fits, the deployment that was tested is handed over to the release instead.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Max
+
+from endpoints.models import Endpoint, EndpointEvent, Release
+from playground import access, deployments, events
+from playground.engines.base import ReasonCode
+from playground.models import Configuration, Deployment, Generation, Replica, Team, User
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,78}[a-z0-9])?")
+State = Release.State
+# Releases that hold, or may again hold, a running deployment.
+RUNNING = (State.STARTING, State.LIVE, State.WARM)
+
+
+class PromotionRefused(Exception):
+    """Why nothing was done; `field` names the input at fault, empty for the whole."""
+
+    def __init__(self, text: str, field: str = "") -> None:
+        super().__init__(text)
+        self.field = field
+
+
+class PromotionConflict(PromotionRefused):
+    """Someone else is moving this endpoint right now."""
+
+
+def promote(
+    deployment: Deployment,
+    *,
+    endpoint: str,
+    user: User | None,
+    sampling: Mapping[str, Any] | None = None,
+    note: str = "",
+    in_place: bool = False,
+) -> Release:
+    """Begin to launch what `deployment` runs under the name `endpoint`; `settle` makes it live when it is ready.
+
+    With `in_place` the deployment itself goes over to the release, at once and without a second start.
+    """
+    configuration = _tested(deployment)
+    name = _name(endpoint)
+    with transaction.atomic():
+        target = _locked(deployment.team, name, user)
+        release = _number(target, deployment, configuration, user, sampling or {}, note, in_place)
+        _record(target, "promote", user, release=release, previous=target.live, note=note)
+    settle()
+    release.refresh_from_db()
+    return release
+
+
+def _tested(deployment: Deployment) -> Configuration:
+    """The configuration to launch; refused unless it is serving at this moment."""
+    if deployment.configuration is None or not deployments.ready_replicas(deployment):
+        raise PromotionRefused(f"{deployment.name} is not ready. Start it and try it first.")
+    return deployment.configuration
+
+
+def _name(name: str) -> str:
+    name = name.strip()
+    if not NAME.fullmatch(name):
+        raise PromotionRefused(
+            "Use lower-case letters, digits, hyphens and underscores; begin and end with a letter or digit; "
+            "at most 80 characters.",
+            "endpoint",
+        )
+    return name
+
+
+def _locked(team: Team, name: str, user: User | None) -> Endpoint:
+    """The endpoint, made if new, locked until the transaction ends; refused while another release starts."""
+    Endpoint.objects.get_or_create(team=team, name=name, defaults={"created_by": user})
+    endpoint = Endpoint.objects.select_for_update().get(team=team, name=name)
+    if starting := endpoint.releases.filter(state=State.STARTING).first():
+        raise PromotionConflict(
+            f"Release {starting.number} of {name} is starting. Wait until it is live, or stop it.", "endpoint"
+        )
+    return endpoint
+
+
+def _number(
+    endpoint: Endpoint,
+    tested: Deployment,
+    configuration: Configuration,
+    user: User | None,
+    sampling: Mapping[str, Any],
+    note: str,
+    in_place: bool,
+) -> Release:
+    """Make the next release and the deployment it owns."""
+    number = (endpoint.releases.aggregate(last=Max("number"))["last"] or 0) + 1
+    if in_place:
+        if not deployments.hand_over(tested):
+            raise PromotionRefused(f"{tested.name} belongs to a release already.")
+        own = tested
+    else:
+        own = deployments.release(
+            configuration, team=endpoint.team, user=user, name=f"{endpoint.name}-{number}"
+        )
+    return Release.objects.create(
+        endpoint=endpoint,
+        number=number,
+        configuration=configuration,
+        deployment=own,
+        sampling=dict(sampling),
+        evidence=_evidence(tested),
+        note=note.strip(),
+        created_by=user,
+    )
+
+
+def _evidence(tested: Deployment) -> dict[str, Any]:
+    """What was tried, in figures: the deployment and the answers it gave."""
+    answers = Generation.objects.filter(column__deployment=tested, state=Generation.State.COMPLETE)
+    return {
+        "deployment": tested.pk,
+        "name": tested.name,
+        "answers": answers.count(),
+        "conversations": list(
+            answers.order_by().values_list("turn__conversation", flat=True).distinct()[:20]
+        ),
+    }
+
+
+def settle() -> None:
+    """Bring every starting release as far as it can go now. Idempotent; several processes may run it at once."""
+    starting = Release.objects.filter(state=State.STARTING).select_related(
+        "endpoint__team", "deployment", "configuration"
+    )
+    for release in starting:
+        _settle(release)
+
+
+def _settle(release: Release) -> None:
+    if deployments.ready_replicas(release.deployment):
+        _go_live(release, release.created_by, "live")
+    elif problem := release.deployment.problem or _stopped(release.deployment):
+        fail(release, problem)
+    elif refusal := _no_room(release.deployment):
+        _make_do(release, refusal)
+
+
+def _stopped(deployment: Deployment) -> str:
+    running = deployment.desired == Deployment.Desired.RUNNING
+    return "" if running else "Its deployment was stopped."
+
+
+def _no_room(deployment: Deployment) -> str:
+    """Why its replica cannot be placed; empty while there is hope."""
+    waiting = deployment.replicas.filter(
+        state__in=[Replica.State.PENDING, Replica.State.PREPARING], reason_code=ReasonCode.NO_ROOM
+    )
+    newest = waiting.order_by("-id").first()
+    return newest.reason if newest else ""
+
+
+def _make_do(release: Release, refusal: str) -> None:
+    """No second replica fits: take the tested deployment over, or share the one that runs this configuration."""
+    substitute = _hand_over(release) or _sharable(release)
+    if substitute is None:
+        fail(release, f"{refusal} The deployment that was tested no longer runs, so it could not take over.")
+        return
+    unused = release.deployment
+    if Release.objects.filter(pk=release.pk, state=State.STARTING, deployment=unused).update(
+        deployment=substitute
+    ):
+        deployments.retire(unused)
+        release.deployment = substitute
+        note = f"No room for a second replica: {substitute.name} was handed over."
+        _record(release.endpoint, "hand over", release.created_by, release=release, note=note)
+        _settle(release)
+
+
+def _hand_over(release: Release) -> Deployment | None:
+    tested = Deployment.objects.filter(
+        pk=release.evidence.get("deployment"), configuration=release.configuration
+    ).first()
+    if tested and deployments.ready_replicas(tested) and deployments.hand_over(tested):
+        return tested
+    return None
+
+
+def _sharable(release: Release) -> Deployment | None:
+    """The ready deployment of another release of this endpoint with the very same configuration."""
+    same = Deployment.objects.filter(
+        releases__endpoint=release.endpoint,
+        releases__state__in=[State.LIVE, State.WARM],
+        configuration=release.configuration,
+    ).exclude(pk=release.deployment_id)
+    return next((row for row in same.distinct() if deployments.ready_replicas(row)), None)
+
+
+def _go_live(release: Release, user: User | None, action: str) -> bool:
+    """Move the pointer from what it showed to `release`; the one before stays warm, older ones retire."""
+    with transaction.atomic():
+        endpoint = Endpoint.objects.select_for_update().get(pk=release.endpoint_id)
+        won = (
+            Release.objects.filter(pk=release.pk, state__in=[State.STARTING, State.WARM])
+            .exclude(pk=endpoint.live_id)
+            .update(state=State.LIVE, problem="")
+        )
+        if not won:
+            return False
+        previous = endpoint.live
+        Endpoint.objects.filter(pk=endpoint.pk, live=previous).update(live=release)
+        _retire(endpoint.releases.filter(state=State.WARM))
+        if previous:
+            Release.objects.filter(pk=previous.pk, state=State.LIVE).update(state=State.WARM)
+        _record(endpoint, action, user, release=release, previous=previous, note=release.note)
+    return True
+
+
+def _retire(releases: Any) -> None:
+    """Retire releases and stop deployments that no running release owns any more."""
+    for release in list(releases.select_related("deployment")):
+        if Release.objects.filter(pk=release.pk, state=release.state).update(state=State.RETIRED):
+            _let_go(release.deployment)
+
+
+def _let_go(deployment: Deployment) -> None:
+    if not Release.objects.filter(deployment=deployment, state__in=RUNNING).exists():
+        deployments.retire(deployment)
+
+
+def fail(release: Release, problem: str, user: User | None = None) -> bool:
+    """Mark a starting release failed and stop what it started; what was live stays live."""
+    with transaction.atomic():
+        failed = Release.objects.filter(pk=release.pk, state=State.STARTING).update(
+            state=State.FAILED, problem=problem
+        )
+        if failed:
+            _let_go(release.deployment)
+            _record(release.endpoint, "failed", user, release=release, note=problem)
+    return bool(failed)
+
+
+def stop(release: Release, user: User) -> None:
+    """Stop a release that is still starting."""
+    if not fail(release, f"Stopped by {user.get_username()}.", user):
+        raise PromotionRefused("It is not starting any more.")
+
+
+def rollback(endpoint: Endpoint, user: User | None, to: Release | None = None) -> Release:
+    """Serve from an earlier release again: at once when it is warm, after a start when it was retired.
+
+    A release that is still starting is stopped, so that it does not undo the roll back.
+    """
+    with transaction.atomic():
+        endpoint = Endpoint.objects.select_for_update().get(pk=endpoint.pk)
+        target = _earlier(endpoint, to)
+        for starting in endpoint.releases.filter(state=State.STARTING).exclude(pk=target.pk):
+            fail(starting, "A roll back came first.", user)
+        if not _go_live_again(target, user):
+            _restart(target, user)
+    settle()
+    target.refresh_from_db()
+    return target
+
+
+def _earlier(endpoint: Endpoint, to: Release | None) -> Release:
+    """The release to go back to: the one named, else the last that was live before."""
+    candidates = endpoint.releases.exclude(pk=endpoint.live_id).filter(state__in=[State.WARM, State.RETIRED])
+    target = (candidates.filter(pk=to.pk) if to else candidates.order_by("-state", "-number")).first()
+    if target is None and to is not None:
+        raise PromotionRefused(f"Release {to.number} is {to.state}: it cannot be rolled back to.")
+    if target is None:
+        raise PromotionRefused(f"{endpoint.name} has no earlier release to go back to.")
+    return target
+
+
+def _go_live_again(target: Release, user: User | None) -> bool:
+    ready = target.state == State.WARM and deployments.ready_replicas(target.deployment)
+    return bool(ready) and _go_live(target, user, "roll back")
+
+
+def _restart(target: Release, user: User | None) -> None:
+    """Start a retired (or fallen) release again; `settle` moves the pointer when it serves."""
+    if Release.objects.filter(pk=target.pk, state=target.state).update(state=State.STARTING, problem=""):
+        deployments.revive(target.deployment)
+        _record(target.endpoint, "roll back", user, release=target, note="It starts again first.")
+
+
+def take_offline(endpoint: Endpoint, user: User) -> None:
+    """Serve nothing under this name and stop its replicas; the history stays, and promoting brings it back."""
+    with transaction.atomic():
+        endpoint = Endpoint.objects.select_for_update().get(pk=endpoint.pk)
+        previous = endpoint.live
+        for starting in endpoint.releases.filter(state=State.STARTING):
+            fail(starting, "The endpoint was taken offline.", user)
+        Endpoint.objects.filter(pk=endpoint.pk).update(live=None)
+        _retire(endpoint.releases.filter(state__in=[State.LIVE, State.WARM]))
+        _record(endpoint, "offline", user, previous=previous)
+
+
+def _record(
+    endpoint: Endpoint,
+    action: str,
+    user: User | None,
+    *,
+    release: Release | None = None,
+    previous: Release | None = None,
+    note: str = "",
+) -> None:
+    """Keep who did what, and tell the browsers."""
+    EndpointEvent.objects.create(
+        endpoint=endpoint, action=action, release=release, previous=previous, user=user, note=note
+    )
+    events.notify(endpoint.team_id, f"endpoint:{endpoint.pk}", "endpoints")
+
+

@@ -1,0 +1,282 @@
+"""The gateway's table: keys, endpoints, live releases and ready replicas, in memory, and choosing among them.
+
+One task a web process keeps it: read whole every two seconds, sooner when PostgreSQL announces a change. Without
+PostgreSQL the last table serves for a minute, then nothing is served. Redis plays no part. Knows nothing about HTTP.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from django.conf import settings
+
+from endpoints import sql
+from playground import engine_client, engines
+from playground.engine_client import Target
+from playground.engines.base import Quirks
+from playground.models import Deployment, Node, Replica
+
+log = logging.getLogger(__name__)
+
+RELOAD_S = 2.0
+STALE_S = 60.0
+# Announcements closer together than this are answered by one reload.
+CALM_S = 0.05
+BOOT_ID = secrets.token_hex(8)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key that may call: not revoked, not expired when the table was read."""
+
+    id: int
+    team: int
+    scopes: frozenset[str]
+    digest: str
+    expires: float
+    """On this process's monotonic clock; infinity for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where one name leads: a deployment's ready replicas, and what its release adds to a request."""
+
+    name: str
+    team: int
+    created: int
+    deployment: int
+    quirks: Quirks
+    replicas: tuple[Target, ...]
+    coming: bool
+    """A replica is on its way: worth waiting for."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    release: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One consistent view. `read` is monotonic, `at` the database's time of it."""
+
+    read: float = float("-inf")
+    at: datetime | None = None
+    keys: Mapping[str, Key] = field(default_factory=dict)
+    routes: Mapping[tuple[int, str], Route] = field(default_factory=dict)
+
+    def fresh(self) -> bool:
+        return time.monotonic() - self.read < STALE_S
+
+
+_table = Table()
+_changed = asyncio.Event()
+_task: asyncio.Task[None] | None = None
+_targets: dict[tuple[Any, ...], Target] = {}
+# Estimated tokens each replica still owes to requests of this process.
+_outstanding: Counter[int] = Counter()
+_used_keys: set[int] = set()
+_used_deployments: set[int] = set()
+_busy_deployments: Counter[int] = Counter()
+
+
+def table() -> Table:
+    return _table
+
+
+def authorise(secret: str) -> Key | None:
+    """The key a secret belongs to; None when there is none, or it was revoked or has expired."""
+    prefix, _, rest = secret.removeprefix("sk-slip-").partition("-")
+    key = _table.keys.get(prefix)
+    if key is None or not rest or key.expires <= time.monotonic():
+        return None
+    digest = hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+    if not hmac.compare_digest(digest, key.digest):
+        return None
+    _used_keys.add(key.id)
+    return key
+
+
+def find(key: Key, name: str) -> Route | None:
+    """Where `name` leads for that key's team."""
+    return _table.routes.get((key.team, name))
+
+
+def names(key: Key) -> list[Route]:
+    """Every route the key may call."""
+    return [
+        route
+        for (team, name), route in _table.routes.items()
+        if team == key.team and ("playground" if "/" in name else "endpoints") in key.scopes
+    ]
+
+
+def choose(route: Route, failed: Collection[int] = ()) -> Target | None:
+    """The ready replica with the fewest tokens outstanding, none of `failed`."""
+    seats = [target for target in route.replicas if target.replica not in failed]
+    return min(seats, key=lambda target: _outstanding[target.replica], default=None)
+
+
+def take(route: Route, target: Target, tokens: int) -> None:
+    """Count a request's tokens against a replica until `release` gives them back."""
+    _outstanding[target.replica] += tokens
+    _busy_deployments[route.deployment] += 1
+
+
+def release(route: Route, target: Target, tokens: int) -> None:
+    _outstanding[target.replica] -= tokens
+    _busy_deployments[route.deployment] -= 1
+    _used_deployments.add(route.deployment)
+
+
+async def changed(timeout_s: float) -> None:
+    """Wait for the next table, at most so long."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _changed.wait()
+    except TimeoutError:
+        pass
+
+
+async def startup() -> None:
+    """Begin keeping the table, and wait a little for the first one."""
+    global _task
+    _task = asyncio.create_task(_keep(), name="routing table")
+    await changed(5)
+
+
+async def shutdown() -> None:
+    global _task
+    if _task is not None:
+        _task.cancel()
+        await asyncio.gather(_task, return_exceptions=True)
+        _task = None
+
+
+async def _keep() -> None:
+    """Keep the table for as long as the process lives, whatever becomes of PostgreSQL."""
+    wait, complained = 0.2, False
+    while True:
+        try:
+            async with await sql.connect(settings.DATABASE_URL) as connection:
+                wait, complained = 0.2, False
+                await _follow(connection)
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            if not complained:
+                log.warning("the routing table is not being renewed: %s", type(error).__name__)
+            complained = True
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, RELOAD_S)
+
+
+async def _follow(connection: psycopg.AsyncConnection[Any]) -> None:
+    try:
+        while True:
+            async with asyncio.timeout(5 + RELOAD_S):
+                await _reload(connection)
+            async for _ in connection.notifies(timeout=RELOAD_S, stop_after=1):
+                await asyncio.sleep(CALM_S)
+            async for _ in connection.notifies(timeout=0):
+                pass  # One reload answers everything announced so far.
+    except asyncio.CancelledError:
+        await sql.leave(connection, BOOT_ID)
+        raise
+
+
+async def _reload(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Read everything, put it in place at once, and say so."""
+    began = time.monotonic()
+    snapshot = await sql.snapshot(connection)
+    _install(build(snapshot, began))
+    await sql.present(connection, BOOT_ID, settings.NODE_NAME, os.getpid(), snapshot.at)
+    busy = {deployment for deployment, running in _busy_deployments.items() if running > 0}
+    keys, used = set(_used_keys), _used_deployments | busy
+    _used_keys.clear()
+    _used_deployments.clear()
+    await sql.used(connection, keys, used)
+
+
+def _install(table: Table) -> None:
+    global _table, _changed
+    _table = table
+    waiting, _changed = _changed, asyncio.Event()
+    waiting.set()
+
+
+def build(snapshot: sql.Snapshot, read: float) -> Table:
+    """The table of a snapshot; `read` is the monotonic moment before it was taken."""
+    global _targets
+    engine_of = {row.id: row.engine for row in snapshot.deployments}
+    rows = [tuple(row) for row in snapshot.replicas if row.deployment_id in engine_of]
+    _targets = {row: _targets.get(row) or _target(row, engine_of[row[1]]) for row in rows}
+    ready: dict[int, list[Target]] = {}
+    for row, target in _targets.items():
+        ready.setdefault(row[1], []).append(target)
+    deployments = {row.id: _deployment(row, ready.get(row.id, [])) for row in snapshot.deployments}
+    routes = {(route.team, route.name): route for route in deployments.values()}
+    routes |= {(row.team_id, row.name): _endpoint(row, deployments) for row in snapshot.endpoints}
+    keys = {row.prefix: _key(row, read) for row in snapshot.keys}
+    return Table(read, snapshot.at, keys, routes)
+
+
+def _key(row: Any, read: float) -> Key:
+    expires = float("inf") if row.expires_in is None else read + row.expires_in
+    return Key(row.id, row.team_id, frozenset(row.scopes), row.secret_hash, expires)
+
+
+def _deployment(row: Any, replicas: list[Target]) -> Route:
+    return Route(
+        name=f"deployment/{row.id}",
+        team=row.team_id,
+        created=row.created,
+        deployment=row.id,
+        quirks=_quirks(row.engine),
+        replicas=tuple(replicas),
+        coming=row.coming and not row.problem,
+    )
+
+
+def _endpoint(row: Any, deployments: Mapping[int, Route]) -> Route:
+    behind = deployments.get(row.deployment_id)
+    return Route(
+        name=row.name,
+        team=row.team_id,
+        created=row.created,
+        deployment=row.deployment_id,
+        quirks=behind.quirks if behind else Quirks(),
+        replicas=behind.replicas if behind else (),
+        coming=behind.coming if behind else False,
+        sampling=row.sampling,
+        release=row.release_id,
+    )
+
+
+def _quirks(engine: str) -> Quirks:
+    try:
+        return engines.get(engine).quirks
+    except engines.UnknownEngine:
+        return Quirks()
+
+
+def _target(row: tuple[Any, ...], engine: str) -> Target:
+    """How a replica is reached. The rows are made here and never saved: they only carry the facts."""
+    pk, deployment, served_name, port, engine_key, relay_port, relay_key, node_name, address = row
+    return engine_client.target(
+        Replica(
+            pk=pk,
+            deployment=Deployment(pk=deployment, engine=engine),
+            node=Node(name=node_name, address=address),
+            served_name=served_name,
+            port=port,
+            engine_key=engine_key,
+            relay_port=relay_port,
+            relay_key=relay_key,
+        )
+    )

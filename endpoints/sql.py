@@ -1,0 +1,109 @@
+"""Every statement of the gateway, on psycopg alone: the ORM's thread hop has no place in production traffic.
+
+Each function takes an open asynchronous connection in autocommit mode. Rows come back as named tuples.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import namedtuple_row
+
+CHANNEL = "slipway_routes"
+
+_KEYS = """
+    SELECT id, team_id, prefix, secret_hash, scopes, extract(epoch FROM expires_at - now())::float8 AS expires_in
+    FROM endpoints_apikey
+    WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+"""
+_ENDPOINTS = """
+    SELECT endpoint.id, endpoint.team_id, endpoint.name, extract(epoch FROM endpoint.created_at)::bigint AS created,
+           release.id AS release_id, release.sampling, release.deployment_id
+    FROM endpoints_endpoint AS endpoint
+    JOIN endpoints_release AS release ON release.id = endpoint.live_id
+"""
+_DEPLOYMENTS = """
+    SELECT deployment.id, deployment.team_id, deployment.engine, deployment.problem, deployment.released,
+           extract(epoch FROM deployment.created_at)::bigint AS created,
+           EXISTS (
+               SELECT FROM playground_replica AS coming
+               WHERE coming.deployment_id = deployment.id
+                 AND coming.state IN ('pending', 'preparing', 'assigned', 'starting', 'loading')
+           ) AS coming
+    FROM playground_deployment AS deployment
+    WHERE deployment.desired = 'running'
+"""
+_REPLICAS = """
+    SELECT replica.id, replica.deployment_id, replica.served_name, replica.port, replica.engine_key,
+           replica.relay_port, replica.relay_key, node.name AS node_name, node.address AS node_address
+    FROM playground_replica AS replica
+    JOIN playground_node AS node ON node.id = replica.node_id
+    WHERE replica.state = 'ready' AND replica.drain_at IS NULL
+    ORDER BY replica.id
+"""
+_PRESENT = """
+    INSERT INTO endpoints_webprocess (boot_id, node, pid, table_at, heartbeat_at)
+    VALUES (%(boot)s, %(node)s, %(pid)s, %(table_at)s, now())
+    ON CONFLICT (boot_id) DO UPDATE SET table_at = excluded.table_at, heartbeat_at = excluded.heartbeat_at
+"""
+_GONE = "DELETE FROM endpoints_webprocess WHERE boot_id = %s OR heartbeat_at < now() - interval '1 day'"
+_KEYS_USED = "UPDATE endpoints_apikey SET last_used_at = now() WHERE id = ANY(%s)"
+_DEPLOYMENTS_USED = "UPDATE playground_deployment SET last_used_at = now() WHERE id = ANY(%s)"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The rows of one consistent read. `at` is the database's clock, as `Replica.drain_at` is."""
+
+    at: datetime
+    keys: list[Any]
+    endpoints: list[Any]
+    deployments: list[Any]
+    replicas: list[Any]
+
+
+async def connect(url: str) -> AsyncConnection[Any]:
+    """A connection that also listens for changes. Statements are limited to five seconds."""
+    connection = await AsyncConnection.connect(
+        url,
+        autocommit=True,
+        row_factory=namedtuple_row,
+        connect_timeout=5,
+        application_name="slipway gateway",
+        options="-c statement_timeout=5000",
+    )
+    await connection.execute(f"LISTEN {CHANNEL}")
+    return connection
+
+
+async def snapshot(connection: AsyncConnection[Any]) -> Snapshot:
+    """Everything the gateway routes by, read in one transaction so that no half of a change is seen."""
+    async with connection.transaction():
+        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        moment = await (await connection.execute("SELECT now() AS at")).fetchone()
+        rows = [
+            await (await connection.execute(query)).fetchall()
+            for query in (_KEYS, _ENDPOINTS, _DEPLOYMENTS, _REPLICAS)
+        ]
+    assert moment is not None
+    return Snapshot(moment.at, *rows)
+
+
+async def present(connection: AsyncConnection[Any], boot: str, node: str, pid: int, table_at: datetime) -> None:
+    """Say that this web process lives and how new its table is: draining waits for that."""
+    await connection.execute(_PRESENT, {"boot": boot, "node": node, "pid": pid, "table_at": table_at})
+
+
+async def leave(connection: AsyncConnection[Any], boot: str) -> None:
+    """Forget this web process, and any that have been silent for a day."""
+    await connection.execute(_GONE, [boot])
+
+
+async def used(connection: AsyncConnection[Any], keys: Iterable[int], deployments: Iterable[int]) -> None:
+    """Note keys and deployments as used now; the idle time-out reads the latter."""
+    if ids := list(keys):
+        await connection.execute(_KEYS_USED, [ids])
+    if ids := list(deployments):
+        await connection.execute(_DEPLOYMENTS_USED, [ids])
