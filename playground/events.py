@@ -1,0 +1,107 @@
+"""Small notices between processes over Redis: "row N changed, look again", "stop generation N".
+
+They only make things sooner: whoever hears one reads the truth from PostgreSQL, and whoever misses one finds out by
+the next sweep or page load. So a Redis that is away costs a log line, never an error.
+"""
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import redis
+from django.conf import settings
+from django.db import transaction
+
+CHANNEL = "slipway:events"
+# After a failure nothing is tried for this long: callers do not wait for a dead server again and again.
+PAUSE_S = 1.0
+MAX_BYTES = 64 * 1024
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Rows that changed, by topic ("deployment:5"). `team` says who may hear it; None is everyone."""
+
+    team: int | None
+    topics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StopWanted:
+    """Somebody asked to stop this generation; its owner looks at the row."""
+
+    generation: int
+
+
+class Malformed(Exception):
+    """Something on the channel that we did not send."""
+
+
+def notify(team_id: int | None, *topics: str) -> None:
+    """Tell browsers, once the transaction commits, that the rows behind `topics` changed. Never raises."""
+    if topics:
+        transaction.on_commit(partial(publish, {"team": team_id, "topics": list(topics)}))
+
+
+def want_stop(generation: int) -> None:
+    """Tell the owner of a generation, once the transaction commits, to look for a stop. Never raises."""
+    transaction.on_commit(partial(publish, {"stop": generation}))
+
+
+def read(raw: bytes) -> Notice | StopWanted:
+    """What a message on the channel says; Malformed when it is none of ours."""
+    try:
+        data = json.loads(raw) if len(raw) <= MAX_BYTES else None
+    except ValueError as problem:
+        raise Malformed("not JSON") from problem
+    if not isinstance(data, dict):
+        raise Malformed("not an object")
+    if type(data.get("stop")) is int:
+        return StopWanted(data["stop"])
+    team, topics = data.get("team"), data.get("topics")
+    if not (team is None or type(team) is int) or not isinstance(topics, list):
+        raise Malformed("neither a notice nor a stop")
+    if not all(isinstance(topic, str) and len(topic) < 100 for topic in topics):
+        raise Malformed("a topic that is none")
+    return Notice(team, tuple(topics))
+
+
+class _Sender:
+    """One connection pool a process, and the memory of Redis having been away."""
+
+    def __init__(self) -> None:
+        self.client: redis.Redis | None = None
+        self.away_until = 0.0
+        self.away = False
+
+    def send(self, message: dict[str, Any]) -> None:
+        if time.monotonic() < self.away_until:
+            return
+        try:
+            self._client().publish(CHANNEL, json.dumps(message))
+        except redis.RedisError as problem:
+            if not self.away:
+                log.warning("Redis is away, browsers hear of changes later: %s", problem)
+            self.away, self.away_until = True, time.monotonic() + PAUSE_S
+        else:
+            self.away = False
+
+    def _client(self) -> redis.Redis:
+        if self.client is None:
+            self.client = redis.Redis.from_url(
+                settings.REDIS_URL, socket_connect_timeout=0.5, socket_timeout=0.5
+            )
+        return self.client
+
+
+_sender = _Sender()
+
+
+def publish(message: dict[str, Any]) -> None:
+    """Send now. Blocks for at most half a second, and only when Redis is in trouble."""
+    _sender.send(message)
