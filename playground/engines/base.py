@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 LAUNCHERS = Path(__file__).parent / "launchers"
 
@@ -186,6 +186,29 @@ class EngineOptions(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def set_values(self) -> dict[str, Any]:
+        """What was set, by field; what is None is the engine's default and left out."""
+        return self.model_dump(exclude_none=True)
+
+    def arguments(self, skip: frozenset[str] = frozenset()) -> list[str]:
+        """The set fields as an argument list by their flags; a switch that is off uses its `off` flag."""
+        line: list[str] = []
+        for name, value in self.set_values().items():
+            extra = type(self).model_fields[name].json_schema_extra
+            if name in skip or not isinstance(extra, dict) or not extra.get("flag"):
+                continue
+            if isinstance(value, bool):
+                line += [str(extra["flag"])] if value else [str(extra["off"])] if extra.get("off") else []
+            else:
+                line += [str(extra["flag"]), str(value)]
+        return line
+
+
+def option(title: str, description: str, group: str, flag: str = "", off: str = "", **limits: Any) -> Any:
+    """One field of an `Options`: unset by default, with what the form and the command line need."""
+    extra = {"group": group, "flag": flag} | ({"off": off} if off else {})
+    return Field(None, title=title, description=description, json_schema_extra=extra, **limits)
 
 
 class Engine(ABC):
