@@ -2,6 +2,7 @@
 
 from typing import TypeVar
 
+from django.core.exceptions import PermissionDenied
 from django.db.models import Model as DjangoModel
 from django.db.models import QuerySet
 from django.http import Http404
@@ -23,7 +24,7 @@ NEEDS = {
 }
 
 
-class Refused(Exception):
+class Refused(PermissionDenied):
     """This person may not do that; the text says what is needed."""
 
 

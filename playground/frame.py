@@ -1,0 +1,189 @@
+"""What surrounds every page: navigation, the bar of what runs now, what needs a person, the finder.
+
+Other applications add to it from their `AppConfig.ready`: this module never imports them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import chain
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Exists, OuterRef, Q
+from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
+
+from playground.models import Conversation, Deployment, Job, Model, Node, Replica, Team
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the navigation: its words and the name of its address."""
+
+    title: str
+    name: str
+    order: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something only a person can put right, in words, and where to do it."""
+
+    text: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """One hit of the finder."""
+
+    title: str
+    kind: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the home page that another application brings."""
+
+    template: str
+    context: dict[str, Any] = field(default_factory=dict)
+
+
+ITEMS = [
+    Item("Models", "models", 10),
+    Item("Running", "running", 20),
+    Item("Playground", "playground", 30),
+    Item("Nodes", "nodes", 80),
+]
+NEEDS: list[Callable[[Team], Iterable[Need]]] = []
+FINDERS: list[Callable[[Team, str], Iterable[Found]]] = []
+SECTIONS: list[Callable[[Team], Section | None]] = []
+
+FOUND_AT_MOST = 12
+
+
+def navigation(path: str) -> list[dict[str, Any]]:
+    """The items with their addresses, the one that holds `path` marked."""
+    items = []
+    for item in sorted(ITEMS, key=lambda item: item.order):
+        try:
+            address = reverse(item.name)
+        except NoReverseMatch:
+            continue
+        items.append({"title": item.title, "address": address, "current": path.startswith(address)})
+    return items
+
+
+def bar(team: Team) -> dict[str, Any]:
+    """What runs now: the team's replicas by state, others' as a number, and what the live nodes have and use."""
+    states: dict[str, int] = {}
+    others = 0
+    taken: dict[str, int] = {"cores": 0, "gpus": 0}
+    for state, owner, resources in Replica.objects.exclude(state__in=Replica.TERMINAL).values_list(
+        "state", "deployment__team_id", "resources"
+    ):
+        taken["cores"] += resources.get("cores") or 0
+        taken["gpus"] += len(resources.get("gpus") or [])
+        if owner == team.pk:
+            states[state] = states.get(state, 0) + 1
+        else:
+            others += 1
+    order = [str(state) for state in Replica.State]
+    return {
+        "states": sorted(states.items(), key=lambda entry: order.index(entry[0])),
+        "others": others,
+        "taken": taken,
+        "room": _room(live_nodes()),
+        "needs": len(needs(team)),
+    }
+
+
+def live_nodes() -> list[Node]:
+    """Nodes whose heartbeat is recent."""
+    return [node for node in Node.objects.order_by("name") if is_live(node)]
+
+
+def is_live(node: Node) -> bool:
+    limit = timezone.now() - timedelta(seconds=settings.LOST_AFTER_S)
+    return node.heartbeat_at is not None and node.heartbeat_at > limit
+
+
+def _room(nodes: list[Node]) -> dict[str, int]:
+    """Cores, memory and GPU memory of all `nodes` together, and what is used of it. Bytes."""
+    gpus = [gpu for node in nodes for gpu in node.inventory.get("gpus") or []]
+    memory = sum(node.inventory.get("memory_bytes") or 0 for node in nodes)
+    free = sum(node.inventory.get("memory_available_bytes") or 0 for node in nodes)
+    return {
+        "nodes": len(nodes),
+        "cores": sum(node.inventory.get("cores") or 0 for node in nodes),
+        "memory": memory,
+        "memory_used": memory - free,
+        "gpus": len(gpus),
+        "gpu_memory": sum(gpu.get("memory_bytes") or 0 for gpu in gpus),
+        "gpu_memory_used": sum(gpu.get("used_bytes") or 0 for gpu in gpus),
+    }
+
+
+def needs(team: Team) -> list[Need]:
+    """Everything that waits for a person, the playground's first."""
+    return list(chain(_own_needs(team), *(ask(team) for ask in NEEDS)))
+
+
+def _own_needs(team: Team) -> Iterable[Need]:
+    wanted = Deployment.objects.filter(team=team, desired=Deployment.Desired.RUNNING)
+    for row in wanted.exclude(problem="").order_by("-id"):
+        yield Need(f"{row.name} does not run: {row.problem}", reverse("deployment", args=[row.pk]))
+    ill = Replica.objects.filter(
+        deployment__in=wanted, state__in=[Replica.State.LOST, Replica.State.UNHEALTHY]
+    )
+    for replica in ill.select_related("deployment", "node"):
+        where = f" on {replica.node.name}" if replica.node else ""
+        words = "was lost" if replica.state == Replica.State.LOST else "does not answer"
+        address = reverse("deployment", args=[replica.deployment_id])
+        yield Need(f"{replica.deployment.name} {words}{where}.", address)
+    for node in Node.objects.filter(accepting=True).order_by("name"):
+        if not is_live(node):
+            yield Need(f"Node {node.name} has stopped reporting.", reverse("nodes") + f"#node-{node.pk}")
+    yield from _failed_jobs(team)
+
+
+def _failed_jobs(team: Team) -> Iterable[Need]:
+    """Installs that failed today and were not asked for again since."""
+    newer = Job.objects.filter(node=OuterRef("node"), target=OuterRef("target"), pk__gt=OuterRef("pk"))
+    failed = Job.objects.filter(
+        team=team,
+        kind=Job.Kind.INSTALL_ENVIRONMENT,
+        state=Job.State.FAILED,
+        ended_at__gt=timezone.now() - timedelta(days=1),
+    )
+    for job in failed.filter(~Exists(newer)).select_related("node"):
+        what = job.target.removeprefix("environment:")
+        yield Need(f"Installing {what} on {job.node.name} failed.", reverse("nodes") + f"#node-{job.node_id}")
+
+
+def find(team: Team, query: str) -> list[Found]:
+    """Pages, models, deployments, conversations, nodes and whatever others add, whose names hold `query`."""
+    query = query.strip()[:100]
+    hits = chain(_own_finds(team, query), *(ask(team, query) for ask in FINDERS))
+    return [hit for hit, _ in zip(hits, range(FOUND_AT_MOST), strict=False)]
+
+
+def _own_finds(team: Team, query: str) -> Iterable[Found]:
+    for item in navigation("/"):
+        if query.lower() in item["title"].lower():
+            yield Found(item["title"], "page", item["address"])
+    running = Deployment.objects.filter(team=team).exclude(desired=Deployment.Desired.DELETED)
+    for row in running.filter(Q(name__icontains=query) | Q(model__name__icontains=query)).order_by("-id")[:4]:
+        yield Found(row.name, row.engine, reverse("deployment", args=[row.pk]))
+    for model in Model.objects.filter(team=team, missing=False, name__icontains=query).order_by("name")[:4]:
+        yield Found(model.name, "model", reverse("model", args=[model.pk]))
+    talks = Conversation.objects.filter(team=team, title__icontains=query).order_by("-updated_at")[:4]
+    for talk in talks:
+        try:
+            yield Found(talk.title, "conversation", reverse("conversation", args=[talk.pk]))
+        except NoReverseMatch:
+            return
+    for node in Node.objects.filter(name__icontains=query).order_by("name")[:2]:
+        yield Found(node.name, "node", reverse("nodes") + f"#node-{node.pk}")
