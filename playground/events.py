@@ -1,7 +1,7 @@
 """Small notices between processes over Redis: "row N changed, look again", "stop generation N".
 
-They only make things sooner: whoever hears one reads the truth from PostgreSQL, and whoever misses one finds out by
-the next sweep or page load. So a Redis that is away costs a log line, never an error.
+They only make things sooner: whoever hears one reads the truth from PostgreSQL, and whoever misses one finds
+out by the next sweep or page load. So a Redis that is away costs a log line, never an error.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The ORM outside a request: one way in, on threads of its own, each connection given back at once.
 
-Outside Django's request context every `a*` call would share one thread, and a thread would keep its connection
-for ever.
+Outside Django's request context every `a*` call would share one thread, and a thread would keep its
+connection for ever.
 """
 
 import asyncio
