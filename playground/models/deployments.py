@@ -71,7 +71,7 @@ class Deployment(TeamOwned):
     name = models.CharField(max_length=120)
     model = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="deployments")
     engine = models.CharField(max_length=30)
-    # {"version": "0.32.0" | null, "options": {...}, "gpus": 1 | null, "cores": 2 | null}
+    # {"version": "0.32.0" | null, "options": {...}, "gpus": 1 | null, "share": false, "cores": 2 | null}
     wanted = models.JSONField(default=dict)
     configuration = models.ForeignKey(Configuration, on_delete=models.PROTECT, null=True, related_name="deployments")
     desired = models.CharField(max_length=16, choices=Desired.choices, default=Desired.RUNNING)
@@ -124,7 +124,7 @@ class Replica(models.Model):
     # One of `playground.engines.base.ReasonCode`, and the sentence shown to people.
     reason_code = models.CharField(max_length=40, blank=True)
     reason = models.TextField(blank=True)
-    # {"cores": 1, "memory_bytes": …, "gpus": [{"index": 0, "share": 0}], "slots": ["cpu-0"]}
+    # {"cores": 1, "memory_bytes": …, "gpus": [{"index": 0, "share": 0}], "slots": ["cpu.0"], "build": "cpu"}
     resources = models.JSONField(default=dict)
     command = models.JSONField(default=list)
     served_name = models.CharField(max_length=300, blank=True)
@@ -135,6 +135,8 @@ class Replica(models.Model):
     runner_pid = models.IntegerField(null=True)
     engine_pid = models.IntegerField(null=True)
     heartbeat_at = models.DateTimeField(null=True)
+    suspected_at = models.DateTimeField(null=True, help_text="When its heartbeat was first seen old; a beat clears it.")
+    waits_for = models.ManyToManyField("Job", related_name="+", help_text="Jobs it waits for while preparing.")
     # Latest reading: {"running": 1, "waiting": 0, "kv_cache": 0.1, "rss_bytes": …, "gpu_bytes": …, "cpu": 1.7}
     health = models.JSONField(default=dict)
     nudged_at = models.DateTimeField(null=True, help_text="When its task was last sent; the sweep re-sends.")

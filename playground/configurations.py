@@ -1,0 +1,57 @@
+"""Configurations: the immutable name of what was really loaded. Knows nothing about who runs it."""
+
+import hashlib
+import json
+from typing import Any
+
+from playground.models import Configuration, EngineEnvironment, ModelFormat
+
+
+class NotFrozen(Exception):
+    """A configuration cannot be named yet: its weights have no digest."""
+
+
+def canonical(facts: dict[str, Any]) -> str:
+    """The one JSON text of `facts`: keys sorted, no spaces, so that equal facts have equal digests."""
+    return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def freeze(
+    model_format: ModelFormat,
+    environment: EngineEnvironment,
+    engine: str,
+    options: dict[str, Any],
+    adapters: list[Any],
+) -> Configuration:
+    """The row of exactly this; made at first need. `options` hold only what was set."""
+    if not model_format.digest:
+        raise NotFrozen(f"{model_format.path} has no digest yet")
+    text = canonical(
+        {
+            "model": model_format.model.source,
+            "format": {"kind": model_format.kind, "digest": model_format.digest},
+            "environment": environment.digest,
+            "engine": engine,
+            "options": options,
+            "adapters": adapters,
+            "team": model_format.model.team_id,
+        }
+    )
+    row, _ = Configuration.objects.get_or_create(
+        digest=digest(text),
+        defaults={
+            "canonical": text,
+            "model": model_format.model,
+            "format": model_format,
+            "format_digest": model_format.digest,
+            "environment": environment,
+            "engine": engine,
+            "options": options,
+            "adapters": adapters,
+        },
+    )
+    return row

@@ -1,0 +1,274 @@
+"""This machine as a node: its row and heartbeat, its runners, and the sweep that keeps rows and processes the same.
+
+The node owns its process tree: what happens to a process here is decided by locks and pids on this machine, and only
+then written to a row, through `deployments`.
+"""
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+from django.conf import settings
+from django.db import DatabaseError, connections
+from django.db.models.functions import Now
+
+from playground import deployments, environments, events, jobs, processes
+from playground import hardware as machine
+from playground.engines.base import Gpu, Hardware, Reason, ReasonCode
+from playground.models import ModelFormat, Node, Replica
+
+logger = logging.getLogger(__name__)
+
+GPUS_EVERY_S = 15.0
+STOP_TIMEOUT_S = 60.0
+# An assigned replica without a runner: its task is sent again after the first time, given up after the second.
+NUDGE_AGAIN_S = 5.0
+NO_RUNNER_S = 60.0
+DIED = Reason(ReasonCode.RUNNER_DIED, "The process that watches the engine died; its engine was stopped.")
+NEVER_RAN = Reason(
+    ReasonCode.RUNNER_DIED, "The process that watches the engine did not start; see runner.log."
+)
+STOPPING = Reason(ReasonCode.NODE_STOPPING, "Its node was stopped.")
+
+
+class NodeRefused(Exception):
+    """This machine may not work as a node like this; the text says why."""
+
+
+# The row
+
+
+def local_node() -> Node:
+    """This machine's row, made at first need, with its present address."""
+    _refuse_open_relay()
+    node, _ = Node.objects.get_or_create(name=settings.NODE_NAME, defaults={"address": settings.NODE_ADDRESS})
+    if node.address != settings.NODE_ADDRESS:
+        Node.objects.filter(pk=node.pk).update(address=settings.NODE_ADDRESS)
+        node.address = settings.NODE_ADDRESS
+    return node
+
+
+def relays() -> bool:
+    """Whether other machines reach this one: replicas then listen on its address through a relay."""
+    return bool(settings.NODE_ADDRESS != "127.0.0.1")
+
+
+def hardware(node: Node) -> Hardware:
+    """What the node offers an engine, as its last heartbeat said."""
+    found = node.inventory
+    gpus = tuple(Gpu(gpu["index"], gpu["name"], gpu["memory_bytes"]) for gpu in found.get("gpus", []))
+    return Hardware(found.get("cores", 1), found.get("memory_bytes", 0), gpus)
+
+
+def inventory() -> dict[str, Any]:
+    """What this machine has and holds now; the shape is in `Node.inventory`."""
+    total, available = machine.memory()
+    return {
+        "cores": machine.cores(),
+        "memory_bytes": total,
+        "memory_available_bytes": available,
+        "gpus": _gpus(),
+        "environments": [row.digest for row in environments.installed()],
+        "formats": _formats(),
+        "python": {"version": sys.version.split()[0]},
+    }
+
+
+def heartbeat() -> None:
+    """This node lives, and holds this."""
+    found = inventory()
+    Node.objects.filter(pk=local_node().pk).update(heartbeat_at=Now(), inventory=found)
+
+
+def accept() -> None:
+    """Replicas may be placed here (again); a worker's first act."""
+    node = local_node()
+    heartbeat()
+    Node.objects.filter(pk=node.pk).update(accepting=True)
+    events.notify(None, f"node:{node.pk}", "nodes")
+
+
+# Runners
+
+
+def start_replica(pk: int) -> bool:
+    """Start the runner of a replica assigned to this node, detached from whoever asks. Its claim decides races."""
+    replica = Replica.objects.filter(
+        pk=pk, state=Replica.State.ASSIGNED, node__name=settings.NODE_NAME, node__accepting=True
+    ).first()
+    if replica is None:
+        return False
+    deployments.nudged(replica)
+    spawn("run_replica", pk, replica_folder(pk) / "runner.log")
+    return True
+
+
+def spawn(command: str, pk: int, log: Path) -> None:
+    """`manage.py <command> <pk>` in a session of its own, its output in `log`: it outlives this process."""
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            [sys.executable, str(settings.BASE_DIR / "manage.py"), command, str(pk)],
+            cwd=settings.BASE_DIR,
+            env=os.environ | {"SLIPWAY_HOME": str(settings.HOME), "SLIPWAY_NODE": settings.NODE_NAME},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    threading.Thread(target=child.wait, name=f"reap-{child.pid}", daemon=True).start()
+
+
+def look(pk: int) -> bool:
+    """Tell a replica's runner here to look at its row now, not at its next heartbeat."""
+    return _signal(pk, signal.SIGUSR1)
+
+
+def stop_local(timeout: float = STOP_TIMEOUT_S) -> list[int]:
+    """`node stop`: nothing new is placed here, every runner stops its engine. The replicas still left after `timeout`.
+
+    Desired state stays as it is: what ran starts again once the node accepts.
+    """
+    node = local_node()
+    Node.objects.filter(pk=node.pk).update(accepting=False)
+    for replica in Replica.objects.filter(node=node).exclude(state__in=Replica.TERMINAL):
+        if not _signal(replica.pk, signal.SIGTERM):
+            deployments.leave(replica, STOPPING)
+    until = time.monotonic() + timeout
+    while (left := _left(node)) and time.monotonic() < until:
+        time.sleep(0.1)
+        sweep()
+    events.notify(None, f"node:{node.pk}", "nodes")
+    return left
+
+
+def replica_folder(pk: int) -> Path:
+    home: Path = settings.HOME
+    return home / "replicas" / str(pk)
+
+
+def runner_alive(pk: int) -> bool:
+    """Whether a replica's runner lives on this machine: it holds `runner.lock`, and nobody inherits that."""
+    path = replica_folder(pk) / "runner.lock"
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+# The sweep
+
+
+def keep(stopping: threading.Event) -> None:
+    """Heartbeat and sweep until `stopping` is set: a worker's own thread, so that a vanished Redis only delays."""
+    swept = -settings.SWEEP_S
+    while True:
+        try:
+            heartbeat()
+            if time.monotonic() - swept >= settings.SWEEP_S:
+                swept = time.monotonic()
+                sweep()
+        except DatabaseError as problem:
+            logger.warning("the node's heartbeat waits for the database: %s", problem)
+        except Exception:
+            logger.exception("the node's sweep failed; it will be done again")
+        finally:
+            connections.close_all()
+        if stopping.wait(settings.HEARTBEAT_S):
+            return
+
+
+def sweep() -> None:
+    """Make processes and rows on this node the same. Safe at any time and from several processes."""
+    processes.sweep(settings.HOME, runner_alive)
+    for replica in Replica.objects.filter(node__name=settings.NODE_NAME, state__in=Replica.HOLDING):
+        if not runner_alive(replica.pk):
+            _settle(replica.pk)
+    _start_due()
+    for job in jobs.due():
+        spawn("run_job", job.pk, settings.HOME / "jobs" / str(job.pk) / "runner.log")
+
+
+def _settle(pk: int) -> None:
+    """Write down that a replica's runner is gone. Read again after the lock was seen free: it may just have ended."""
+    state = Replica.objects.values_list("state", flat=True).get(pk=pk)
+    if state == Replica.State.LOST:
+        deployments.mark_freed(pk)
+    elif state in deployments.RUNNING:
+        deployments.mark_failed(pk, DIED, _tail(replica_folder(pk) / "engine.log"))
+
+
+def _start_due() -> None:
+    """Assigned replicas whose task got lost on its way, or whose runner ended before it claimed."""
+    here = Replica.objects.filter(node__name=settings.NODE_NAME, state=Replica.State.ASSIGNED)
+    for replica in here.filter(nudged_at__lt=Now() - timedelta(seconds=NUDGE_AGAIN_S)):
+        if replica.events.filter(state=replica.state, at__lt=Now() - timedelta(seconds=NO_RUNNER_S)).exists():
+            deployments.mark_failed(replica.pk, NEVER_RAN, _tail(replica_folder(replica.pk) / "runner.log"))
+        elif not runner_alive(replica.pk):
+            start_replica(replica.pk)
+
+
+def _left(node: Node) -> list[int]:
+    rows = Replica.objects.filter(node=node).exclude(state__in=Replica.TERMINAL)
+    return [pk for pk in rows.values_list("pk", flat=True) if runner_alive(pk) or processes.marked(pk)]
+
+
+def _signal(pk: int, number: signal.Signals) -> bool:
+    """Send a signal to the replica's runner; False when none lives here."""
+    pid = Replica.objects.values_list("runner_pid", flat=True).get(pk=pk)
+    if pid is None or not runner_alive(pk):
+        return False
+    try:
+        runner = psutil.Process(pid)
+        if runner.cmdline()[-2:] != ["run_replica", str(pk)]:
+            return False
+        runner.send_signal(number)
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
+def _tail(path: Path, lines: int = 200) -> list[str]:
+    return path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []
+
+
+def _formats() -> list[str]:
+    """Digests of the weights that lie in this home."""
+    known = ModelFormat.objects.exclude(digest="").values_list("digest", "path")
+    return sorted({digest for digest, path in known if (settings.HOME / "models" / path).exists()})
+
+
+_seen_gpus: tuple[float, list[dict[str, Any]]] = (-GPUS_EVERY_S, [])
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """The GPUs as read at most GPUS_EVERY_S ago."""
+    global _seen_gpus
+    if time.monotonic() - _seen_gpus[0] >= GPUS_EVERY_S:
+        _seen_gpus = (time.monotonic(), machine.gpus())
+    return _seen_gpus[1]
+
+
+def _refuse_open_relay() -> None:
+    address = settings.NODE_ADDRESS
+    private = (
+        settings.PRIVATE_NETWORK or address.startswith("127.") or (settings.TLS_CERT and settings.TLS_KEY)
+    )
+    if not private:
+        raise NodeRefused(
+            f"Relays on {address} would speak plain HTTP to other machines: set SLIPWAY_TLS_CERT and SLIPWAY_TLS_KEY, "
+            "or SLIPWAY_PRIVATE_NETWORK=1 where that network is yours alone."
+        )
