@@ -26,7 +26,7 @@ for index in range(pynvml.nvmlDeviceGetCount()):
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     gpus.append({"index": index, "uuid": text(pynvml.nvmlDeviceGetUUID(handle)),
         "name": text(pynvml.nvmlDeviceGetName(handle)), "memory_bytes": memory.total, "used_bytes": memory.used,
-        "driver": driver})
+        "busy_percent": pynvml.nvmlDeviceGetUtilizationRates(handle).gpu, "driver": driver})
 print(json.dumps(gpus))
 """
 NVML_TIMEOUT_S = 20
@@ -54,7 +54,7 @@ def memory() -> tuple[int, int]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Each GPU with its index, uuid, name, memory_bytes, used_bytes and driver; empty where there is none."""
+    """Each GPU with its index, uuid, name, memory_bytes, used_bytes, busy_percent and driver; empty where there is none."""
     if not Path("/dev/nvidiactl").exists():
         return []
     try:

@@ -1,4 +1,4 @@
-"""What a runner needs to know of its replica, as a file: no look-up in a database on the way to a running engine."""
+"""What a runner needs to know of its replica, as a file: a running engine needs no look-up in a database."""
 
 import dataclasses
 import json

@@ -1,0 +1,77 @@
+"""The log file of one engine: bounded, followed while loading, its tail kept for people. Keys in it are hidden."""
+
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+LIMIT = 16 * 1024 * 1024
+TAIL_LINES = 200
+LINE_CHARS = 2000
+TAIL_BYTES = 256 * 1024
+
+
+class EngineLog:
+    """`engine.log`, which the engine appends to, and `engine.log.1`, what was cut off it."""
+
+    def __init__(self, folder: Path, secrets: Iterable[str] = (), limit: int = LIMIT) -> None:
+        self.path = folder / "engine.log"
+        self.older = folder / "engine.log.1"
+        self._secrets = [secret.encode() for secret in secrets if secret]
+        self._limit = limit
+        self._seen = 0
+        self._start = 0
+        self._part = b""
+
+    def begin(self) -> None:
+        """A new attempt starts here: the tail does not reach back before this point."""
+        self._start = self._seen = self._size()
+        self._part = b""
+
+    def bound(self) -> None:
+        """Cut the file when it is too long. The engine appends, so it goes on at the new end."""
+        if self._size() <= self._limit:
+            return
+        shutil.copyfile(self.path, self.older)
+        with self.path.open("r+b") as file:
+            file.truncate(0)
+        self._seen = self._start = 0
+
+    def new_lines(self) -> list[str]:
+        """Whole lines written since the last call; a progress bar's carriage returns end lines too."""
+        fresh = self.read(self._seen, LIMIT)
+        self._seen += len(fresh)
+        *lines, self._part = re.split(rb"[\r\n]+", self._part + fresh)
+        self._part = self._part[-LINE_CHARS:]
+        return [line.decode(errors="replace") for line in lines if line.strip()]
+
+    def tail(self) -> list[str]:
+        """The last lines of this attempt, as people see them."""
+        size = self._size()
+        raw = self.read(max(self._start, size - TAIL_BYTES), TAIL_BYTES)
+        if self._start == 0 and size < TAIL_BYTES and self.older.exists():
+            raw = _end_of(self.older, TAIL_BYTES - size) + raw
+        lines = re.split(rb"[\r\n]+", self._hide(raw))
+        return [line.decode(errors="replace")[:LINE_CHARS] for line in lines if line.strip()][-TAIL_LINES:]
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes from `offset` on, keys hidden. An offset beyond the end means the file was cut: from its start."""
+        if not self.path.exists():
+            return b""
+        with self.path.open("rb") as file:
+            file.seek(offset if offset <= self._size() else 0)
+            return self._hide(file.read(length))
+
+    def _hide(self, raw: bytes) -> bytes:
+        for secret in self._secrets:
+            raw = raw.replace(secret, b"*" * len(secret))
+        return raw
+
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+
+def _end_of(path: Path, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - length))
+        return file.read(length)

@@ -1,0 +1,200 @@
+"""One engine process and all it started: spawn, whose port, metrics, probe, signals, end. Knows nothing about Django."""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+import psutil
+
+from playground import engines, processes
+from playground.engine_log import EngineLog
+from playground.engines import reasons
+from playground.engines.base import Reason
+from playground.processes import Listener, Marked
+from playground.spec import Spec
+
+SPAWN = Path(__file__).with_name("spawn.py")
+# Below the range the kernel takes for outgoing connections: a port found free stays free while an engine loads.
+PORTS = range(18000, 32000)
+METRICS_S = 3.0
+KILL_S = 15.0
+LINGER_S = 1.0
+# What an engine must never inherit: the site's own settings and anybody's secrets.
+OWN_PREFIXES = ("SLIPWAY_", "DJANGO_", "PG", "CELERY_")
+OWN_NAMES = {"DATABASE_URL", "REDIS_URL", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PORT"}
+SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD", "CREDENTIAL", "API_KEY", "APIKEY", "PRIVATE_KEY")
+
+
+def free_port() -> int:
+    """A loopback port nobody listens on."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                attempt.bind(("127.0.0.1", port))
+                return port
+    raise OSError("no free port")
+
+
+def metrics_of(text: str) -> dict[str, float]:
+    """Prometheus text as name → value, summed over labels."""
+    values: dict[str, float] = {}
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        name = line.partition("{")[0].partition(" ")[0]
+        rest = line.rpartition("}")[2] if "}" in line else line[len(name) :]
+        with suppress(ValueError, IndexError):
+            values[name] = values.get(name, 0.0) + float(rest.split()[0])
+    return values
+
+
+class EngineProcess:
+    """The engine of one replica. `locks` are inherited by it, so that a slot stays held as long as it lives."""
+
+    def __init__(
+        self, spec: Spec, session: aiohttp.ClientSession, log: EngineLog, locks: Iterable[int]
+    ) -> None:
+        self.spec, self.log = spec, log
+        self.adapter = engines.get(spec.engine)
+        self.options = self.adapter.Options.model_validate(spec.options)
+        self.port = free_port()
+        self.command = self.adapter.command(
+            spec.environment, spec.model, self.options, self.port, spec.served_name, spec.hardware
+        )
+        self._session, self._locks = session, tuple(locks)
+        self._process: asyncio.subprocess.Process | None = None
+        self._memory_kills = reasons.memory_kills()
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def spawn(self) -> None:
+        """Start it. Its output goes to the log file: a pipe that fills or breaks would stop it."""
+        self.log.begin()
+        with self.log.path.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(SPAWN), str(os.getpid()), *self.command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment(),
+                cwd=self.spec.folder,
+                pass_fds=self._locks,
+                start_new_session=True,
+            )
+
+    def _environment(self) -> dict[str, str]:
+        """The machine's variables without ours, the adapter's, and the mark."""
+        spec = self.spec
+        kept = {name: value for name, value in os.environ.items() if _may_inherit(name)}
+        kept |= {"OMP_NUM_THREADS": str(spec.cores), "PYTHONUNBUFFERED": "1"}
+        if spec.gpus:
+            kept |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, spec.gpus))}
+        kept |= self.adapter.environment(self.options, spec.engine_key, spec.home)
+        return kept | processes.mark(spec.home, spec.replica, spec.slots)
+
+    async def wait(self) -> int:
+        """Its exit code, once it ends."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.returncode if self._process else None
+
+    def family(self) -> list[Marked]:
+        """It and everything it started that still lives."""
+        return processes.marked(self.spec.home, self.spec.replica)
+
+    def listener(self) -> Listener:
+        return processes.listener(self.port, self.family)
+
+    async def probe(self, within_s: float) -> None:
+        """One real request. Raises NotReady, aiohttp.ClientError or TimeoutError."""
+        async with asyncio.timeout(within_s):
+            await self.adapter.probe(
+                self._session, self.base_url, self.spec.engine_key, self.spec.served_name, self.spec.task
+            )
+
+    async def metrics(self) -> dict[str, float] | None:
+        """Its counters; None when it has none or does not answer now."""
+        headers = {"Authorization": f"Bearer {self.spec.engine_key}"} if self.spec.engine_key else {}
+        try:
+            async with asyncio.timeout(METRICS_S):
+                async with self._session.get(self.base_url + "/metrics", headers=headers) as answer:
+                    return metrics_of(await answer.text()) if answer.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError):
+            return None
+
+    async def running(self) -> float | None:
+        """Requests it works on now; None when it does not say."""
+        read = await self.metrics()
+        return None if read is None else read.get(self.adapter.quirks.running_metric)
+
+    def explain(self) -> Reason:
+        """Why it ended, from its last words."""
+        now = reasons.memory_kills()
+        ran_out = None if now is None or self._memory_kills is None else now > self._memory_kills
+        return reasons.explain(self.adapter, self.log.tail(), self.exit_code, ran_out)
+
+    async def end(self, grace_s: float) -> list[Marked]:
+        """SIGTERM to the group, the grace period, SIGKILL to all. Returns what would not die: empty, or the node is ill."""
+        if self._process is None:
+            return []
+        if self.exit_code is None:
+            self._signal_group(signal.SIGTERM)
+            await self._gone(grace_s)
+        else:
+            await self._gone(0)
+        self._signal_group(signal.SIGKILL)
+        left = await asyncio.to_thread(processes.kill_marked, self.spec.home, self.spec.replica, KILL_S)
+        if not left:
+            await self._process.wait()
+        return left
+
+    async def _gone(self, grace_s: float) -> None:
+        """Wait for its end up to `grace_s`, then a moment more for the children it takes down with it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self.wait()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (LINGER_S if self.exit_code is not None else 0)
+        while loop.time() < until and self.family():
+            await asyncio.sleep(0.05)
+
+    def _signal_group(self, number: int) -> None:
+        """To its group only while the leader is known to be ours: a group id is a pid, and pids are reused."""
+        if any(one.process.pid == self.pid for one in self.family()):
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def cpu_seconds(self) -> dict[tuple[int, float], float]:
+        return processes.cpu_seconds(self._psutil())
+
+    def memory_bytes(self) -> int:
+        return processes.memory_bytes(self._psutil())
+
+    def _psutil(self) -> list[psutil.Process]:
+        return [one.process for one in self.family()]
+
+
+def _may_inherit(name: str) -> bool:
+    return not (
+        name in OWN_NAMES
+        or name.startswith(OWN_PREFIXES)
+        or any(word in name.upper() for word in SECRET_WORDS)
+    )
