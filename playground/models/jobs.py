@@ -8,6 +8,7 @@ from .teams import TeamOwned
 class Job(TeamOwned):
     class Kind(models.TextChoices):
         INSTALL_ENVIRONMENT = "install_environment", "Install engine"
+        REMOVE_ENVIRONMENT = "remove_environment", "Remove engine"
         FETCH_MODEL = "fetch_model", "Fetch model"
         CONVERT_MODEL = "convert_model", "Convert model"
 
