@@ -1,0 +1,489 @@
+// The conversation page: answers as they stream, the composer and its draft, stopping, following the end, branches.
+// The server owns every row and renders every fragment; this file owns what is between two of them.
+
+import * as markdown from "./markdown.js";
+import { say } from "./site.js";
+import { stop, watch } from "./socket.js";
+
+const $ = (selector, within = document) => within.querySelector(selector);
+const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+const chat = $("#chat");
+const thread = $("#thread");
+const composer = $("#composer");
+const message = $("#message");
+const note = $("#composer-note");
+
+// --- Answers ------------------------------------------------------------------------------------------------------
+
+const live = new Map(); // generation → Live
+
+/** One answer while it streams. Frames are shown once per animation frame, the first at once. */
+class Live {
+  constructor(article) {
+    this.article = article;
+    this.id = Number(article.dataset.generation);
+    this.writers = {};
+    this.pending = { content: "", reasoning: "" };
+    this.frame = 0;
+    this.began = performance.now();
+    this.clock = setInterval(() => this.tick(), 1_000);
+    this.unwatch = watch(this.id, {
+      onText: (kind, text) => this.append(kind, text),
+      onSnapshot: (kind, text) => this.replace(kind, text),
+      onStopping: () => this.stopping(),
+      onEnd: (state) => this.end(state),
+    });
+    void markdown.ready();
+  }
+
+  append(kind, text) {
+    this.pending[kind] += text;
+    if (!this.writers[kind]) this.flush();
+    else this.frame ||= requestAnimationFrame(() => this.flush());
+  }
+
+  replace(kind, text) {
+    this.pending[kind] = "";
+    this.open(kind);
+    this.append(kind, text);
+  }
+
+  /** A fresh writer for one kind of text, in place of what is shown of it. */
+  open(kind) {
+    const root = prose($(`.text[data-kind=${kind}]`, this.article));
+    root.replaceChildren();
+    this.writers[kind] = markdown.stream(root);
+    this.article.dataset.begun = "";
+    if (kind === "reasoning") $(".reasoning", this.article).hidden = false;
+  }
+
+  flush() {
+    cancelAnimationFrame(this.frame);
+    this.frame = 0;
+    for (const [kind, text] of Object.entries(this.pending)) {
+      if (!text) continue;
+      if (!this.writers[kind]) this.open(kind);
+      this.pending[kind] = "";
+      this.writers[kind].write(text);
+    }
+    follow();
+  }
+
+  tick() {
+    const seconds = Math.round((performance.now() - this.began) / 1_000);
+    const elapsed = $(".elapsed", this.article);
+    if (elapsed && seconds >= 3) elapsed.textContent = ` ${seconds} s`;
+  }
+
+  stopping() {
+    this.article.dataset.stopping = "";
+  }
+
+  end(state) {
+    this.flush();
+    for (const writer of Object.values(this.writers)) writer.end();
+    this.leave();
+    void settle(this.article, state);
+  }
+
+  leave() {
+    clearInterval(this.clock);
+    cancelAnimationFrame(this.frame);
+    this.unwatch();
+    live.delete(this.id);
+    mark_live();
+  }
+}
+
+/** Where Markdown of `source` (the raw text, kept beside it) is shown. */
+function prose(source) {
+  const before = source.previousElementSibling;
+  if (before?.matches(".prose")) return before;
+  const root = document.createElement("div");
+  root.className = "prose";
+  root.setAttribute("hx-ignore", "");
+  source.before(root);
+  return root;
+}
+
+const unsettled = new Map(); // article → state, while the server could not be asked
+
+/** Put the server's account of a finished answer (text, figures, what can be done next) in its place. */
+async function settle(article, state) {
+  await markdown.ready();
+  article.dataset.state = state;
+  article.removeAttribute("aria-busy");
+  unsettled.set(article, state);
+  const url = article.dataset.url;
+  await htmx.ajax("GET", url, { target: article, swap: "outerHTML settle:0", source: article });
+  if (article.isConnected) return;
+  unsettled.delete(article);
+  const fresh = $(`.answer[data-url="${url}"]`);
+  if (fresh?.dataset.sentence) say(fresh.dataset.sentence);
+}
+
+document.documentElement.addEventListener("socket", ({ detail }) => {
+  if (detail === "open") for (const [article, state] of unsettled) void settle(article, state);
+});
+
+function mark_live() {
+  const any = live.size > 0;
+  $("#stop").hidden = !any;
+  chat.toggleAttribute("data-live", any);
+}
+
+/** Make what the server sent work: follow what streams, show the rest as Markdown. */
+function adopt(root) {
+  for (const article of [...(root.matches?.(".answer") ? [root] : []), ...$$(".answer", root)]) {
+    const known = live.get(Number(article.dataset.generation));
+    if (known && known.article !== article) known.leave();
+    if (["pending", "streaming"].includes(article.dataset.state)) {
+      if (!live.has(Number(article.dataset.generation)))
+        live.set(Number(article.dataset.generation), new Live(article));
+    } else for (const text of $$(".text", article)) if (text.textContent) markdown.render(text.textContent, prose(text));
+  }
+  for (const [, one] of live) if (!one.article.isConnected) one.leave();
+  mark_live();
+}
+
+// --- Following the end --------------------------------------------------------------------------------------------
+
+const NEAR_END = 48;
+const latest = $("#latest");
+let following = true;
+
+function follow() {
+  if (following) thread.scrollTop = thread.scrollHeight;
+  else latest.hidden = false;
+}
+
+function go_to_end() {
+  following = true;
+  latest.hidden = true;
+  follow();
+}
+
+thread.addEventListener(
+  "scroll",
+  () => {
+    following = thread.scrollHeight - thread.scrollTop - thread.clientHeight < NEAR_END;
+    if (following) latest.hidden = true;
+  },
+  { passive: true },
+);
+new ResizeObserver(() => following && follow()).observe(thread);
+latest.addEventListener("click", () => {
+  go_to_end();
+  message.focus({ preventScroll: true });
+});
+
+// --- The draft ----------------------------------------------------------------------------------------------------
+
+const KEY = `slipway:draft:${chat.dataset.conversation}`;
+let draft = { text: "", client: crypto.randomUUID?.() ?? String(Math.random()), held: false };
+
+function keep() {
+  draft.text = message.value;
+  try {
+    if (draft.text || draft.held) localStorage.setItem(KEY, JSON.stringify(draft));
+    else localStorage.removeItem(KEY);
+  } catch {
+    chat.dataset.unkept = ""; // storage is full or forbidden: the text stays in this tab only
+  }
+}
+
+/** What was typed before a reload, unless the server has it by now. */
+function recall() {
+  let kept = null;
+  try {
+    kept = JSON.parse(localStorage.getItem(KEY));
+  } catch {
+    localStorage.removeItem(KEY);
+  }
+  if (kept?.text && !$(`.turn[data-client="${CSS.escape(kept.client)}"]`)) {
+    draft = kept;
+    message.value = kept.text;
+  } else keep();
+  if (location.search.includes("text=")) {
+    keep();
+    history.replaceState(history.state, "", location.pathname);
+  }
+}
+
+function begin_draft() {
+  draft = { text: "", client: crypto.randomUUID?.() ?? String(Math.random()), held: false };
+}
+
+let keep_timer = 0;
+message.addEventListener("input", () => {
+  clearTimeout(keep_timer);
+  keep_timer = setTimeout(keep, 200);
+  tell("");
+  fit();
+});
+addEventListener("pagehide", keep);
+
+/** Browsers without field-sizing get the height by hand. */
+function fit() {
+  if (CSS.supports("field-sizing", "content")) return;
+  message.style.height = "auto";
+  message.style.height = `${Math.min(message.scrollHeight + 2, innerHeight * 0.4)}px`;
+}
+
+// --- Sending ------------------------------------------------------------------------------------------------------
+
+let sending = false;
+let sent_at = -Infinity;
+
+/** A sentence at the composer; `kind`: "", "bad", "wait". */
+function tell(text, kind = "") {
+  note.textContent = text;
+  note.dataset.kind = kind;
+  note.hidden = !text;
+  if (kind !== "wait") $("#hold").hidden = true;
+}
+
+function refuse(text) {
+  tell(text, "bad");
+  message.focus();
+}
+
+function head() {
+  return $(".column-head");
+}
+
+/** Whether the message can go now; else says why, and may hold it until it can. */
+function may_send() {
+  const text = message.value;
+  if (!text.trim()) {
+    if (performance.now() - sent_at > 800) refuse("Type a message first.");
+    return false;
+  }
+  const longest = Number(composer.dataset.longest);
+  if (text.length > longest) {
+    const [is, most] = [text.length, longest].map((count) => count.toLocaleString("en"));
+    refuse(`This message has ${is} characters; ${most} is the most. It is kept here: shorten it, or send it in parts.`);
+    return false;
+  }
+  if (live.size) {
+    refuse("Still answering. Stop it with Esc, or wait for its end; what you typed is kept.");
+    return false;
+  }
+  return may_reach();
+}
+
+/** Whether the column's model can answer now. A loading one holds the message; a stopped one is started first. */
+function may_reach() {
+  const { state, name, problem } = head().dataset;
+  if (state === "ready") return true;
+  if (state === "none") refuse("Choose a model for this conversation first.");
+  else if (state === "stopped") {
+    const start = $("[data-start]", head());
+    if (!start) refuse(problem);
+    else {
+      hold(name);
+      start.click();
+    }
+  } else if (state === "failed") refuse(problem);
+  else hold(name);
+  return false;
+}
+
+function hold(name) {
+  draft.held = true;
+  keep();
+  tell(`${name} is starting. Your message is sent when it is ready.`, "wait");
+  $("#hold").hidden = false;
+}
+
+function unhold() {
+  draft.held = false;
+  keep();
+  tell("");
+}
+
+/** A held message goes as soon as the column is ready, and comes back with a reason when it fails. */
+function reconsider() {
+  if (!draft.held || sending) return;
+  const { state, problem } = head().dataset;
+  if (state === "ready") composer.requestSubmit();
+  else if (state === "failed") {
+    unhold();
+    refuse(problem);
+  } else if (state !== "stopped") hold(head().dataset.name);
+}
+
+$("#hold").addEventListener("click", unhold);
+
+document.addEventListener(
+  "submit",
+  (event) => {
+    if (event.target !== composer) return;
+    if (!sending && may_send()) {
+      composer.elements.client_id.value = draft.client;
+      return;
+    }
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  },
+  true,
+);
+
+composer.addEventListener("htmx:before:request", ({ target }) => {
+  if (target !== composer) return;
+  sending = true;
+  keep();
+  composer.setAttribute("aria-busy", "true");
+  if (!draft.held) tell("");
+});
+
+composer.addEventListener("htmx:after:request", (event) => {
+  const { ctx } = event.detail;
+  if (ctx.sourceElement !== composer) return;
+  if (ctx.response.status === 200) return confirmed(ctx.request.body.get("text"));
+  draft.held = false;
+  keep();
+  if (ctx.response.headers.get("HX-Retarget")) return tell("", "bad"), (note.hidden = false);
+  refuse(WHY[ctx.response.status] ?? `The server answered ${ctx.response.status}. Your message is kept: send it again.`);
+});
+
+const WHY = {
+  400: "The server refused this message: it is too long. It is kept here: shorten it, or send it in parts.",
+  401: "You are signed out. Your message is kept: sign in and send it again.",
+  403: "You may not write here. Ask an administrator of the team for the role of member.",
+  404: "This conversation is gone. Copy your message before you leave.",
+  413: "The server refused this message: it is too long. It is kept here: shorten it, or send it in parts.",
+};
+
+composer.addEventListener("htmx:error", (event) => {
+  if (event.detail.ctx?.sourceElement !== composer) return;
+  draft.held = false;
+  keep();
+  refuse("Not sent: Slipway could not be reached. Your message is kept: send it again.");
+});
+
+composer.addEventListener("htmx:finally:request", ({ target }) => {
+  if (target !== composer) return;
+  sending = false;
+  composer.removeAttribute("aria-busy");
+});
+
+/** The server has it: the composer is free for the next message, and keeps what was typed since. */
+function confirmed(text) {
+  sent_at = performance.now();
+  begin_draft();
+  const typed = message.value.replaceAll("\r\n", "\n");
+  const gone = (text ?? "").replaceAll("\r\n", "\n");
+  message.value = typed.startsWith(gone) ? typed.slice(gone.length) : typed === gone ? "" : typed;
+  keep();
+  tell("");
+  fit();
+  unpin();
+  following = true;
+}
+
+/** The address names a branch only while an older one is looked at. */
+function unpin() {
+  if (location.search) history.replaceState(history.state, "", location.pathname);
+}
+
+// --- Stopping -----------------------------------------------------------------------------------------------------
+
+function stop_all() {
+  for (const [generation, one] of live) {
+    one.stopping();
+    if (document.documentElement.dataset.socket === "open") stop(generation);
+    else void htmx.ajax("POST", one.article.dataset.stopUrl, { source: one.article, swap: "none" });
+  }
+  if (live.size) say("Stopping.");
+}
+
+$("#stop").addEventListener("click", () => {
+  stop_all();
+  message.focus({ preventScroll: true });
+});
+
+// --- Keys ---------------------------------------------------------------------------------------------------------
+
+message.addEventListener("keydown", (event) => {
+  if (event.isComposing || event.keyCode === 229) return;
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    composer.requestSubmit();
+  } else if (event.key === "Escape" && live.size && !$("dialog[open], :popover-open")) {
+    event.preventDefault();
+    stop_all();
+  } else if (event.key === "ArrowUp" && !message.value && !event.shiftKey && !live.size) {
+    const last = $$("[data-edit]").at(-1);
+    if (last) event.preventDefault();
+    last?.click();
+  }
+});
+
+document.addEventListener("keydown", (event) => {
+  const form = event.target.closest?.("form.edit");
+  if (!form || event.isComposing) return;
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    form.requestSubmit();
+  } else if (event.key === "Escape") $("[data-cancel]", form).click();
+});
+
+// --- Small acts ---------------------------------------------------------------------------------------------------
+
+document.addEventListener("click", (event) => {
+  const raw = event.target.closest("[data-raw]");
+  if (raw) toggle_raw(raw);
+  const copy = event.target.closest(".code-copy");
+  if (copy) void copy_code(copy);
+  const opener = event.target.closest("[data-dialog]");
+  if (opener) document.getElementById(opener.dataset.dialog).showModal();
+  const closer = event.target.closest("dialog [data-close]");
+  if (closer) closer.closest("dialog").close();
+});
+
+function toggle_raw(button) {
+  const pressed = button.getAttribute("aria-pressed") !== "true";
+  button.setAttribute("aria-pressed", String(pressed));
+  button.closest(".answer").toggleAttribute("data-shows-raw", pressed);
+}
+
+async function copy_code(button) {
+  await navigator.clipboard.writeText($("code", button.closest(".code")).textContent);
+  button.textContent = "Copied";
+  say("Copied.");
+  setTimeout(() => (button.textContent = "Copy code"), 1_500);
+}
+
+// --- What the server sends ----------------------------------------------------------------------------------------
+
+document.addEventListener("htmx:before:settle", (event) => {
+  const came = event.detail.newContent.filter((node) => node.nodeType === Node.ELEMENT_NODE && node.isConnected);
+  for (const element of came) adopt(element);
+  if (came.some((element) => element.matches(".turn, #turns"))) follow();
+  if (came.some((element) => element.matches(".column-head"))) reconsider();
+  if (came.some((element) => element.matches("#turns"))) unpin_if_asked(event.detail.task);
+});
+
+/** Editing and regenerating lead to the newest branch; looking at another one is named in the address. */
+function unpin_if_asked({ sourceElement }) {
+  if (sourceElement?.matches?.("[hx-post]")) unpin();
+}
+
+/** Another tab or a teammate wrote here: bring what is new, unless this page is busy or has it already. */
+function look() {
+  if (sending || $("form.edit")) return;
+  const newest = Math.max(0, ...$$(".answer").map((article) => Number(article.dataset.newest)));
+  const asked = new URLSearchParams(location.search);
+  asked.set("seen", newest);
+  void htmx.ajax("GET", `${chat.dataset.turnsUrl}?${asked}`, { target: "#turns", swap: "outerHTML settle:0" });
+}
+
+thread.addEventListener("notice", look);
+
+recall();
+fit();
+adopt(document.body);
+go_to_end();
+reconsider();
