@@ -1,7 +1,7 @@
 """What a request to an engine may contain, for the playground and the gateway alike. Pure: bytes and values.
 
-Checked is what costs or endangers: how much is asked for, what an engine would fetch, load or compile. The rest
-passes as it is. `loads` is the only JSON reader for such requests.
+Checked is what costs or endangers: how much is asked for, what an engine would fetch, load or compile. The
+rest passes as it is. `loads` is the only JSON reader for such requests.
 """
 
 import json
