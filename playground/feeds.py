@@ -1,0 +1,109 @@
+"""The text of answers being written, as this process knows it, and who follows it here.
+
+An answer has one writer: the process that runs it, which holds the whole text. Every other process that has
+followers keeps a copy, fed by `replay` from Redis and PostgreSQL. Followers are told only that there is more; each
+takes what it lacks when it can, so a slow one holds up nobody and costs no memory.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from playground.models import Generation
+from playground.orm import orm
+
+KINDS = ("content", "reasoning")
+
+
+class Follower(Protocol):
+    """Whoever shows answers: a socket."""
+
+    def more(self, generation: int) -> None:
+        """There is more of this answer than was taken, or it ended. Must not block."""
+
+
+@dataclass(eq=False)
+class Feed:
+    """One answer. Offsets are lengths in Python's units; `state` is set once it ended."""
+
+    generation: int
+    content: str = ""
+    reasoning: str = ""
+    state: str = ""
+    owned: bool = False
+    # Where this process has read the answer's Redis Stream to; used where it is not the owner.
+    read_to: str = "0"
+    followers: set[Follower] = field(default_factory=set)
+
+    def text(self, kind: str) -> str:
+        return self.content if kind == "content" else self.reasoning
+
+    def append(self, content: str, reasoning: str) -> None:
+        self.content += content
+        self.reasoning += reasoning
+        self.announce()
+
+    def replace(self, content: str, reasoning: str) -> None:
+        """Take over a text from PostgreSQL."""
+        self.content, self.reasoning = content, reasoning
+        self.announce()
+
+    def end(self, state: str) -> None:
+        self.state = state
+        self.announce()
+
+    def announce(self) -> None:
+        for follower in self.followers:
+            follower.more(self.generation)
+
+
+class Feeds:
+    """Every answer this process writes or follows."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, Feed] = {}
+
+    def own(self, generation: int) -> Feed:
+        """Become the writer of an answer; who followed a copy of it here goes on with the original."""
+        feed = self.known.setdefault(generation, Feed(generation))
+        feed.owned = True
+        return feed
+
+    def close(self, feed: Feed, state: str) -> None:
+        """The answer ended and PostgreSQL holds it whole."""
+        self.known.pop(feed.generation, None)
+        feed.end(state)
+
+    async def follow(self, generation: int, follower: Follower) -> Feed | None:
+        """The feed of an answer, followed; an ended one is made from its row. None: no such answer."""
+        feed = self.known.get(generation)
+        if feed is None:
+            row = await orm(_row, generation)
+            if row is None:
+                return None
+            feed = self.known.get(generation) or self._copy(generation, *row)
+        feed.followers.add(follower)
+        return feed
+
+    def _copy(self, generation: int, content: str, reasoning: str, state: str) -> Feed:
+        feed = Feed(generation, content, reasoning)
+        if state in Generation.LIVE:
+            self.known[generation] = feed
+        else:
+            feed.state = state
+        return feed
+
+    def leave(self, feed: Feed, follower: Follower) -> None:
+        """Stop following; a copy that nobody follows is forgotten."""
+        feed.followers.discard(follower)
+        if not feed.followers and not feed.owned and self.known.get(feed.generation) is feed:
+            del self.known[feed.generation]
+
+    def copies(self) -> list[Feed]:
+        return [feed for feed in self.known.values() if not feed.owned]
+
+
+def _row(generation: int) -> tuple[str, str, str] | None:
+    return Generation.objects.filter(pk=generation).values_list("text", "reasoning", "state").first()
+
+
+feeds = Feeds()
