@@ -6,7 +6,7 @@ run inside the engine's environment is a launcher file in `launchers/`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ ALLOWED: frozenset[tuple[str, str]] = frozenset(
         ("GET", "/v1/models"),
         ("GET", "/health"),
         ("GET", "/metrics"),
+        ("GET", "/props"),
         ("POST", "/apply-template"),
         ("POST", "/v1/chat/completions"),
         ("POST", "/v1/chat/completions/render"),
@@ -171,9 +172,23 @@ class Quirks:
     """Prometheus name of the number of requests running now; an abort shows as its fall to zero. Empty: none."""
     progress_metrics: tuple[str, ...] = ()
     """Counters that rise while it works; flat ones are one of the three signs of a frozen engine."""
+    continuous_usage: Mapping[str, Any] = field(default_factory=dict)
+    """What a streamed request adds to get the usage so far with each chunk, so that a stopped answer is counted."""
     routes: frozenset[tuple[str, str]] = frozenset(
         {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
     )
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What the model really reads: the prompt after the chat template, and its token ids; None where untold."""
+
+    prompt: str | None
+    token_ids: tuple[int, ...] | None
+
+
+Ask = Callable[[str, str, Mapping[str, Any] | None], Awaitable[dict[str, Any]]]
+"""`await ask("POST", "/tokenize", {…})`: one small question to a running engine, answered as a JSON object."""
 
 
 class NotReady(Exception):
@@ -209,7 +224,7 @@ class EngineOptions(BaseModel):
 
 def option(title: str, description: str, group: str, flag: str = "", off: str = "", **limits: Any) -> Any:
     """One field of an `Options`: unset by default, with what the form and the command line need."""
-    extra = {"group": group, "flag": flag} | ({"off": off} if off else {})
+    extra: dict[str, Any] = {"group": group, "flag": flag} | ({"off": off} if off else {})
     return Field(None, title=title, description=description, json_schema_extra=extra, **limits)
 
 
@@ -259,6 +274,23 @@ class Engine(ABC):
     def progress(self, line: str) -> str | None:
         """How far loading is, in words, when this log line says so: "loading weights 40 %"."""
         return None
+
+    async def render(self, ask: Ask, body: Mapping[str, Any]) -> Rendered | None:
+        """How the engine renders a chat request; None where it cannot be asked."""
+        return None
+
+    async def tokenize(self, ask: Ask, served_name: str, text: str) -> int | None:
+        """How many tokens the engine makes of `text`; None where it cannot be asked."""
+        if ("POST", "/tokenize") not in self.quirks.routes:
+            return None
+        body = {"model": served_name, "prompt": text, "content": text, "add_special_tokens": False}
+        answer = await ask("POST", "/tokenize", body)
+        tokens = answer.get("tokens")
+        return len(tokens) if isinstance(tokens, list) else None
+
+    async def defaults(self, ask: Ask) -> dict[str, Any]:
+        """Sampling parameters the engine uses where a request sets none, by OpenAI names; empty where untold."""
+        return {}
 
     async def probe(
         self, session: aiohttp.ClientSession, base_url: str, key: str, served_name: str, task: str
