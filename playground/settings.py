@@ -81,6 +81,15 @@ try:
     GRACE_S = env.float("SLIPWAY_GRACE_S", 10.0)
     DRAIN_S = env.float("SLIPWAY_DRAIN_S", 30.0)
     LEASE_S = env.float("SLIPWAY_LEASE_S", 10.0)
+    # Waits before a failed start is tried again; the last one repeats.
+    RETRY_S = env.list("SLIPWAY_RETRY_S", [1.0, 5.0, 15.0, 60.0], subcast=float)
+    # The gateway: a request's body, a wait for a replica on its way, a client that stops reading, the silence after
+    # which a waiting stream gets a comment, and how long the last routing table serves without PostgreSQL.
+    BODY_TIMEOUT_S = env.float("SLIPWAY_BODY_TIMEOUT_S", 30.0)
+    HOLD_S = env.float("SLIPWAY_HOLD_S", 60.0)
+    STALL_S = env.float("SLIPWAY_STALL_S", 30.0)
+    KEEP_ALIVE_S = env.float("SLIPWAY_KEEP_ALIVE_S", 10.0)
+    TABLE_STALE_S = env.float("SLIPWAY_TABLE_STALE_S", 60.0)
 except EnvError as error:
     sys.exit(f"slipway: {error}")
 
@@ -194,10 +203,12 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_TASK_ACKS_LATE = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TASK_DEFAULT_QUEUE = "control"
 CELERY_BEAT_SCHEDULE = {
     "reconcile": {"task": "playground.reconcile", "schedule": SWEEP_S, "options": {"expires": SWEEP_S * 2}},
+    "settle": {"task": "endpoints.settle", "schedule": 1.0, "options": {"expires": 2.0}},
 }
 
 LOGGING = {
@@ -206,4 +217,8 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
+    # Periodic tasks come every second; their lines would bury the others.
+    "loggers": {
+        name: {"level": "WARNING"} for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")
+    },
 }

@@ -1,0 +1,13 @@
+"""`migrate`, one at a time: Django's command under an advisory lock."""
+
+from typing import Any
+
+from django.core.management.commands import migrate
+
+from playground import database
+
+
+class Command(migrate.Command):
+    def handle(self, *args: Any, **options: Any) -> None:
+        with database.lock(database.MIGRATE):
+            super().handle(*args, **options)

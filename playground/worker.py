@@ -1,0 +1,39 @@
+"""The worker process: Celery for this node's queue and `control`, and a thread that is the node's heart.
+
+One Celery process: tasks are short and claim rows, so a threads pool is enough. A process of its own for `batch` comes
+with batches, when there is a queue that could fill; an idle one costs 80 MB.
+"""
+
+import threading
+
+from django.conf import settings
+
+from playground import nodes
+from playground.celery import app
+
+THREADS = 4
+
+
+def run() -> int:
+    """Work until SIGTERM or SIGINT; returns the exit code. Engines are never touched by its end."""
+    nodes.accept()
+    stopping = threading.Event()
+    heart = threading.Thread(target=nodes.keep, args=[stopping], name="heart")
+    heart.start()
+    worker = app.Worker(
+        hostname=f"worker@{settings.NODE_NAME}",
+        queues=[f"node.{settings.NODE_NAME}", "control"],
+        pool="threads",
+        concurrency=THREADS,
+        loglevel="INFO",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    try:
+        worker.start()
+    finally:
+        stopping.set()
+        heart.join()
+    return int(worker.exitcode or 0)
