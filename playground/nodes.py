@@ -4,7 +4,6 @@ The node owns its process tree: what happens to a process here is decided by loc
 then written to a row, through `deployments`.
 """
 
-import fcntl
 import logging
 import os
 import signal
@@ -21,10 +20,10 @@ from django.conf import settings
 from django.db import DatabaseError, connections
 from django.db.models.functions import Now
 
-from playground import deployments, environments, events, jobs, processes
+from playground import catalogue, deployments, environments, events, jobs, processes
 from playground import hardware as machine
 from playground.engines.base import Gpu, Hardware, Reason, ReasonCode
-from playground.models import ModelFormat, Node, Replica
+from playground.models import Job, Node, Replica
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +76,8 @@ def inventory() -> dict[str, Any]:
         "memory_bytes": total,
         "memory_available_bytes": available,
         "gpus": _gpus(),
-        "environments": [row.digest for row in environments.installed()],
-        "formats": _formats(),
+        "environments": environments.on_disk(),
+        "formats": catalogue.on_disk(),
         "python": {"version": sys.version.split()[0]},
     }
 
@@ -130,7 +129,19 @@ def spawn(command: str, pk: int, log: Path) -> None:
 
 def look(pk: int) -> bool:
     """Tell a replica's runner here to look at its row now, not at its next heartbeat."""
-    return _signal(pk, signal.SIGUSR1)
+    runner = _runner(pk)
+    if runner is not None:
+        processes.kill([runner], signal.SIGUSR1)
+    return runner is not None
+
+
+def start_job(pk: int) -> bool:
+    """Start the runner of a queued job of this node, detached. Its claim decides races."""
+    here = Job.objects.filter(pk=pk, state=Job.State.QUEUED, node__name=settings.NODE_NAME, node__accepting=True)
+    if not here.exists():
+        return False
+    spawn("run_job", pk, jobs.folder(pk) / "runner.log")
+    return True
 
 
 def stop_local(timeout: float = STOP_TIMEOUT_S) -> list[int]:
@@ -140,15 +151,30 @@ def stop_local(timeout: float = STOP_TIMEOUT_S) -> list[int]:
     """
     node = local_node()
     Node.objects.filter(pk=node.pk).update(accepting=False)
-    for replica in Replica.objects.filter(node=node).exclude(state__in=Replica.TERMINAL):
-        if not _signal(replica.pk, signal.SIGTERM):
-            deployments.leave(replica, STOPPING)
-    until = time.monotonic() + timeout
-    while (left := _left(node)) and time.monotonic() < until:
-        time.sleep(0.1)
+    until, told = time.monotonic() + timeout, set[psutil.Process]()
+    while True:
+        runners = _end_here(node, told)
+        psutil.wait_procs(runners, timeout=max(0.0, min(1.0, until - time.monotonic())))
         sweep()
+        left = _left(node)
+        if not left or time.monotonic() >= until:
+            break
     events.notify(None, f"node:{node.pk}", "nodes")
     return left
+
+
+def _end_here(node: Node, told: set[psutil.Process]) -> list[psutil.Process]:
+    """Ask every runner here to end, each once; what was not started yet leaves the node. The runners that live."""
+    runners = []
+    for replica in Replica.objects.filter(node=node).exclude(state__in=Replica.TERMINAL):
+        if runner := _runner(replica.pk):
+            runners.append(runner)
+        else:
+            deployments.leave(replica, STOPPING)
+    for runner in set(runners) - told:
+        processes.kill([runner], signal.SIGTERM)
+        told.add(runner)
+    return runners
 
 
 def replica_folder(pk: int) -> Path:
@@ -157,16 +183,8 @@ def replica_folder(pk: int) -> Path:
 
 
 def runner_alive(pk: int) -> bool:
-    """Whether a replica's runner lives on this machine: it holds `runner.lock`, and nobody inherits that."""
-    path = replica_folder(pk) / "runner.lock"
-    if not path.exists():
-        return False
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    """Whether a replica's runner lives on this machine."""
+    return processes.runner_alive(settings.HOME, pk)
 
 
 # The sweep
@@ -181,6 +199,8 @@ def keep(stopping: threading.Event) -> None:
             if time.monotonic() - swept >= settings.SWEEP_S:
                 swept = time.monotonic()
                 sweep()
+                if reconcile.overdue():
+                    reconcile.run()
         except DatabaseError as problem:
             logger.warning("the node's heartbeat waits for the database: %s", problem)
         except Exception:
@@ -199,7 +219,7 @@ def sweep() -> None:
             _settle(replica.pk)
     _start_due()
     for job in jobs.due():
-        spawn("run_job", job.pk, settings.HOME / "jobs" / str(job.pk) / "runner.log")
+        start_job(job.pk)
 
 
 def _settle(pk: int) -> None:
@@ -223,32 +243,23 @@ def _start_due() -> None:
 
 def _left(node: Node) -> list[int]:
     rows = Replica.objects.filter(node=node).exclude(state__in=Replica.TERMINAL)
-    return [pk for pk in rows.values_list("pk", flat=True) if runner_alive(pk) or processes.marked(pk)]
+    return [pk for pk in rows.values_list("pk", flat=True) if runner_alive(pk) or processes.marked(settings.HOME, pk)]
 
 
-def _signal(pk: int, number: signal.Signals) -> bool:
-    """Send a signal to the replica's runner; False when none lives here."""
+def _runner(pk: int) -> psutil.Process | None:
+    """The process that runs a replica on this machine; None when it is gone or its pid is another's now."""
     pid = Replica.objects.values_list("runner_pid", flat=True).get(pk=pk)
     if pid is None or not runner_alive(pk):
-        return False
+        return None
     try:
         runner = psutil.Process(pid)
-        if runner.cmdline()[-2:] != ["run_replica", str(pk)]:
-            return False
-        runner.send_signal(number)
+        return runner if runner.cmdline()[-2:] == ["run_replica", str(pk)] else None
     except psutil.NoSuchProcess:
-        return False
-    return True
+        return None
 
 
 def _tail(path: Path, lines: int = 200) -> list[str]:
     return path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []
-
-
-def _formats() -> list[str]:
-    """Digests of the weights that lie in this home."""
-    known = ModelFormat.objects.exclude(digest="").values_list("digest", "path")
-    return sorted({digest for digest, path in known if (settings.HOME / "models" / path).exists()})
 
 
 _seen_gpus: tuple[float, list[dict[str, Any]]] = (-GPUS_EVERY_S, [])
