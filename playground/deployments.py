@@ -15,10 +15,10 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from playground import access, engines, events, nudges
+from playground import access, catalogue, engines, events, nudges
 from playground import options as engine_options
 from playground.engines.base import Reason, ReasonCode
-from playground.models import Configuration, Deployment, Model, Node, Replica, ReplicaEvent, Team, User
+from playground.models import Configuration, Deployment, Job, Model, Node, Replica, ReplicaEvent, Team, User
 
 State = Replica.State
 # What the engine's process goes through while its runner lives.
@@ -150,6 +150,16 @@ def delete(deployment: Deployment, user: User | None) -> None:
     _wish(deployment, user, "delete", desired=Deployment.Desired.DELETED)
 
 
+def set_idle_timeout(deployment: Deployment, seconds: int | None, user: User | None) -> None:
+    """After how long without use it stops; None is never."""
+    _refuse_released(deployment, "change the idle time-out of")
+    if fields := _judge_numbers(1, 1, seconds, None, None):
+        raise DeploymentRefused(fields)
+    Deployment.objects.filter(pk=deployment.pk).update(idle_timeout_s=seconds, last_used_at=Now())
+    access.audit(user, deployment.team, "set idle time-out", f"deployment:{deployment.pk}", seconds=seconds)
+    _announce(deployment.pk, deployment.team_id)
+
+
 def retire(deployment: Deployment, user: User | None) -> None:
     """A release gives its deployment up: it stops and belongs to the playground again."""
     Deployment.objects.filter(pk=deployment.pk, released=True).update(released=False)
@@ -244,10 +254,19 @@ def nudged(replica: Replica) -> None:
     Replica.objects.filter(pk=replica.pk).update(nudged_at=Now())
 
 
+def wait_for_jobs(replica: Replica, waiting: list[Job]) -> None:
+    """It waits for these jobs; browsers show their progress."""
+    if set(replica.waits_for.values_list("pk", flat=True)) != {job.pk for job in waiting}:
+        replica.waits_for.set(waiting)
+        steps = ", ".join(job.get_kind_display().lower() for job in waiting)
+        _record(replica.pk, State.PREPARING, f"waits for: {steps}")
+
+
 def wait_for_room(replica: Replica, why: str, *, tell: bool) -> None:
-    """Nothing fits: the reason goes on the row once, and on the deployment when `tell`."""
-    changed = Replica.objects.filter(pk=replica.pk, state=State.PENDING).exclude(reason=why)
-    if changed.update(reason_code=ReasonCode.NO_ROOM, reason=why):
+    """Nothing fits: the reason goes on the row once; with `tell` it is a problem a person is told of."""
+    code = ReasonCode.NO_ROOM if tell else ""
+    changed = Replica.objects.filter(pk=replica.pk, state=State.PENDING).exclude(reason=why, reason_code=code)
+    if changed.update(reason_code=code, reason=why):
         _record(replica.pk, State.PENDING, why)
     if tell:
         Deployment.objects.filter(pk=replica.deployment_id).exclude(problem=why).update(problem=why)
@@ -445,8 +464,6 @@ def _judge(
     elif model.refused or model.missing:
         fields["model"] = model.refused or f"The files of {model.name} are gone."
     else:
-        from playground import catalogue
-
         _, verdict = catalogue.candidate(model, adapter)
         if not verdict.ok:
             fields["engine"] = verdict.why
