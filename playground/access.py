@@ -46,6 +46,13 @@ def can(user: User, action: str, team: Team) -> bool:
     return role is not None and ROLES.index(Membership.Role(role)) >= ROLES.index(NEEDS[action])
 
 
+def holders(action: str, team: Team) -> list[User]:
+    """The people of `team` who may do `action`: whom to ask."""
+    roles = ROLES[ROLES.index(NEEDS[action]) :]
+    people = User.objects.filter(memberships__team=team, memberships__role__in=roles, is_active=True)
+    return list(people.order_by("username"))
+
+
 def require(user: User, action: str, team: Team) -> None:
     """Raise Refused, and keep an audit row, unless `user` may do `action` in `team`."""
     if not can(user, action, team):

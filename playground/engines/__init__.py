@@ -36,3 +36,7 @@ def get(name: str) -> Engine:
 
 def all() -> list[Engine]:
     return [get(name) for name in _known()]
+
+
+def names() -> list[str]:
+    return list(_known())
