@@ -1,7 +1,8 @@
 """What should run and what does: the only writer of Deployment and Replica state.
 
-Every change of a replica's state is one conditional update whose count is checked; with it go a ReplicaEvent and, on
-commit, a notice to browsers. It decides nothing over time (`reconcile` does) and starts no process (`nodes` does).
+Every change of a replica's state is one conditional update whose count is checked; with it go a ReplicaEvent
+and, on commit, a notice to browsers. It decides nothing over time (`reconcile` does) and starts no process
+(`nodes` does).
 """
 
 import secrets
@@ -109,7 +110,7 @@ def request(
 
 
 def release(configuration: Configuration, *, team: Team, user: User | None, name: str) -> Deployment:
-    """A deployment of a release's own: the same configuration row that was tried; the playground cannot stop it."""
+    """A deployment of a release's own, of the very configuration tried; the playground cannot stop it."""
     return request(
         team=team,
         user=user,
@@ -232,7 +233,7 @@ def unchoose(replica: Replica, why: str) -> bool:
 
 
 def assign(replica: Replica, configuration: Configuration, resources: dict[str, Any], note: str) -> bool:
-    """preparing → assigned, with what it holds. The caller holds the node's row, so that no slot is given twice."""
+    """preparing → assigned, with what it holds. The caller holds the node's row: no slot is given twice."""
     with transaction.atomic():
         Deployment.objects.filter(pk=replica.deployment_id, configuration__isnull=True).update(
             configuration=configuration
@@ -324,12 +325,12 @@ def stop_idle(deployment: Deployment) -> bool:
 
 
 def suspect(pk: int) -> bool:
-    """Its heartbeat is old for the first time. A beat clears this, so a database that was away makes nobody lost."""
+    """Its heartbeat is old for the first time. A beat clears this: a database that was away loses nobody."""
     return bool(Replica.objects.filter(pk=pk, suspected_at__isnull=True).update(suspected_at=Now()))
 
 
 def mark_lost(pk: int) -> bool:
-    """No heartbeat: it is replaced, and what it held stays reserved until its node, or a person, says it is free."""
+    """No heartbeat: it is replaced; what it held stays reserved until its node, or a person, frees it."""
     reason = "No sign of life from its node; what it held stays reserved until the node is back."
     return _move(pk, RUNNING, State.LOST, reason, reason_code=ReasonCode.NODE_LOST, reason=reason)
 
@@ -439,7 +440,7 @@ def beat(pk: int, health: dict[str, Any]) -> Replica | None:
 
 
 def drained(replica: Replica) -> bool:
-    """Whether a draining replica may be stopped: no router would still choose it, or they took too long to say so."""
+    """Whether a draining replica may stop: no router would still choose it, or they took too long."""
     overdue = replica.drain_at is not None and replica.drain_at < timezone.now() - timedelta(
         seconds=settings.DRAIN_S
     )
@@ -510,9 +511,7 @@ def _free_name(team: Team, name: str) -> str:
 def _refuse_released(deployment: Deployment, verb: str) -> None:
     if Deployment.objects.filter(pk=deployment.pk, released=True).exists():
         raise DeploymentRefused(
-            {
-                "": f"{deployment.name} serves an endpoint: you cannot {verb} it here, only on the endpoint's page."
-            }
+            {"": f"{deployment.name} serves an endpoint: {verb} is refused here; use the endpoint's page."}
         )
 
 
@@ -532,7 +531,7 @@ def _wish(deployment: Deployment, user: User | None, verb: str, *, desired: str)
 
 
 def _count_failure(pk: int, reason: Reason, *, final: bool) -> None:
-    """Back off, or give up: after a reason that would come again, or ATTEMPTS starts in a row that never got ready."""
+    """Back off; give up after a reason that would come again, or ATTEMPTS starts in a row never ready."""
     if reason.code in FORGIVEN:
         return
     replica = Replica.objects.select_related("deployment").get(pk=pk)

@@ -1,6 +1,7 @@
 """What this machine has: cores, memory, GPUs. Knows nothing about Django.
 
-NVML is read in a short process of its own: initialised in a process that forks later, it breaks CUDA in the children.
+NVML is read in a short process of its own: initialised in a process that forks later, it breaks CUDA in the
+children.
 """
 
 import json
@@ -25,8 +26,9 @@ for index in range(pynvml.nvmlDeviceGetCount()):
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     gpus.append({"index": index, "uuid": text(pynvml.nvmlDeviceGetUUID(handle)),
-        "name": text(pynvml.nvmlDeviceGetName(handle)), "memory_bytes": memory.total, "used_bytes": memory.used,
-        "busy_percent": pynvml.nvmlDeviceGetUtilizationRates(handle).gpu, "driver": driver})
+        "name": text(pynvml.nvmlDeviceGetName(handle)), "driver": driver,
+        "memory_bytes": memory.total, "used_bytes": memory.used,
+        "busy_percent": pynvml.nvmlDeviceGetUtilizationRates(handle).gpu})
 print(json.dumps(gpus))
 """
 NVML_TIMEOUT_S = 20
@@ -54,7 +56,7 @@ def memory() -> tuple[int, int]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Each GPU with its index, uuid, name, memory_bytes, used_bytes, busy_percent and driver; empty where there is none."""
+    """Each GPU: index, uuid, name, driver, memory_bytes, used_bytes, busy_percent."""
     if not Path("/dev/nvidiactl").exists():
         return []
     try:

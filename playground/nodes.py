@@ -1,7 +1,7 @@
-"""This machine as a node: its row and heartbeat, its runners, and the sweep that keeps rows and processes the same.
+"""This machine as a node: its row, its runners, and the sweep that keeps rows and processes the same.
 
-The node owns its process tree: what happens to a process here is decided by locks and pids on this machine, and only
-then written to a row, through `deployments`.
+The node owns its process tree: what happens to a process here is decided by locks and pids on this machine, and
+only then written to a row, through `deployments`.
 """
 
 import logging
@@ -17,7 +17,6 @@ from typing import Any
 
 import psutil
 from django.conf import settings
-from django.db import DatabaseError, connections
 from django.db.models.functions import Now
 
 from playground import catalogue, deployments, environments, events, jobs, processes
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 GPUS_EVERY_S = 15.0
 STOP_TIMEOUT_S = 60.0
-# An assigned replica without a runner: its task is sent again after the first time, given up after the second.
+# An assigned replica without a runner: its task is sent again after the first, given up after the second.
 NUDGE_AGAIN_S = 5.0
 NO_RUNNER_S = 60.0
 DIED = Reason(ReasonCode.RUNNER_DIED, "The process that watches the engine died; its engine was stopped.")
@@ -100,7 +99,7 @@ def accept() -> None:
 
 
 def start_replica(pk: int) -> bool:
-    """Start the runner of a replica assigned to this node, detached from whoever asks. Its claim decides races."""
+    """Start the runner of a replica assigned to this node, detached. Its claim decides races."""
     replica = Replica.objects.filter(
         pk=pk, state=Replica.State.ASSIGNED, node__name=settings.NODE_NAME, node__accepting=True
     ).first()
@@ -137,7 +136,9 @@ def look(pk: int) -> bool:
 
 def start_job(pk: int) -> bool:
     """Start the runner of a queued job of this node, detached. Its claim decides races."""
-    here = Job.objects.filter(pk=pk, state=Job.State.QUEUED, node__name=settings.NODE_NAME, node__accepting=True)
+    here = Job.objects.filter(
+        pk=pk, state=Job.State.QUEUED, node__name=settings.NODE_NAME, node__accepting=True
+    )
     if not here.exists():
         return False
     spawn("run_job", pk, jobs.folder(pk) / "runner.log")
@@ -145,7 +146,7 @@ def start_job(pk: int) -> bool:
 
 
 def stop_local(timeout: float = STOP_TIMEOUT_S) -> list[int]:
-    """`node stop`: nothing new is placed here, every runner stops its engine. The replicas still left after `timeout`.
+    """`node stop`: nothing new is placed here, every runner stops its engine; the replicas left after `timeout`.
 
     Desired state stays as it is: what ran starts again once the node accepts.
     """
@@ -164,7 +165,7 @@ def stop_local(timeout: float = STOP_TIMEOUT_S) -> list[int]:
 
 
 def _end_here(node: Node, told: set[psutil.Process]) -> list[psutil.Process]:
-    """Ask every runner here to end, each once; what was not started yet leaves the node. The runners that live."""
+    """Ask every runner here to end, each once; what was not started leaves. Returns runners that live."""
     runners = []
     for replica in Replica.objects.filter(node=node).exclude(state__in=Replica.TERMINAL):
         if runner := _runner(replica.pk):
@@ -190,27 +191,6 @@ def runner_alive(pk: int) -> bool:
 # The sweep
 
 
-def keep(stopping: threading.Event) -> None:
-    """Heartbeat and sweep until `stopping` is set: a worker's own thread, so that a vanished Redis only delays."""
-    swept = -settings.SWEEP_S
-    while True:
-        try:
-            heartbeat()
-            if time.monotonic() - swept >= settings.SWEEP_S:
-                swept = time.monotonic()
-                sweep()
-                if reconcile.overdue():
-                    reconcile.run()
-        except DatabaseError as problem:
-            logger.warning("the node's heartbeat waits for the database: %s", problem)
-        except Exception:
-            logger.exception("the node's sweep failed; it will be done again")
-        finally:
-            connections.close_all()
-        if stopping.wait(settings.HEARTBEAT_S):
-            return
-
-
 def sweep() -> None:
     """Make processes and rows on this node the same. Safe at any time and from several processes."""
     processes.sweep(settings.HOME, runner_alive)
@@ -223,7 +203,7 @@ def sweep() -> None:
 
 
 def _settle(pk: int) -> None:
-    """Write down that a replica's runner is gone. Read again after the lock was seen free: it may just have ended."""
+    """Write down that a replica's runner is gone. Read again, since it may just have ended in order."""
     state = Replica.objects.values_list("state", flat=True).get(pk=pk)
     if state == Replica.State.LOST:
         deployments.mark_freed(pk)
@@ -243,7 +223,11 @@ def _start_due() -> None:
 
 def _left(node: Node) -> list[int]:
     rows = Replica.objects.filter(node=node).exclude(state__in=Replica.TERMINAL)
-    return [pk for pk in rows.values_list("pk", flat=True) if runner_alive(pk) or processes.marked(settings.HOME, pk)]
+    return [
+        pk
+        for pk in rows.values_list("pk", flat=True)
+        if runner_alive(pk) or processes.marked(settings.HOME, pk)
+    ]
 
 
 def _runner(pk: int) -> psutil.Process | None:
@@ -280,6 +264,6 @@ def _refuse_open_relay() -> None:
     )
     if not private:
         raise NodeRefused(
-            f"Relays on {address} would speak plain HTTP to other machines: set SLIPWAY_TLS_CERT and SLIPWAY_TLS_KEY, "
-            "or SLIPWAY_PRIVATE_NETWORK=1 where that network is yours alone."
+            f"Relays on {address} would speak plain HTTP to other machines: set SLIPWAY_TLS_CERT "
+            "and SLIPWAY_TLS_KEY, or SLIPWAY_PRIVATE_NETWORK=1 where that network is yours alone."
         )

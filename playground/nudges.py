@@ -1,4 +1,4 @@
-"""Sends task nudges on commit. Broker away: the nudge is dropped and logged, since a sweep re-sends what is due."""
+"""Sends task nudges on commit. Broker away: a nudge is dropped and logged; a sweep re-sends what is due."""
 
 import logging
 
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def send(task: str, *args: int, queue: str = "control") -> None:
-    """Send `task` with row ids once the current transaction commits. Never raises for a broker that is away."""
+    """Send `task` with row ids once the transaction commits. Never raises for a broker that is away."""
     transaction.on_commit(lambda: _send(task, args, queue))
 
 

@@ -1,4 +1,4 @@
-"""What a person may ask of an engine: typed options, judged before anything is stored. Never reaches a shell."""
+"""What a person may ask of an engine: typed options, judged before anything is stored. No shell sees them."""
 
 import re
 from typing import Any
@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from playground.engines.base import Engine
 
 VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]{0,39}")
-# An option becomes one argument of a list, but one that looks like another flag or a second command is a mistake or worse.
+# An option becomes one argument of a list; one that looks like another flag or command is a mistake or worse.
 _SUSPICIOUS = re.compile(r"[\x00-\x1f\x7f;]|^-")
 
 

@@ -1,11 +1,11 @@
 """Which node, and what of it, a replica gets. Pure: an inventory and a want in, a place or the reason out.
 
-GPUs: a replica holds whole ones, or one share of one beside others as long as their memory fits. A whole GPU takes every
-share's lock, so that the locks alone keep a whole and a share apart.
+GPUs: a replica holds whole ones, or one share of one beside others as long as their memory fits. A whole GPU
+takes every share's lock, so that the locks alone keep a whole and a share apart.
 
-CPU: memory is the hard limit. Cores are shared: comparing engines beside each other is the point, and on two cores a
-lock per core would allow one. So a replica's slot is the first free number, "cpu.0", "cpu.1", …, and the note says how
-many share the cores. Memory that nobody could estimate counts as nothing and is said to be unknown.
+CPU: memory is the hard limit. Cores are shared: comparing engines beside each other is the point, and on two
+cores a lock per core would allow one. So a replica's slot is the first free number, "cpu.0", "cpu.1", …, and the
+note says how many share the cores. Memory that nobody could estimate counts as nothing and is said to be unknown.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Want:
 
 @dataclass(frozen=True)
 class Held:
-    """What one replica holds of a node. `settled`: its memory already shows in what the node measures as free."""
+    """What one replica holds of a node. `settled`: its memory already shows in what the node measures."""
 
     replica: int
     name: str
@@ -77,7 +77,7 @@ class NodeRoom:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where it goes. `gpus` are (index, share) with None for a whole one; `slots` are the names of its locks."""
+    """Where it goes. `gpus` are (index, share), None for a whole one; `slots` are the names of its locks."""
 
     node: int
     build: str
@@ -113,7 +113,7 @@ class _Ranked:
 
 
 def place(wants: Sequence[tuple[Want, NodeRoom]]) -> Placement | NoRoom:
-    """The best node for a replica, given what it would need on each. Prefers GPUs, then what is there, then room."""
+    """The best node, given what it would need on each. Prefers GPUs, then what lies there, then room."""
     found: list[_Ranked] = []
     for want, node in wants:
         placement = fit(want, node)

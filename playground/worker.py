@@ -8,7 +8,7 @@ import threading
 
 from django.conf import settings
 
-from playground import nodes
+from playground import heart, nodes
 from playground.celery import app
 
 THREADS = 4
@@ -18,8 +18,8 @@ def run() -> int:
     """Work until SIGTERM or SIGINT; returns the exit code. Engines are never touched by its end."""
     nodes.accept()
     stopping = threading.Event()
-    heart = threading.Thread(target=nodes.keep, args=[stopping], name="heart")
-    heart.start()
+    beating = threading.Thread(target=heart.beat, args=[stopping], name="heart")
+    beating.start()
     worker = app.Worker(
         hostname=f"worker@{settings.NODE_NAME}",
         queues=[f"node.{settings.NODE_NAME}", "control"],
@@ -35,5 +35,5 @@ def run() -> int:
         worker.start()
     finally:
         stopping.set()
-        heart.join()
+        beating.join()
     return int(worker.exitcode or 0)

@@ -2,6 +2,7 @@
 
 from django.db import models
 
+from .jobs import Job
 from .models import Model, ModelFormat
 from .teams import TeamOwned
 
@@ -136,7 +137,7 @@ class Replica(models.Model):
     engine_pid = models.IntegerField(null=True)
     heartbeat_at = models.DateTimeField(null=True)
     suspected_at = models.DateTimeField(null=True, help_text="When its heartbeat was first seen old; a beat clears it.")
-    waits_for = models.ManyToManyField("Job", related_name="+", help_text="Jobs it waits for while preparing.")
+    waits_for = models.ManyToManyField(Job, related_name="+", help_text="Jobs it waits for while preparing.")
     # Latest reading: {"running": 1, "waiting": 0, "kv_cache": 0.1, "rss_bytes": …, "gpu_bytes": …, "cpu": 1.7}
     health = models.JSONField(default=dict)
     nudged_at = models.DateTimeField(null=True, help_text="When its task was last sent; the sweep re-sends.")

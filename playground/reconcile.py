@@ -1,0 +1,318 @@
+"""Brings what runs to what should run. Decides; every state is written by `deployments`.
+
+A pass holds the deployment's row, so two passes at once take turns and never add two replicas; resources are
+given out under the node's row, so no slot is given twice. Every step is idempotent: a pass that dies midway is
+done again.
+"""
+
+import logging
+import time
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from playground import catalogue, configurations, deployments, engines, environments, jobs, nodes, nudges
+from playground import placement as places
+from playground.engines.base import Hardware, LocalModel, Reason, ReasonCode
+from playground.models import Deployment, EngineEnvironment, Job, ModelFormat, Node, Replica
+
+logger = logging.getLogger(__name__)
+
+State = Replica.State
+Desired = Deployment.Desired
+# Before this, a start that finds no node at all does not call it a problem: a worker may be starting.
+NO_NODE_S = 10.0
+# Its heartbeat must still be missing this long after it was first seen old.
+SUSPECT_S = 5.0
+LIVE = (State.PENDING, State.PREPARING, State.ASSIGNED, *deployments.RUNNING)
+CHANGED = "The weights on disk are not those this was made from: start the model anew."
+REBUILT = "That engine environment cannot be made again here: start the model anew."
+
+_last_pass = time.monotonic()
+
+
+class _Waits(Exception):
+    """A replica cannot go on in this pass."""
+
+
+def run() -> None:
+    """One pass over everything that is due. One deployment's trouble does not keep the others waiting."""
+    global _last_pass
+    _last_pass = time.monotonic()
+    for pk in _due():
+        try:
+            settle(pk)
+        except DatabaseError:
+            raise
+        except Exception:
+            logger.exception("deployment %s could not be settled; the next pass tries again", pk)
+
+
+def overdue() -> bool:
+    """Whether this process made no pass for long: tasks do not arrive, so its node's thread does one."""
+    return bool(time.monotonic() - _last_pass > 3 * settings.SWEEP_S)
+
+
+def settle(pk: int) -> None:
+    """Bring one deployment as far as it can go now."""
+    with transaction.atomic():
+        deployment = (
+            Deployment.objects.select_for_update(no_key=True, of=("self",))
+            .select_related("model", "team", "configuration__environment", "configuration__format__model")
+            .filter(pk=pk)
+            .first()
+        )
+        if deployment is None:
+            return
+        _find_lost(deployment)
+        _end_unwanted(deployment)
+        _add_missing(deployment)
+        for replica in deployment.replicas.filter(state__in=LIVE).select_related("node").order_by("pk"):
+            replica.deployment = deployment
+            _advance(replica)
+
+
+def _due() -> list[int]:
+    """Deployments that should run, or of which something still does."""
+    wanted = Q(desired=Desired.RUNNING) | Q(replicas__state__in=LIVE)
+    return list(Deployment.objects.filter(wanted).order_by("pk").distinct().values_list("pk", flat=True))
+
+
+def _find_lost(deployment: Deployment) -> None:
+    """Replicas whose runner has been silent: suspected first, lost when a beat has still not come."""
+    silent = deployment.replicas.filter(
+        state__in=deployments.RUNNING, heartbeat_at__lt=Now() - timedelta(seconds=settings.LOST_AFTER_S)
+    )
+    wait = timedelta(seconds=max(SUSPECT_S, 2 * settings.HEARTBEAT_S))
+    for replica in silent:
+        if replica.suspected_at is None:
+            deployments.suspect(replica.pk)
+        elif silent.filter(pk=replica.pk, suspected_at__lt=Now() - wait).exists():
+            deployments.mark_lost(replica.pk)
+
+
+def _end_unwanted(deployment: Deployment) -> None:
+    """Everything of a stopped deployment, what is over the most, and what has been idle for too long."""
+    live = list(deployment.replicas.filter(state__in=LIVE).select_related("node").order_by("pk"))
+    for replica in live:
+        replica.deployment = deployment
+    if deployment.desired != Desired.RUNNING:
+        for replica in live:
+            deployments.end(replica, deployments.ASKED)
+        return
+    for replica in live[deployment.max_replicas :]:
+        deployments.end(replica, deployments.ASKED)
+    if _idle(deployment, live) and deployments.stop_idle(deployment):
+        deployment.desired = Desired.STOPPED
+
+
+def _idle(deployment: Deployment, live: list[Replica]) -> bool:
+    """Whether its time-out may be over: all of it is ready and answers nobody. `stop_idle` looks again."""
+    if not live or deployment.idle_timeout_s is None or deployment.released:
+        return False
+    return all(replica.state == State.READY and not replica.health.get("running") for replica in live)
+
+
+def _add_missing(deployment: Deployment) -> None:
+    """Start what is missing, unless it gave up or backs off."""
+    backs_off = deployment.retry_at is not None and deployment.retry_at > timezone.now()
+    if deployment.desired != Desired.RUNNING or backs_off:
+        return
+    missing = deployment.min_replicas - deployment.replicas.filter(state__in=LIVE).count()
+    if missing > 0 and not deployment.problem:
+        for _ in range(missing):
+            deployments.add_replica(deployment)
+
+
+# One replica's next step
+
+
+def _advance(replica: Replica) -> None:
+    """Take one replica as far as it can go now."""
+    if replica.state == State.PENDING:
+        _choose(replica)
+    if replica.state == State.PREPARING:
+        _prepare(replica)
+    if replica.state == State.ASSIGNED and _nudge_due(replica):
+        assert replica.node is not None
+        deployments.nudged(replica)
+        nudges.send("playground.start_replica", replica.pk, queue=f"node.{replica.node.name}")
+
+
+def _choose(replica: Replica) -> None:
+    """pending → preparing, on the best node; else the reason goes on the row."""
+    wants = [(_want(replica, node), _room(replica, node)) for node in _accepting()]
+    found = places.place([(want, room) for want, room in wants if want is not None])
+    if isinstance(found, places.NoRoom):
+        fresh = replica.created_at > timezone.now() - timedelta(seconds=NO_NODE_S)
+        deployments.wait_for_room(replica, found.reason, tell=bool(wants) or not fresh)
+        return
+    node = Node.objects.get(pk=found.node)
+    if deployments.choose(replica, node, f"placed {found.note}"):
+        replica.state, replica.node = State.PREPARING, node
+
+
+def _prepare(replica: Replica) -> None:
+    """preparing → assigned, once its environment and weights are on the node; a failed job fails it."""
+    try:
+        environment, model_format = _ready_parts(replica)
+    except _Waits:
+        return
+    except (jobs.JobRefused, jobs.JobFailed, engines.UnknownEngine, ModelFormat.DoesNotExist) as problem:
+        deployments.mark_failed(replica.pk, Reason(ReasonCode.JOB_FAILED, str(problem)), [], final=True)
+        return
+    _assign(replica, environment, model_format)
+
+
+def _ready_parts(replica: Replica) -> tuple[EngineEnvironment, ModelFormat]:
+    """Its environment and the form of its weights on its node; _Waits while jobs make them, or one failed."""
+    deployment, node = replica.deployment, replica.node
+    assert node is not None
+    frozen = deployment.configuration
+    since, team, user = replica.created_at, deployment.team, deployment.created_by
+    environment = environments.ensure(
+        node,
+        deployment.engine,
+        deployment.wanted.get("version"),
+        exactly=frozen.environment if frozen else None,
+        since=since,
+        team=team,
+        user=user,
+    )
+    kind = frozen.format.kind if frozen else _kind(deployment)
+    model_format = catalogue.ensure(node, deployment.model, kind, since=since, team=team, user=user)
+    waiting = [part for part in (environment, model_format) if isinstance(part, Job)]
+    if waiting:
+        _wait_for(replica, waiting)
+    assert isinstance(environment, EngineEnvironment) and isinstance(model_format, ModelFormat)
+    return environment, model_format
+
+
+def _kind(deployment: Deployment) -> str:
+    """The form of the weights its engine would load."""
+    _, verdict = catalogue.candidate(deployment.model, engines.get(deployment.engine))
+    if not verdict.ok:
+        raise jobs.JobRefused(verdict.why)
+    return verdict.kind
+
+
+def _wait_for(replica: Replica, waiting: list[Job]) -> None:
+    """Remember the jobs it waits for. One that failed or was cancelled ends this attempt."""
+    ended = next((job for job in waiting if job.state not in Job.ACTIVE), None)
+    if ended is None:
+        deployments.wait_for_jobs(replica, waiting)
+    else:
+        text = f"{ended.get_kind_display()} did not succeed: {ended.error or ended.get_state_display()}"
+        tail = ended.log_tail.splitlines()
+        cancelled = ended.state == Job.State.CANCELLED
+        deployments.mark_failed(replica.pk, Reason(ReasonCode.JOB_FAILED, text), tail, final=cancelled)
+    raise _Waits
+
+
+def _assign(replica: Replica, environment: EngineEnvironment, model_format: ModelFormat) -> None:
+    """Give it its slot, under the node's row. No room any more: it looks for another node."""
+    deployment = replica.deployment
+    frozen = deployment.configuration
+    if frozen and (environment.pk, model_format.digest) != (frozen.environment_id, frozen.format_digest):
+        text = CHANGED if model_format.digest != frozen.format_digest else REBUILT
+        deployments.mark_failed(replica.pk, Reason(ReasonCode.BAD_WEIGHTS, text), [], final=True)
+        return
+    assert replica.node is not None
+    node = Node.objects.select_for_update(no_key=True).get(pk=replica.node.pk)
+    want = _want(replica, node)
+    found = places.fit(want, _room(replica, node)) if want and node.accepting else None
+    if found is None:
+        deployments.unchoose(replica, f"{node.name} has no room any more")
+        return
+    options = deployment.wanted.get("options", {})
+    configuration = frozen or configurations.freeze(model_format, environment, deployment.engine, options, [])
+    if deployments.assign(replica, configuration, found.resources, f"assigned {found.note}"):
+        deployment.configuration = configuration
+        replica.state, replica.node, replica.nudged_at = State.ASSIGNED, node, None
+
+
+def _nudge_due(replica: Replica) -> bool:
+    again = timezone.now() - timedelta(seconds=nodes.NUDGE_AGAIN_S)
+    return replica.nudged_at is None or replica.nudged_at < again
+
+
+# What placement is asked
+
+
+def _accepting() -> list[Node]:
+    """Nodes that accept replicas and have given a sign of life."""
+    fresh = Now() - timedelta(seconds=settings.LOST_AFTER_S)
+    return list(Node.objects.filter(accepting=True, heartbeat_at__gt=fresh).order_by("pk"))
+
+
+def _want(replica: Replica, node: Node) -> places.Want | None:
+    """What the replica would need on that node; None where the engine has no build for it."""
+    deployment, adapter = replica.deployment, engines.get(replica.deployment.engine)
+    build = environments.build_of(node)
+    if build not in adapter.versions:
+        return None
+    wanted = deployment.wanted
+    options = adapter.Options.model_validate(wanted.get("options", {}))
+    model = _local_model(deployment)
+    machine = nodes.hardware(node)
+    offered = machine if build == "cuda" else Hardware(machine.cores, machine.memory_bytes)
+    estimate = adapter.memory(model, options, offered) if model else None
+    return places.Want(
+        build=build,
+        memory_bytes=(estimate.total or 0) if estimate else 0,
+        gpus=wanted.get("gpus") or 1,
+        share=bool(wanted.get("share")),
+        cores=wanted.get("cores"),
+    )
+
+
+def _local_model(deployment: Deployment) -> LocalModel | None:
+    if deployment.configuration:
+        return catalogue.local(deployment.configuration.format)
+    model, _ = catalogue.candidate(deployment.model, engines.get(deployment.engine))
+    return model
+
+
+def _room(replica: Replica, node: Node) -> places.NodeRoom:
+    """What the node has, who holds what of it, and how much of what the replica needs lies there."""
+    found = node.inventory
+    held = Replica.objects.filter(node=node, state__in=Replica.HOLDING).select_related("deployment")
+    return places.NodeRoom(
+        pk=node.pk,
+        name=node.name,
+        cores=found.get("cores", 1),
+        memory_bytes=found.get("memory_bytes", 0),
+        available_bytes=found.get("memory_available_bytes", 0),
+        gpus=tuple(
+            places.GpuRoom(gpu["index"], gpu["name"], gpu["memory_bytes"]) for gpu in found.get("gpus", [])
+        ),
+        held=tuple(_held(other, replica.deployment.team_id) for other in held.order_by("pk")),
+        has=_has(replica.deployment, found),
+    )
+
+
+def _held(other: Replica, team: int) -> places.Held:
+    """What another replica holds; another team's is not named."""
+    resources = other.resources
+    return places.Held(
+        replica=other.pk,
+        name=other.deployment.name if other.deployment.team_id == team else "another team",
+        build=resources.get("build", "cpu"),
+        memory_bytes=resources.get("memory_bytes", 0),
+        slots=tuple(resources.get("slots", ())),
+        gpus=tuple(gpu["index"] for gpu in resources.get("gpus", ())),
+        settled=other.state not in (State.ASSIGNED, State.STARTING, State.LOADING),
+    )
+
+
+def _has(deployment: Deployment, inventory: dict[str, Any]) -> int:
+    """How many of its two parts, environment and weights, lie on a node."""
+    held_environments, held_formats = inventory.get("environments", []), inventory.get("formats", [])
+    engine = EngineEnvironment.objects.filter(engine=deployment.engine, digest__in=held_environments)
+    weights = deployment.model.formats.filter(digest__in=held_formats).exclude(digest="")
+    return int(engine.exists()) + int(weights.exists())

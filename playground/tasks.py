@@ -1,0 +1,38 @@
+"""Celery's ways in: each carries a row's id and calls one verb. What a lost one would do, a sweep does."""
+
+from celery import shared_task
+
+from playground import nodes, reconcile
+
+
+@shared_task(name="playground.reconcile")
+def reconcile_due(deployment: int | None = None) -> None:
+    """Bring one deployment, or everything that is due, to what it should be."""
+    if deployment is not None:
+        reconcile.settle(deployment)
+        return
+    reconcile.run()
+
+
+@shared_task(name="playground.start_replica")
+def start_replica(pk: int) -> None:
+    """Start the runner of a replica assigned to this node."""
+    nodes.start_replica(pk)
+
+
+@shared_task(name="playground.look")
+def look(pk: int) -> None:
+    """Have a replica's runner on this node look at its row now."""
+    nodes.look(pk)
+
+
+@shared_task(name="playground.start_job")
+def start_job(pk: int) -> None:
+    """Start the runner of a job of this node."""
+    nodes.start_job(pk)
+
+
+@shared_task(name="playground.sweep_node")
+def sweep_node() -> None:
+    """Make processes and rows on this node the same, now."""
+    nodes.sweep()
