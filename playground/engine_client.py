@@ -21,7 +21,7 @@ import aiohttp
 from django.conf import settings
 
 from playground import engines
-from playground.engines.base import ALLOWED
+from playground.engines.base import ALLOWED, Ask
 from playground.models import Replica
 
 CONNECT_S = 2.0
@@ -203,6 +203,18 @@ async def complete(
     async with _open(target, "POST", path, body=_encoded(body), first_byte_s=first_byte_s) as answer:
         await _require_ok(answer)
         return _parsed(await _whole(answer))
+
+
+def asking(target: Target) -> Ask:
+    """How an adapter puts small questions to a running engine."""
+
+    async def ask(method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        raw = None if body is None else _encoded(body)
+        async with _open(target, method, path, body=raw, first_byte_s=10.0) as answer:
+            await _require_ok(answer)
+            return _parsed(await _whole(answer))
+
+    return ask
 
 
 @asynccontextmanager

@@ -4,14 +4,17 @@ They only make things sooner: whoever hears one reads the truth from PostgreSQL,
 out by the next sweep or page load. So a Redis that is away costs a log line, never an error.
 """
 
+import asyncio
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import redis
+import redis.asyncio
 from django.conf import settings
 from django.db import transaction
 
@@ -36,6 +39,14 @@ class StopWanted:
     """Somebody asked to stop this generation; its owner looks at the row."""
 
     generation: int
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Redis was away and is back: notices in between were lost."""
+
+
+Heard = Notice | StopWanted | Resumed
 
 
 class Malformed(Exception):
@@ -105,3 +116,53 @@ _sender = _Sender()
 def publish(message: dict[str, Any]) -> None:
     """Send now. Blocks for at most half a second, and only when Redis is in trouble."""
     _sender.send(message)
+
+
+class Listening:
+    """One subscription a process, for ever. Whoever joins `listeners` hears everything and must not block."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[Heard], None]] = []
+        self.dropped = 0
+
+    async def run(self) -> None:
+        # A subscription is silent for as long as nothing happens, so its socket has no time-out.
+        client = redis.asyncio.Redis.from_url(
+            settings.REDIS_URL, socket_timeout=None, socket_connect_timeout=2, health_check_interval=0
+        )
+        lost = False
+        try:
+            while True:
+                try:
+                    await self._hear(client, lost)
+                except (redis.RedisError, OSError) as problem:
+                    if not lost:
+                        log.warning("Redis is away, nothing is heard: %s", problem)
+                    lost = True
+                    await asyncio.sleep(PAUSE_S)
+        finally:
+            await client.aclose()
+
+    async def _hear(self, client: redis.asyncio.Redis, lost: bool) -> None:
+        async with client.pubsub(ignore_subscribe_messages=True) as subscription:
+            await subscription.subscribe(CHANNEL)
+            if lost:
+                self._tell(Resumed())
+            async for message in subscription.listen():
+                self._take(message["data"])
+
+    def _take(self, raw: bytes) -> None:
+        try:
+            heard = read(raw)
+        except Malformed as problem:
+            self.dropped += 1
+            log.warning("Something strange on %s was dropped (%d so far): %s", CHANNEL, self.dropped, problem)
+        else:
+            self._tell(heard)
+
+    def _tell(self, heard: Heard) -> None:
+        for listener in list(self.listeners):
+            listener(heard)
+
+
+listening = Listening()

@@ -1,4 +1,4 @@
-"""The figures under an answer, worked out from its row. Definitions: README, "Figures". Pure; None is shown as "n/a"."""
+"""The figures under an answer, worked out from its row. Pure. Definitions: README, "Figures". None is "n/a"."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Figures:
     chunks: int | None = None
     chunk_gap: float | None = None
     busy_s: float | None = None
-    """Share of its replica's time: each second split equally among the answers this process had running there."""
+    """Share of its replica's time: each second split equally among the answers in flight there."""
     approximate_tokens: bool = False
     approximate_tpot: bool = False
     lagged: bool = False
@@ -91,7 +91,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _number(values: Mapping[str, Any], name: str) -> float | None:
     value = values.get(name)
-    return float(value) if type(value) in (int, float) and value >= 0 else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+        return None
+    return float(value)
 
 
 def _count(values: Mapping[str, Any], name: str) -> int | None:

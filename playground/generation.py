@@ -1,0 +1,226 @@
+"""Asking models and getting answers: send, regenerate, stop, and what was really asked.
+
+A message makes a Turn and one pending Generation a column; the web process that claims one writes it (`writing`).
+It waits while its model loads. The rows' state is `leases`' alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from django.db import transaction
+
+from playground import access, conversations, deployments, effects, events, leases
+from playground.answers import PATH as PATH
+from playground.history import messages as messages
+from playground.leases import BOOT_ID as BOOT_ID
+from playground.leases import sweep as sweep
+from playground.models import Column, Conversation, Deployment, Generation, Turn, User
+from playground.orm import orm
+from playground.replay import Reader
+from playground.writing import Writer
+
+CHARACTERS = 400_000
+CLIENT_ID = 64
+
+log = logging.getLogger(__name__)
+
+
+class SendRefused(Exception):
+    """The message was not sent; the text says why. What was typed stays with the person."""
+
+
+# Verbs
+
+
+def send(
+    conversation: Conversation,
+    text: str,
+    client_id: str,
+    user: User,
+    parent: Turn | None = None,
+    previous: Generation | None = None,
+) -> Turn:
+    """Ask every running column. The same `client_id` again is the same message: nothing is sent twice.
+
+    `parent` is the turn it follows (None: the first), `previous` the answer that its column continues.
+    """
+    access.require(user, "chat", conversation.team)
+    if again := conversation.turns.filter(client_id=client_id).first():
+        return again
+    text = _checked(text, client_id)
+    _check_place(conversation, parent, previous)
+    columns = _running(conversation)
+    with transaction.atomic():
+        turn, made = Turn.objects.get_or_create(
+            conversation=conversation,
+            client_id=client_id,
+            defaults={"parent": parent, "text": text, "created_by": user},
+        )
+        if made:
+            for column in columns:
+                _ask(turn, column, _continued(column, parent, previous))
+            _show(conversation, turn)
+    return turn
+
+
+def regenerate(turn: Turn, column: Column, user: User) -> Generation:
+    """Another answer to the same turn; the ones before stay."""
+    access.require(user, "chat", turn.conversation.team)
+    if column.conversation_id != turn.conversation_id or column not in _running(turn.conversation):
+        raise SendRefused("This column's model does not run. Start it, then ask again.")
+    last = turn.generations.filter(column=column).order_by("-pk").first()
+    if last is not None and last.state in Generation.LIVE:
+        raise SendRefused("This answer is still being written. Stop it first.")
+    with transaction.atomic():
+        previous = last.previous if last else _continued(column, turn.parent, None)
+        generation = _ask(turn, column, previous)
+        _show(turn.conversation, turn)
+    return generation
+
+
+async def stop(generation_pk: int) -> None:
+    """Ask whoever writes it to stop, from any process. It ends within a moment; the text so far stays."""
+    await orm(leases.ask_to_stop, generation_pk)
+    if _process:
+        _process.writer.look()
+
+
+async def effective(generation: Generation) -> dict[str, Any]:
+    """What was really asked, see `effects.Effective`; the engine is asked for what is not known yet."""
+    return await effects.look(generation)
+
+
+def run(generation_pk: int) -> None:
+    """Write it in this process, unless another one does. Without `startup` another one will."""
+    if _process:
+        _process.writer.run(generation_pk)
+
+
+def _checked(text: str, client_id: str) -> str:
+    if not text.strip():
+        raise SendRefused("Type a message first.")
+    if len(text) > CHARACTERS:
+        raise SendRefused(
+            f"The message has {len(text):,} characters; {CHARACTERS:,} is the most that is sent."
+        )
+    if "\x00" in text:
+        raise SendRefused("The message holds a NUL character, which no model takes.")
+    if not 0 < len(client_id) <= CLIENT_ID:
+        raise SendRefused("The page sent no id for this message. Reload it and send again.")
+    return text.replace("\r\n", "\n")
+
+
+def _check_place(conversation: Conversation, parent: Turn | None, previous: Generation | None) -> None:
+    if parent is not None and parent.conversation_id != conversation.pk:
+        raise SendRefused("The message before belongs to another conversation.")
+    if previous is None:
+        return
+    if parent is None or previous.turn_id != parent.pk:
+        raise SendRefused("The answer to continue does not belong to the message before.")
+    if previous.state in Generation.LIVE:
+        raise SendRefused("The answer before is still being written. Wait for it, or stop it first.")
+
+
+def _running(conversation: Conversation) -> list[Column]:
+    """Columns whose model runs or is about to; SendRefused when there is none."""
+    columns = list(conversation.columns.select_related("deployment"))
+    running = [column for column in columns if column.deployment and _serves(column.deployment)]
+    if running:
+        return running
+    stopped = next((column.deployment for column in columns if column.deployment), None)
+    if stopped is None:
+        raise SendRefused("No model is chosen here. Choose one, then send again.")
+    if stopped.problem:
+        raise SendRefused(f"{stopped.name} does not run: {stopped.problem}")
+    raise SendRefused(f"{stopped.name} does not run. Start it, then send again.")
+
+
+def _serves(deployment: Deployment) -> bool:
+    if deployment.desired != Deployment.Desired.RUNNING:
+        return False
+    return not deployment.problem or bool(deployments.ready_replicas(deployment))
+
+
+def _continued(column: Column, parent: Turn | None, previous: Generation | None) -> Generation | None:
+    """The answer whose history `column` continues: the chosen one, else its own newest to the turn before."""
+    if previous is not None and previous.column_id == column.pk:
+        return previous
+    if parent is None:
+        return None
+    return parent.generations.filter(column=column).order_by("-pk").first()
+
+
+def _ask(turn: Turn, column: Column, previous: Generation | None) -> Generation:
+    """One pending answer; this process writes it once the transaction commits."""
+    generation = Generation.objects.create(turn=turn, column=column, previous=previous)
+    if column.deployment:
+        deployments.touch(column.deployment)
+    transaction.on_commit(lambda: run(generation.pk))
+    return generation
+
+
+def _show(conversation: Conversation, turn: Turn) -> None:
+    conversation.head = turn
+    conversation.save(update_fields=["head", "updated_at"])
+    conversations.name_after(conversation, turn.text)
+    events.notify(conversation.team_id, f"conversation:{conversation.pk}", "conversations")
+
+
+# The process
+
+
+class Process:
+    """What a web process runs beside its requests."""
+
+    def __init__(self) -> None:
+        self.writer = Writer()
+        self.reader = Reader(BOOT_ID)
+        self.tasks = [
+            self._start(self.writer.publisher.run(), "publish answers"),
+            self._start(self.writer.keep_leases(), "keep leases"),
+            self._start(self.reader.read(), "read answers"),
+            self._start(self.reader.check(), "check answers"),
+            self._start(events.listening.run(), "listen"),
+        ]
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_report)
+        return task
+
+    async def close(self) -> None:
+        await self.writer.close()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.wait(self.tasks)
+        await self.reader.close()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (problem := task.exception()):
+        log.error("Part of this process ended: %s", task.get_name(), exc_info=problem)
+
+
+_process: Process | None = None
+
+
+async def startup() -> None:
+    """Begin to write and to follow answers in this process."""
+    global _process
+    _process = Process()
+
+
+async def shutdown() -> None:
+    """End this process's answers: finished within a moment, or marked interrupted with their text kept."""
+    global _process
+    if _process:
+        ended, _process = _process, None
+        await ended.close()
+
+
+async def followed() -> None:
+    """A copy of an answer was added: bring it up to date now."""
+    if _process:
+        await _process.reader.added()

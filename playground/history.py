@@ -1,0 +1,28 @@
+"""What a model is told before it answers: the system prompt, and the turns and answers that led here."""
+
+from typing import Any
+
+from playground.models import Generation
+
+
+def messages(generation: Generation) -> list[dict[str, Any]]:
+    """OpenAI messages of the request behind `generation`. Turns that never got an answer are left out."""
+    conversation = generation.turn.conversation
+    said = [{"role": "system", "content": conversation.system_prompt}] if conversation.system_prompt else []
+    for earlier in _before(generation):
+        said.append({"role": "user", "content": earlier.turn.text})
+        said.append({"role": "assistant", "content": earlier.text})
+    return [*said, {"role": "user", "content": generation.turn.text}]
+
+
+def _before(generation: Generation) -> list[Generation]:
+    """The answers whose history `generation` continues, first one first."""
+    rows = Generation.objects.filter(turn__conversation_id=generation.turn.conversation_id)
+    known = {row.pk: row for row in rows.select_related("turn").only("text", "previous_id", "turn__text")}
+    way: list[Generation] = []
+    at = generation.previous_id
+    while at is not None and (row := known.pop(at, None)):
+        if row.text:
+            way.append(row)
+        at = row.previous_id
+    return way[::-1]

@@ -1,0 +1,157 @@
+"""What PostgreSQL holds of answers being written: whose they are, how far they are, how they ended.
+
+The only writer of Generation's state. A process owns what it claimed for as long as it renews its leases; what
+expired is marked interrupted, with its last checkpoint kept. Times are the database's.
+"""
+
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
+
+from playground import deployments, engine_client, events
+from playground.answers import Question
+from playground.engine_client import EngineError
+from playground.history import messages
+from playground.models import Deployment, Generation, Replica
+
+BOOT_ID = secrets.token_hex(8)
+UNCLAIMED_S = 60.0
+ADOPT_S = 1.0
+INTERRUPTED = "Its web process ended before the answer did. What had come is kept; ask again for the whole."
+
+State = Generation.State
+
+
+def claim(pk: int) -> Generation | None:
+    """Make a pending answer ours; None when another process was first, or it was stopped."""
+    free = Generation.objects.filter(pk=pk, state=State.PENDING, owner="")
+    if not free.update(owner=BOOT_ID, lease_expires_at=Now() + _lease()):
+        return None
+    return Generation.objects.select_related("turn__conversation", "column__deployment").get(pk=pk)
+
+
+def unclaimed() -> list[int]:
+    """Pending answers that nobody took for a second: the process that was to run them is gone."""
+    waiting = Generation.objects.filter(state=State.PENDING, owner="")
+    old = waiting.filter(created_at__lt=Now() - timedelta(seconds=ADOPT_S))
+    return list(old.order_by("pk").values_list("pk", flat=True)[:50])
+
+
+def replica_for(generation: Generation, in_flight: dict[int, int]) -> Replica | None:
+    """The ready replica with the fewest answers of ours; None while one may come, EngineError when none will."""
+    deployment = Deployment.objects.filter(columns=generation.column_id).first()
+    if deployment is None or deployment.desired == Deployment.Desired.DELETED:
+        raise EngineError("unreachable", "The deployment of this column was deleted. Choose another one.")
+    if ready := deployments.ready_replicas(deployment):
+        return min(ready, key=lambda replica: in_flight.get(replica.pk, 0))
+    if deployment.desired != Deployment.Desired.RUNNING:
+        raise EngineError("unreachable", f"{deployment.name} was stopped. Start it, then ask again.")
+    if deployment.problem:
+        raise EngineError("unreachable", f"{deployment.name} does not run: {deployment.problem}")
+    return None
+
+
+def question(generation: Generation, replica: Replica) -> Question:
+    """What to ask `replica`."""
+    conversation, own = generation.turn.conversation, generation.column.parameters
+    parameters = conversation.parameters if own is None else own
+    return Question(engine_client.target(replica), messages(generation), parameters)
+
+
+def begin(generation: Generation, replica: Replica, body: dict[str, Any], ignored: list[str]) -> bool:
+    """Ours, and about to be sent; False when it is not ours any more."""
+    mine = Generation.objects.filter(pk=generation.pk, owner=BOOT_ID, state=State.PENDING)
+    begun = mine.update(
+        state=State.STREAMING,
+        replica=replica,
+        configuration_id=replica.configuration_id,
+        request=body,
+        effective={"ignored": ignored},
+    )
+    deployments.touch(replica.deployment)
+    _tell(Generation.objects.filter(pk=generation.pk))
+    return bool(begun)
+
+
+def renew(generations: Sequence[int]) -> dict[int, bool]:
+    """Renew our leases in one statement; each that is still ours → whether it is to stop.
+
+    What the sweep took while PostgreSQL was away is taken back: its text is here.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE playground_generation
+            SET lease_expires_at = now() + %s * interval '1 second', ended_at = NULL, error_code = '', error = '',
+                state = CASE WHEN state <> 'interrupted' THEN state
+                             WHEN replica_id IS NULL THEN 'pending' ELSE 'streaming' END
+            WHERE id = ANY(%s) AND owner = %s AND state IN ('pending', 'streaming', 'interrupted')
+            RETURNING id, stop_requested_at IS NOT NULL
+            """,
+            [settings.LEASE_S, list(generations), BOOT_ID],
+        )
+        return dict(cursor.fetchall())
+
+
+def checkpoint(texts: Sequence[tuple[int, str, str]]) -> None:
+    """Keep (generation, content, reasoning) as far as they are."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE playground_generation g SET text = new.text, reasoning = new.reasoning
+            FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS new(id, text, reasoning)
+            WHERE g.id = new.id AND g.owner = %s AND g.state IN ('pending', 'streaming')
+            """,
+            [*(list(column) for column in zip(*texts, strict=True)), BOOT_ID],
+        )
+
+
+def finish(pk: int, state: str, **fields: Any) -> bool:
+    """Keep how it ended; False when it is not ours."""
+    mine = Generation.objects.filter(pk=pk, owner=BOOT_ID, state__in=[*Generation.LIVE, State.INTERRUPTED])
+    finished = mine.update(state=state, ended_at=Now(), lease_expires_at=None, **fields)
+    _tell(Generation.objects.filter(pk=pk))
+    return bool(finished)
+
+
+def ask_to_stop(pk: int) -> bool:
+    """Ask the owner to stop; what nobody owns yet stops at once. False when it has ended already."""
+    rows = Generation.objects.filter(pk=pk)
+    if rows.filter(state=State.PENDING, owner="").update(state=State.STOPPED, ended_at=Now()):
+        _tell(rows)
+        return True
+    live = rows.filter(state__in=Generation.LIVE, stop_requested_at=None)
+    asked = live.update(stop_requested_at=Now())
+    events.want_stop(pk)
+    return bool(asked)
+
+
+def sweep() -> int:
+    """Mark what its owner abandoned as interrupted; how many that were."""
+    expired = Q(lease_expires_at__lt=Now())
+    forgotten = Q(owner="", created_at__lt=Now() - timedelta(seconds=UNCLAIMED_S))
+    dead = Generation.objects.filter(expired | forgotten, state__in=Generation.LIVE)
+    found = list(dead.values_list("pk", flat=True))
+    if not found:
+        return 0
+    ended = dead.filter(pk__in=found).update(
+        state=State.INTERRUPTED, ended_at=Now(), error_code="interrupted", error=INTERRUPTED
+    )
+    _tell(Generation.objects.filter(pk__in=found))
+    return ended
+
+
+def _lease() -> timedelta:
+    return timedelta(seconds=settings.LEASE_S)
+
+
+def _tell(rows: QuerySet[Generation]) -> None:
+    places = rows.values_list("turn__conversation__team_id", "turn__conversation_id").distinct()
+    for team, conversation in places:
+        events.notify(team, f"conversation:{conversation}")
