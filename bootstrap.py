@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Set-up of a checkout: `.venv` from the hashed lock and `node_modules` from package-lock.json. Standard library only.
+"""Set-up of a checkout: `.venv` from the hashed lock, `node_modules` from package-lock.json. Standard
+library only.
 
     python3 bootstrap.py [--dev] [--browser]
 
-Runs with any Python from 3.9 on; the site itself gets one from 3.12 on. Costs nothing when nothing changed: a stamp
-beside each of the two says which lock it was made from. --dev adds what tests and linters need; --browser checks that
-there is a Chromium for the browser tests.
+Runs with any Python from 3.9 on; the site itself gets one from 3.12 on. Costs nothing when nothing changed:
+a stamp in each of the two says which lock it was made from. --dev adds what tests and linters need;
+--browser checks that there is a Chromium for the browser tests.
 """
 
 import argparse
@@ -51,7 +52,9 @@ class Stopped(Exception):
 
 @contextmanager
 def step(name: str, note: str) -> Iterator[List[str]]:
-    """Print what is done and how long it took. The block may append to the list it gets: the last entry is printed."""
+    """Print what is done and how long it took. What the block appends to its list last is printed at the
+    end.
+    """
     started = time.monotonic()
     notes = [note]
     print("  %-16s%s …" % (name, note), flush=True)
@@ -68,7 +71,7 @@ def run(command: List[str], **options: object) -> None:
 
 
 def asks(command: List[str]) -> Optional[str]:
-    """The output of a command that works; None when it is missing or fails, as a version manager's stand-in may."""
+    """The output of a command that works; None when it is missing or fails, as a stand-in of pyenv may."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
@@ -94,20 +97,20 @@ def write_stamp(folder: Path, **stamp: str) -> None:
 
 def executables(name: str) -> Iterator[str]:
     """Every program of that name on the PATH, then in the usual places."""
-    seen = set()
-    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) + [
-        "/usr/bin",
-        "/usr/local/bin",
-        "/opt/homebrew/bin",
-    ]:
-        path = os.path.join(folder, name)
-        if path not in seen and os.access(path, os.X_OK):
-            seen.add(path)
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    for folder in dict.fromkeys([*folders, "/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"]):
+        path = str(Path(folder) / name)
+        if os.access(path, os.X_OK):
             yield path
 
 
 def python_version(path: str) -> Optional[str]:
     return asks([path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
+
+
+def python_itself(path: str) -> str:
+    """The program behind a stand-in such as pyenv's."""
+    return asks([path, "-c", "import sys; print(sys.executable)"]) or path
 
 
 def find_python() -> Optional[str]:
@@ -117,7 +120,7 @@ def find_python() -> Optional[str]:
         for path in executables(name):
             version = python_version(path)
             if version in WANTED and version not in found:
-                found[version] = os.path.realpath(path)
+                found[version] = python_itself(path)
         if WANTED[0] in found:
             break
     return next((found[version] for version in WANTED if version in found), None)
@@ -246,14 +249,14 @@ def find_npm() -> Optional[Tuple[List[str], Dict[str, str]]]:
     """The command of this machine's npm and its environment; None without a Node that is new enough."""
     for node in executables("node"):
         version = asks([node, "--version"])
-        npm = os.path.join(os.path.dirname(node), "npm")
+        npm = str(Path(node).with_name("npm"))
         if version and int(version[1:].split(".")[0]) >= NODE_MAJOR and asks([npm, "--version"]):
             return [npm], dict(os.environ)
     return None
 
 
 def wheel_npm() -> Tuple[List[str], Dict[str, str]]:
-    """npm of the Node that comes as a wheel, in an environment of its own: the site does not need it to run."""
+    """npm of the Node that comes as a wheel, in an environment of its own: the site runs without it."""
     uv, home = find_uv(), DEPS / "node"
     python = str(home / "bin" / "python")
     with step("Node", "none from %d on here: installing one from a wheel" % NODE_MAJOR):
@@ -305,7 +308,7 @@ def set_up(wanted: str) -> None:
     def modules() -> None:
         try:
             install_modules(*(npm or wheel_npm()))
-        except BaseException as problem:  # noqa: B036
+        except BaseException as problem:
             problems.append(problem)
 
     beside = threading.Thread(target=modules)

@@ -1,4 +1,5 @@
-"""The ASGI application: pages, WebSockets, /v1 and health. Lifespan is handled here: Channels' router does not.
+"""The ASGI application: pages, WebSockets, /v1 and health. Lifespan is handled here: Channels' router does
+not.
 
 A request that names no host, two hosts or one that is not ours is refused before anything else sees it.
 """

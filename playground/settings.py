@@ -1,8 +1,12 @@
 """Every setting, from the environment, once. A bad value stops the start and names the variable."""
 
+import ipaddress
+import os
 import re
 import secrets
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -11,6 +15,9 @@ from environs import Env, EnvError
 from playground import servers
 
 env = Env()
+# Connections to PostgreSQL that a process of each command may hold; the embedded server has room for 200.
+POOLS = {"web": 10, "worker": 8, "beat": 2, "up": 4, "run_replica": 2, "run_job": 2}
+COMMAND = sys.argv[1] if len(sys.argv) > 1 else ""
 
 
 def stop(variable: str, why: str) -> None:
@@ -18,15 +25,24 @@ def stop(variable: str, why: str) -> None:
     sys.exit(f"slipway: {variable}: {why}")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`, an address or a name."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _secret_key(home: Path) -> str:
     """The key kept in the home, made at first need with mode 0600."""
     path = home / "secret_key"
-    try:
-        with path.open("x") as file:
-            path.chmod(0o600)
+    if not path.exists():
+        # Written whole under another name first: whoever loses the race reads the winner's.
+        with tempfile.NamedTemporaryFile("w", dir=home, prefix="secret_key") as file:
             file.write(secrets.token_urlsafe(48))
-    except FileExistsError:
-        pass
+            file.flush()
+            with suppress(FileExistsError):
+                path.hardlink_to(file.name)
     return path.read_text()
 
 
@@ -38,6 +54,8 @@ def _database(url: str) -> dict[str, object]:
     query = dict(pair.split("=", 1) for pair in parts.query.split("&") if "=" in pair)
     host = unquote(query.pop("host", "")) or parts.hostname or ""
     name = parts.path.lstrip("/")
+    if not name:
+        stop("DATABASE_URL", "must name a database: postgresql://user:password@host/database")
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": name,
@@ -67,11 +85,12 @@ try:
     ALLOWED_HOSTS = env.list("SLIPWAY_HOSTS", [])
     NODE_NAME = env.str("SLIPWAY_NODE", "")
     NODE_ADDRESS = env.str("SLIPWAY_NODE_ADDRESS", "127.0.0.1")
-    # Relays speak plain HTTP across machines only in a network its owner calls private; else they need the TLS files.
+    # Relays speak plain HTTP across machines only in a network its owner calls private; else they need the
+    # TLS files.
     PRIVATE_NETWORK = env.bool("SLIPWAY_PRIVATE_NETWORK", False)
     DATABASE_URL = env.str("DATABASE_URL", "")
     REDIS_URL = env.str("REDIS_URL", "")
-    DATABASE_POOL = env.int("SLIPWAY_DATABASE_POOL", 10)
+    DATABASE_POOL = env.int("SLIPWAY_DATABASE_POOL", POOLS.get(COMMAND, 10))
     # Times, in seconds. Tests shorten them; the README gives their meaning.
     HEARTBEAT_S = env.float("SLIPWAY_HEARTBEAT_S", 2.0)
     LOST_AFTER_S = env.float("SLIPWAY_LOST_AFTER_S", 30.0)
@@ -83,7 +102,8 @@ try:
     LEASE_S = env.float("SLIPWAY_LEASE_S", 10.0)
     # Waits before a failed start is tried again; the last one repeats.
     RETRY_S = env.list("SLIPWAY_RETRY_S", [1.0, 5.0, 15.0, 60.0], subcast=float)
-    # The gateway: a request's body, a wait for a replica on its way, a client that stops reading, the silence after
+    # The gateway: a request's body, a wait for a replica on its way, a client that stops reading, the
+    # silence after
     # which a waiting stream gets a comment, and how long the last routing table serves without PostgreSQL.
     BODY_TIMEOUT_S = env.float("SLIPWAY_BODY_TIMEOUT_S", 30.0)
     HOLD_S = env.float("SLIPWAY_HOLD_S", 60.0)
@@ -93,7 +113,10 @@ try:
 except EnvError as error:
     sys.exit(f"slipway: {error}")
 
-HOME.mkdir(parents=True, exist_ok=True, mode=0o700)
+try:
+    HOME.mkdir(parents=True, exist_ok=True, mode=0o700)
+except OSError as error:
+    stop("SLIPWAY_HOME", f"{HOME} cannot be made: {error.strerror}")
 if not NODE_NAME:
     _name = HOME / "node"
     NODE_NAME = _name.read_text().strip() if _name.exists() else "node-1"
@@ -102,14 +125,26 @@ if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,58}", NODE_NAME):
 if not 0 < PORT < 65536:
     stop("PORT", "must be between 1 and 65535")
 
-PUBLIC = BIND not in ("127.0.0.1", "::1", "localhost")
+PUBLIC = not is_loopback(BIND)
 if PUBLIC:
+    _open = f"{BIND} is reachable from outside: set"
     if not (TLS_CERT and TLS_KEY):
-        stop("SLIPWAY_BIND", f"{BIND} is reachable from outside: set SLIPWAY_TLS_CERT and SLIPWAY_TLS_KEY first")
+        stop("SLIPWAY_BIND", f"{_open} SLIPWAY_TLS_CERT and SLIPWAY_TLS_KEY first")
     if not ALLOWED_HOSTS or "*" in ALLOWED_HOSTS:
-        stop("SLIPWAY_BIND", f"{BIND} is reachable from outside: set SLIPWAY_HOSTS to the names it is called by")
+        stop("SLIPWAY_BIND", f"{_open} SLIPWAY_HOSTS to the names it is called by first")
     if not SECRET_KEY:
-        stop("SLIPWAY_BIND", f"{BIND} is reachable from outside: set SLIPWAY_SECRET_KEY (50 random characters)")
+        stop("SLIPWAY_BIND", f"{_open} SLIPWAY_SECRET_KEY (50 random characters) first")
+if bool(TLS_CERT) != bool(TLS_KEY):
+    stop("SLIPWAY_TLS_CERT", "set it together with SLIPWAY_TLS_KEY")
+for _variable, _file in (("SLIPWAY_TLS_CERT", TLS_CERT), ("SLIPWAY_TLS_KEY", TLS_KEY)):
+    if _file and not os.access(_file, os.R_OK):
+        stop(_variable, f"{_file} cannot be read")
+if not (is_loopback(NODE_ADDRESS) or PRIVATE_NETWORK or TLS_CERT):
+    stop(
+        "SLIPWAY_NODE_ADDRESS",
+        f"relays on {NODE_ADDRESS} would speak plain HTTP to other machines: set SLIPWAY_TLS_CERT and "
+        "SLIPWAY_TLS_KEY, or SLIPWAY_PRIVATE_NETWORK=1 where that network is yours alone",
+    )
 SECRET_KEY = SECRET_KEY or _secret_key(HOME)
 ALLOWED_HOSTS = ALLOWED_HOSTS or ["127.0.0.1", "localhost", "[::1]"]
 
@@ -118,6 +153,8 @@ EMBEDDED_REDIS = not REDIS_URL
 _addresses = servers.addresses(HOME)
 DATABASE_URL = DATABASE_URL or _addresses.database_url
 REDIS_URL = REDIS_URL or _addresses.redis_url
+if urlsplit(REDIS_URL).scheme not in ("redis", "rediss", "unix"):
+    stop("REDIS_URL", "must start with redis://, rediss:// or unix://")
 DATABASES = {"default": _database(DATABASE_URL)}
 
 INSTALLED_APPS = [
@@ -169,7 +206,7 @@ LOGIN_URL = "sign-in"
 LOGIN_REDIRECT_URL = "home"
 SESSION_COOKIE_AGE = 30 * 24 * 3600
 SESSION_COOKIE_HTTPONLY = True
-# Cookies ignore ports, so each home has its own names: two copies beside each other do not sign each other out.
+# Cookies ignore ports, so each home has its own names: two copies do not sign each other out.
 SESSION_COOKIE_NAME = f"slipway_{servers.tag(HOME)}"
 CSRF_COOKIE_NAME = f"slipway_csrf_{servers.tag(HOME)}"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC

@@ -1,7 +1,8 @@
 """`make up`: starts everything of one home, keeps it running, and stops it in order.
 
-Owns the processes web, worker and beat, web's listening socket, and the two embedded servers. Engines are not its
-children: stopping them is asked of `nodes`, and after a `kill -9` they live on as long as their runner does.
+Owns the processes web, worker and beat, web's listening socket, and the two embedded servers. Engines are
+not its children: stopping them is asked of `nodes`, and after a `kill -9` they live on as long as their
+runner does.
 """
 
 import asyncio
@@ -196,7 +197,9 @@ class Up:
         await self._welcome()
 
     async def watch(self, asked: asyncio.Task[bool]) -> None:
-        """Until a stop is asked for: start an embedded server again when it ended, and keep the logs bounded."""
+        """Until a stop is asked for: start an embedded server again when it ended, and keep the logs
+        bounded.
+        """
         while not asked.done():
             await asyncio.wait({asked}, timeout=WATCH_S)
             try:
@@ -273,7 +276,9 @@ class Up:
             step.say("web, worker and beat ready")
 
     async def _provide(self, name: str, ensure: Callable[[], demo.Progress]) -> None:
-        """Follow one thing that a first start installs or fetches. Its failure stops nothing: the site says it too."""
+        """Follow one thing that a first start installs or fetches. Its failure stops nothing: the site says
+        it too.
+        """
         with self.steps.step(name) as step:
             progress = demo.Progress("asking", False)
             while not progress.done:
@@ -352,7 +357,9 @@ def _stop_jobs() -> str:
 
 
 def _end_marked() -> None:
-    """Whatever still carries this home's mark, as when the database was away: runners, then engines without one."""
+    """Whatever still carries this home's mark, as when the database was away: runners, then engines without
+    one.
+    """
     instance.end(instance.runners(settings.HOME))
     processes.sweep(settings.HOME)
 

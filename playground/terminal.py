@@ -1,4 +1,6 @@
-"""What `up` prints: one line for each step with its time, and on a terminal one that is rewritten while it works."""
+"""What `up` prints: one line for each step with its time, and on a terminal one that is rewritten while it
+works.
+"""
 
 import shutil
 import sys

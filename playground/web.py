@@ -1,4 +1,6 @@
-"""The web process: uvicorn around `playground.asgi`, and the limits it lacks on what a client may send as headers."""
+"""The web process: uvicorn around `playground.asgi`, and the limits it lacks on what a client may send as
+headers.
+"""
 
 import asyncio
 import socket

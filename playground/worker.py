@@ -1,7 +1,7 @@
 """The worker process: Celery for this node's queue and `control`, and a thread that is the node's heart.
 
-One Celery process: tasks are short and claim rows, so a threads pool is enough. A process of its own for `batch` comes
-with batches, when there is a queue that could fill; an idle one costs 80 MB.
+One Celery process: tasks are short and claim rows, so a threads pool is enough. A process of its own for
+`batch` comes with batches, when there is a queue that could fill; an idle one costs 80 MB.
 """
 
 import threading

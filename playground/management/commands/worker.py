@@ -33,7 +33,9 @@ class Command(BaseCommand):
 
 
 def _begin_again_as(node: str | None, address: str | None) -> None:
-    """The two flags are settings, which are read once: set their variables and start over, if they say anything new."""
+    """The two flags are settings, which are read once: set their variables and start over, if they say
+    anything new.
+    """
     wanted = {
         "SLIPWAY_NODE": node or settings.NODE_NAME,
         "SLIPWAY_NODE_ADDRESS": address or settings.NODE_ADDRESS,
