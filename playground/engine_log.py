@@ -1,9 +1,12 @@
-"""The log file of one engine: bounded, followed while loading, its tail kept for people. Keys in it are hidden."""
+"""The log file of one engine: bounded, followed while loading, its tail kept for people, keys hidden."""
 
+import logging
 import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 LIMIT = 16 * 1024 * 1024
 TAIL_LINES = 200
@@ -32,7 +35,10 @@ class EngineLog:
         """Cut the file when it is too long. The engine appends, so it goes on at the new end."""
         if self._size() <= self._limit:
             return
-        shutil.copyfile(self.path, self.older)
+        try:
+            shutil.copyfile(self.path, self.older)
+        except OSError as error:  # a full disk: cut it all the more
+            log.warning("the older part of %s is lost: %s", self.path, error)
         with self.path.open("r+b") as file:
             file.truncate(0)
         self._seen = self._start = 0
@@ -55,12 +61,17 @@ class EngineLog:
         return [line.decode(errors="replace")[:LINE_CHARS] for line in lines if line.strip()][-TAIL_LINES:]
 
     def read(self, offset: int, length: int) -> bytes:
-        """Bytes from `offset` on, keys hidden. An offset beyond the end means the file was cut: from its start."""
+        """Bytes from `offset` on, keys hidden; from the start when the file was cut below `offset`."""
         if not self.path.exists():
             return b""
         with self.path.open("rb") as file:
             file.seek(offset if offset <= self._size() else 0)
             return self._hide(file.read(length))
+
+    def piece(self, offset: int, length: int) -> tuple[int, bytes]:
+        """(where it really starts, bytes) of at most `length` bytes from `offset` on."""
+        start = offset if offset <= self._size() else 0
+        return start, self.read(start, length)
 
     def _hide(self, raw: bytes) -> bytes:
         for secret in self._secrets:

@@ -1,4 +1,4 @@
-"""One engine process and all it started: spawn, whose port, metrics, probe, signals, end. Knows nothing about Django."""
+"""One engine process and all it started: spawn, port, metrics, probe, end. Knows nothing about Django."""
 
 import asyncio
 import os
@@ -56,8 +56,16 @@ def metrics_of(text: str) -> dict[str, float]:
     return values
 
 
+class EngineFailed(Exception):
+    """The engine cannot go on."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.text)
+        self.reason = reason
+
+
 class EngineProcess:
-    """The engine of one replica. `locks` are inherited by it, so that a slot stays held as long as it lives."""
+    """The engine of one replica. It inherits `locks`: a slot stays held as long as it lives."""
 
     def __init__(
         self, spec: Spec, session: aiohttp.ClientSession, log: EngineLog, locks: Iterable[int]
@@ -130,11 +138,11 @@ class EngineProcess:
                 self._session, self.base_url, self.spec.engine_key, self.spec.served_name, self.spec.task
             )
 
-    async def metrics(self) -> dict[str, float] | None:
+    async def metrics(self, within_s: float = METRICS_S) -> dict[str, float] | None:
         """Its counters; None when it has none or does not answer now."""
         headers = {"Authorization": f"Bearer {self.spec.engine_key}"} if self.spec.engine_key else {}
         try:
-            async with asyncio.timeout(METRICS_S):
+            async with asyncio.timeout(within_s):
                 async with self._session.get(self.base_url + "/metrics", headers=headers) as answer:
                     return metrics_of(await answer.text()) if answer.status == 200 else None
         except (aiohttp.ClientError, TimeoutError):
@@ -152,17 +160,13 @@ class EngineProcess:
         return reasons.explain(self.adapter, self.log.tail(), self.exit_code, ran_out)
 
     async def end(self, grace_s: float) -> list[Marked]:
-        """SIGTERM to the group, the grace period, SIGKILL to all. Returns what would not die: empty, or the node is ill."""
-        if self._process is None:
-            return []
-        if self.exit_code is None:
+        """SIGTERM to the group, the grace period, SIGKILL to all. Returns what would not die."""
+        if self._process is not None:
             self._signal_group(signal.SIGTERM)
             await self._gone(grace_s)
-        else:
-            await self._gone(0)
-        self._signal_group(signal.SIGKILL)
+            self._signal_group(signal.SIGKILL)
         left = await asyncio.to_thread(processes.kill_marked, self.spec.home, self.spec.replica, KILL_S)
-        if not left:
+        if self._process is not None and not left:
             await self._process.wait()
         return left
 
@@ -171,9 +175,13 @@ class EngineProcess:
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self.wait()
-        loop = asyncio.get_running_loop()
-        until = loop.time() + (LINGER_S if self.exit_code is not None else 0)
-        while loop.time() < until and self.family():
+        if self.exit_code is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    await self._family_gone()
+
+    async def _family_gone(self) -> None:
+        while self.family():  # noqa: ASYNC110 (nothing tells when somebody else's child ends)
             await asyncio.sleep(0.05)
 
     def _signal_group(self, number: int) -> None:

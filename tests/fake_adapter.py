@@ -105,7 +105,7 @@ class Fake(Engine):
     Options = FakeOptions
     quirks = Quirks(
         running_metric="fake:num_requests_running",
-        progress_metrics=("fake:tokens_total", "fake:requests_total"),
+        progress_metrics=("fake:tokens_total",),
         routes=frozenset(
             {("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("POST", "/tokenize")}
         ),

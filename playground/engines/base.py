@@ -1,8 +1,8 @@
 """The engine contract: a command line that ends up speaking OpenAI HTTP on loopback. Knows nothing about Django.
 
-An adapter is one file: it names its options, judges a model, estimates memory, builds a command, proves readiness with
-a real request, and declares where the engine departs from the OpenAI API. It never imports the engine itself; what must
-run inside the engine's environment is a launcher file in `launchers/`.
+An adapter is one file: it names its options, judges a model, estimates memory, builds a command, proves
+readiness with a real request, and declares where the engine departs from the OpenAI API. It never imports the
+engine itself; what must run inside the engine's environment is a launcher file in `launchers/`.
 """
 
 from abc import ABC, abstractmethod
@@ -170,6 +170,10 @@ class Quirks:
     """Checks a bearer key itself."""
     running_metric: str = ""
     """Prometheus name of the number of requests running now; an abort shows as its fall to zero. Empty: none."""
+    waiting_metric: str = ""
+    """Prometheus name of the number of requests queued."""
+    kv_cache_metric: str = ""
+    """Prometheus name of the share of the KV cache in use, 0 to 1."""
     progress_metrics: tuple[str, ...] = ()
     """Counters that rise while it works; flat ones are one of the three signs of a frozen engine."""
     continuous_usage: Mapping[str, Any] = field(default_factory=dict)
