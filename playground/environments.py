@@ -1,8 +1,9 @@
 """Engine environments: install, list and remove the virtual environment of one engine version on this node.
 
-An environment's identity is a digest over engine, version, build and the packages that were really resolved. It is
-made in a temporary folder and renamed to `environments/<first 12 digits>`, so that a half-made one is never seen;
-another node makes the same one from the row's package list. Knows nothing about replicas beyond who uses what.
+An environment's identity is a digest over engine, version, build and the packages that were really resolved.
+It is made in a temporary folder and renamed to `environments/<first 12 digits>`, so that a half-made one is
+never seen; another node makes the same one from the row's package list. Knows nothing about replicas beyond
+who uses what.
 """
 
 import hashlib
@@ -40,11 +41,13 @@ def ensure(
     since: datetime | None = None,
     team: Team | None = None,
     user: User | None = None,
+    nudge: bool = True,
 ) -> EngineEnvironment | Job:
     """The environment of that engine on the node, or the Job that makes it.
 
-    `version` None is the adapter's default for the node's build. `exactly` asks for one environment, not the newest of
-    its version. With `since`, a job for it that failed after that moment comes back instead of a new one.
+    `version` None is the adapter's default for the node's build. `exactly` asks for one environment, not the
+    newest of its version. With `since`, a job for it that failed after that moment comes back instead of a
+    new one.
     """
     adapter, build = engines.get(engine), build_of(node)
     version = version or default_version(adapter, build)
@@ -56,20 +59,32 @@ def ensure(
     goal = target(engine, version, build)
     if failed := jobs.failed_since(node, goal, since):
         return failed
-    arguments = {"engine": engine, "version": version, "build": build, "digest": found.digest if found else ""}
-    return jobs.request(
-        Job.Kind.INSTALL_ENVIRONMENT, node, goal, arguments, team or teams.default_team(), user
-    )
+    arguments = {
+        "engine": engine,
+        "version": version,
+        "build": build,
+        "digest": found.digest if found else "",
+    }
+    owner = team or teams.default_team()
+    return jobs.request(Job.Kind.INSTALL_ENVIRONMENT, node, goal, arguments, owner, user, nudge=nudge)
 
 
-def remove(environment: EngineEnvironment, node: Node, team: Team | None = None, user: User | None = None) -> Job:
+def remove(
+    environment: EngineEnvironment,
+    node: Node,
+    team: Team | None = None,
+    user: User | None = None,
+    *,
+    nudge: bool = True,
+) -> Job:
     """The Job that removes an environment from a node; JobRefused while a replica there uses it."""
     _refuse_if_used(environment, node)
     goal = target(environment.engine, environment.version, environment.build)
     arguments = {"digest": environment.digest}
-    job = jobs.request(Job.Kind.REMOVE_ENVIRONMENT, node, goal, arguments, team or teams.default_team(), user)
+    owner = team or teams.default_team()
+    job = jobs.request(Job.Kind.REMOVE_ENVIRONMENT, node, goal, arguments, owner, user, nudge=nudge)
     if job.kind != Job.Kind.REMOVE_ENVIRONMENT:
-        raise JobRefused(f"{environment.engine} {environment.version} is being installed there: cancel that first.")
+        raise JobRefused(f"{environment.engine} {environment.version} is being installed: cancel that first.")
     return job
 
 

@@ -1,8 +1,8 @@
 """Long work with progress: who asks for it, who runs it, how it is cancelled and what happens when its runner dies.
 
 A Job is a row. `request` makes it (one active row a node and target), a task or the node's sweep spawns
-`manage.py run_job <pk>`, and `run` there claims it, renews its lease and calls the noun that knows the work. Knows
-nothing about environments or models: KINDS names the functions.
+`manage.py run_job <pk>`, and `run` there claims it, renews its lease and calls the noun that knows the work.
+Knows nothing about environments or models: KINDS names the functions.
 """
 
 import fcntl
@@ -351,7 +351,12 @@ class Work:
         process = subprocess.Popen(
             command,
             cwd=folder or settings.HOME,
-            env={**os.environ, **(environment or {}), MARK: str(self.job.pk), "SLIPWAY_HOME": str(settings.HOME)},
+            env={
+                **os.environ,
+                **(environment or {}),
+                MARK: str(self.job.pk),
+                "SLIPWAY_HOME": str(settings.HOME),
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -411,7 +416,7 @@ class Work:
 
 
 def in_words(progress: Mapping[str, Any]) -> str:
-    """"downloading torch, 12 of 93 packages": a job's progress as a line."""
+    """ "downloading torch, 12 of 93 packages": a job's progress as a line."""
     step, done, total, unit = (progress.get(key) for key in ("step", "done", "total", "unit"))
     if done is None:
         return str(step or "queued")
@@ -434,9 +439,9 @@ def _marked(pk: int) -> list[psutil.Process]:
     for process in psutil.process_iter(["pid"]):
         try:
             variables = process.environ()
-            if variables.get(MARK) == str(pk) and variables.get("SLIPWAY_HOME") == str(settings.HOME):
-                if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
+            ours = variables.get(MARK) == str(pk) and variables.get("SLIPWAY_HOME") == str(settings.HOME)
+            if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found

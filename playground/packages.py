@@ -1,7 +1,7 @@
 """Package installation by uv, with what pip's configuration on this machine says: folders, indexes, constraints.
 
-uv does not read pip's files, and a machine whose wheels lie in a folder has told only pip so. Variables of uv itself
-(UV_…) win where both are set. Knows nothing about engines or Django.
+uv does not read pip's files, and a machine whose wheels lie in a folder has told only pip so. Variables of uv
+itself (UV_…) win where both are set. Knows nothing about engines or Django.
 """
 
 import configparser

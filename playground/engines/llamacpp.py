@@ -26,7 +26,8 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 # What the process holds before any model, measured: Python, the library, buffers of the HTTP server.
 RESIDENT = 120 * MIB
 BATCH = 512
-# llama-server's default for idle prompts kept in memory, and this adapter's, which must fit beside other engines.
+# llama-server's default for idle prompts kept in memory, and this adapter's, which must fit beside other
+# engines.
 CACHE_RAM_MIB = 512
 
 

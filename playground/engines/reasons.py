@@ -64,8 +64,8 @@ KILLED = (-9, 137)
 def explain(adapter: Engine, log: list[str], exit_code: int | None, memory_ran_out: bool | None) -> Reason:
     """Why an engine ended by itself.
 
-    `log`: its last lines. `exit_code`: negative for a signal, None while it runs. `memory_ran_out`: whether the kernel
-    killed processes for memory meanwhile (None: it cannot be known here).
+    `log`: its last lines. `exit_code`: negative for a signal, None while it runs. `memory_ran_out`: whether
+    the kernel killed processes for memory meanwhile (None: it cannot be known here).
     """
     return (
         adapter.explain(log, exit_code)

