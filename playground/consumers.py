@@ -1,0 +1,359 @@
+"""The WebSocket of a page: answers as they are written, notices, and Stop. Who may hear and do what is asked anew
+with each message, and every few seconds for those who only listen.
+
+A socket keeps offsets, not queues: its own task sends what it lacks when the last frame has left, so a slow one
+gets fewer, longer frames and holds up nobody.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.conf import settings
+from django.contrib.auth import get_user
+from django.contrib.sessions.backends.db import SessionStore
+from django.contrib.sessions.models import Session
+from django.db import Error as DatabaseTrouble
+from django.http.cookie import parse_cookie
+from django.utils import timezone
+
+from playground import access, events, generation
+from playground.events import Heard, Notice, Resumed
+from playground.feeds import KINDS, Feed, feeds
+from playground.leases import BOOT_ID
+from playground.models import Conversation, Membership, User
+from playground.orm import orm
+
+PATH = "/ws/"
+MESSAGE_BYTES = 4096
+WATCHES = 64
+TOPICS = 1000
+# Messages at once, and a second in the long run.
+BURST, RATE = 200, 20
+RECHECK_S = 10.0
+SIGNED_OUT, POLICY, RESTART = 4401, 1008, 1012
+
+log = logging.getLogger(__name__)
+
+
+class Malformed(Exception):
+    """A message that is none of the protocol's; the text says what is wrong."""
+
+
+@dataclass
+class Watch:
+    """What one socket has of one answer."""
+
+    feed: Feed
+    offsets: dict[str, int]
+
+    def frames(self) -> list[dict[str, Any]]:
+        """What it lacks; it counts as sent from here on. The last one is the end, when the answer ended."""
+        pk, found = self.feed.generation, []
+        for kind in reversed(KINDS):
+            text, sent = self.feed.text(kind), self.offsets[kind]
+            to = len(text)
+            if sent > to:
+                found.append({"type": "snapshot", "generation": pk, "kind": kind, "to": to, "text": text})
+            elif sent < to:
+                frame = {"type": "text", "generation": pk, "kind": kind, "from": sent, "to": to}
+                found.append(frame | {"text": text[sent:]})
+            self.offsets[kind] = to
+        if self.feed.state:
+            found.append({"type": "end", "generation": pk, "state": self.feed.state})
+        return found
+
+
+class Live(AsyncWebsocketConsumer):
+    """One socket. Uses no channel layer: what it sends comes from this process's feeds and subscription."""
+
+    channel_layer_alias = "none"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.session_key = ""
+        self.user_id = 0
+        self.teams: frozenset[int] = frozenset()
+        self.watches: dict[int, Watch] = {}
+        self.due: set[int] = set()
+        self.topics: dict[str, None] = {}
+        self.wake = asyncio.Event()
+        self.writing: asyncio.Task[None] | None = None
+        self.allowance, self.allowed_at = float(BURST), time.monotonic()
+
+    # The connection
+
+    async def connect(self) -> None:
+        """Accept our own pages of people who are signed in."""
+        headers = self.scope["headers"]
+        if not same_origin(headers):
+            await self.close()
+            return
+        self.session_key = _session_key(headers)
+        user = await orm(_person, self.session_key)
+        await self.accept()
+        if user is None:
+            await self.close(SIGNED_OUT)
+            return
+        self.user_id, self.teams = user.pk, await orm(_teams, user.pk)
+        await self._send({"type": "hello", "boot": BOOT_ID})
+        self.writing = asyncio.create_task(self._write())
+        self.writing.add_done_callback(_report)
+        sockets.add(self)
+
+    async def disconnect(self, code: int) -> None:
+        sockets.discard(self)
+        for watch in self.watches.values():
+            feeds.leave(watch.feed, self)
+        self.watches.clear()
+        if self.writing:
+            self.writing.cancel()
+
+    # From the page
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        if not self._allowed():
+            await self.close(POLICY, "too many messages")
+            return
+        try:
+            kind, pk, message = _read(text_data)
+            await self._obey(kind, pk, message)
+        except Malformed as problem:
+            await self._send({"type": "error", "message": str(problem)})
+        except DatabaseTrouble as problem:
+            log.warning("A socket's message was not answered: %s", problem)
+            await self._send({"type": "error", "message": "The database is away. Try again in a moment."})
+
+    async def _obey(self, kind: str, pk: int, message: dict[str, Any]) -> None:
+        if kind == "unwatch":
+            self._unwatch(pk)
+            return
+        user = await orm(_person, self.session_key)
+        if user is None:
+            await self.close(SIGNED_OUT)
+        elif (refusal := await orm(_refusal, user, pk, kind)) is not None:
+            await self._send({"type": "error", "generation": pk, "message": refusal})
+        elif kind == "watch":
+            await self._watch(pk, {name: _offset(message, name) for name in KINDS})
+        else:
+            await generation.stop(pk)
+            await self._send({"type": "stopping", "generation": pk})
+
+    async def _watch(self, pk: int, offsets: dict[str, int]) -> None:
+        self._unwatch(pk)
+        if len(self.watches) >= WATCHES:
+            raise Malformed(f"At most {WATCHES} answers can be watched.")
+        feed = await feeds.follow(pk, self)
+        if feed is None:
+            raise Malformed("There is no such answer.")
+        self.watches[pk] = Watch(feed, offsets)
+        self.more(pk)
+        if not feed.owned and not feed.state:
+            await generation.followed()
+
+    def _unwatch(self, pk: int) -> None:
+        if watch := self.watches.pop(pk, None):
+            feeds.leave(watch.feed, self)
+
+    def _allowed(self) -> bool:
+        """A bucket of BURST messages that fills by RATE a second."""
+        now = time.monotonic()
+        self.allowance = min(BURST, self.allowance + (now - self.allowed_at) * RATE) - 1
+        self.allowed_at = now
+        return self.allowance >= 0
+
+    # To the page
+
+    def more(self, generation: int) -> None:
+        self.due.add(generation)
+        self.wake.set()
+
+    def notice(self, topic: str) -> None:
+        """A row changed. A page that takes none for long is sent away, and looks anew when it returns."""
+        if len(self.topics) >= TOPICS:
+            sockets.dismiss(self, RESTART)
+            return
+        self.topics[topic] = None
+        self.wake.set()
+
+    async def _write(self) -> None:
+        while True:
+            await self.wake.wait()
+            self.wake.clear()
+            topics, self.topics = self.topics, {}
+            for topic in topics:
+                await self._send({"type": "notice", "topic": topic})
+            due, self.due = self.due, set()
+            for pk in due:
+                if watch := self.watches.get(pk):
+                    await self._bring(pk, watch)
+
+    async def _bring(self, pk: int, watch: Watch) -> None:
+        frames = watch.frames()
+        if watch.feed.state:
+            self._unwatch(pk)
+        for frame in frames:
+            await self._send(frame)
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        await self.send(text_data=json.dumps(message, ensure_ascii=False, separators=(",", ":")))
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """A socket that closed while something was sent is nothing new; its disconnect follows."""
+    if not task.cancelled() and (problem := task.exception()):
+        log.info("A socket ended while it was written to: %r", problem)
+
+
+class Sockets:
+    """Every socket of this process: tells them what was heard, and sends away who may not listen any more."""
+
+    def __init__(self) -> None:
+        self.open: set[Live] = set()
+        self.checking: asyncio.Task[None] | None = None
+        self.closing: set[asyncio.Task[None]] = set()
+
+    def add(self, socket: Live) -> None:
+        self.open.add(socket)
+        if self.checking is None or self.checking.done():
+            self.checking = asyncio.create_task(self._check())
+
+    def discard(self, socket: Live) -> None:
+        self.open.discard(socket)
+
+    def hear(self, heard: Heard) -> None:
+        if isinstance(heard, Resumed):
+            for socket in list(self.open):
+                self.dismiss(socket, RESTART)
+        elif isinstance(heard, Notice):
+            for socket in list(self.open):
+                if heard.team is None or heard.team in socket.teams:
+                    for topic in heard.topics:
+                        socket.notice(topic)
+
+    def dismiss(self, socket: Live, code: int) -> None:
+        self.open.discard(socket)
+        task = asyncio.create_task(socket.close(code))
+        self.closing.add(task)
+        task.add_done_callback(self.closing.discard)
+        task.add_done_callback(_report)
+
+    async def _check(self) -> None:
+        """While there are sockets: close those whose person signed out or left a team."""
+        while self.open:
+            await asyncio.sleep(RECHECK_S)
+            try:
+                await self._recheck(list(self.open))
+            except DatabaseTrouble as problem:
+                log.warning("Sockets could not be checked: %s", problem)
+
+    async def _recheck(self, asked: list[Live]) -> None:
+        keys, users = [socket.session_key for socket in asked], {socket.user_id for socket in asked}
+        alive, teams = await orm(_standing, keys, users)
+        for socket in asked:
+            if socket.session_key not in alive:
+                self.dismiss(socket, SIGNED_OUT)
+            elif not socket.teams <= teams[socket.user_id]:
+                self.dismiss(socket, RESTART)
+            socket.teams = teams[socket.user_id]
+
+
+sockets = Sockets()
+events.listening.listeners.append(sockets.hear)
+
+
+def same_origin(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether the page that opens the socket comes from the host it is opened to."""
+    origins = [value for name, value in headers if name == b"origin"]
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(origins) != 1 or len(hosts) != 1:
+        return False
+    try:
+        origin = urlsplit(origins[0].decode("ascii"))
+    except ValueError:
+        return False
+    return origin.scheme in ("http", "https") and origin.netloc.lower() == hosts[0].decode("latin-1").lower()
+
+
+def _session_key(headers: list[tuple[bytes, bytes]]) -> str:
+    cookies = "; ".join(value.decode("latin-1") for name, value in headers if name == b"cookie")
+    return parse_cookie(cookies).get(settings.SESSION_COOKIE_NAME, "")
+
+
+def _read(text: str | None) -> tuple[str, int, dict[str, Any]]:
+    """(type, generation, the message)."""
+    if text is None or len(text) > MESSAGE_BYTES:
+        raise Malformed(f"Send JSON of at most {MESSAGE_BYTES} bytes.")
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise Malformed("Send JSON.") from problem
+    kind = message.get("type") if isinstance(message, dict) else None
+    if kind not in ("watch", "unwatch", "stop"):
+        raise Malformed("type must be watch, unwatch or stop.")
+    pk = message.get("generation")
+    if type(pk) is not int or not 0 < pk < 2**63:
+        raise Malformed("generation must be a whole number.")
+    return kind, pk, message
+
+
+def _offset(message: dict[str, Any], name: str) -> int:
+    value = message.get(name, 0)
+    if type(value) is not int or value < 0:
+        raise Malformed(f"{name} must be a whole number from 0.")
+    return value
+
+
+def _person(session_key: str) -> User | None:
+    """Who is signed in by this session now."""
+    if not session_key:
+        return None
+    user: Any = get_user(SimpleNamespace(session=SessionStore(session_key)))  # type: ignore[arg-type]
+    return user if user.is_authenticated else None
+
+
+def _refusal(user: User, pk: int, kind: str) -> str | None:
+    """Why `user` may not watch or stop this answer; None when they may."""
+    holding = Conversation.objects.filter(turns__generations=pk)
+    conversation = access.visible(user, holding).first()
+    if conversation is None:
+        if kind == "stop":
+            access.audit(user, None, "refused write", f"generation:{pk}")
+        return "There is no such answer."
+    action = "chat" if kind == "stop" else "view"
+    return None if access.can(user, action, conversation.team) else "Your role here is to look on only."
+
+
+def _teams(user: int) -> frozenset[int]:
+    return frozenset(Membership.objects.filter(user=user).values_list("team_id", flat=True))
+
+
+def _standing(keys: list[str], users: set[int]) -> tuple[set[str], defaultdict[int, frozenset[int]]]:
+    """The sessions that still hold, and each person's teams."""
+    sessions = Session.objects.filter(session_key__in=keys, expire_date__gt=timezone.now())
+    alive = set(sessions.values_list("session_key", flat=True))
+    teams: defaultdict[int, frozenset[int]] = defaultdict(frozenset)
+    for user, team in Membership.objects.filter(user__in=users, user__is_active=True).values_list(
+        "user_id", "team_id"
+    ):
+        teams[user] |= {team}
+    return alive, teams
+
+
+_live = Live.as_asgi()
+
+
+async def websocket_application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Every WebSocket of the site."""
+    if scope["path"] == PATH:
+        await _live(scope, receive, send)
+    else:
+        await receive()
+        await send({"type": "websocket.close"})
