@@ -7,12 +7,12 @@ Engines are not trusted: sizes are capped, redirects never followed, what is not
 import asyncio
 import json
 import re
-import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from ssl import PROTOCOL_TLS_CLIENT, VERIFY_X509_PARTIAL_CHAIN, SSLContext
 from types import SimpleNamespace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -87,7 +87,7 @@ class Target:
     served_name: str
     engine: str
     replica: int
-    ssl: ssl.SSLContext | None = None
+    ssl: SSLContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +131,11 @@ def target(replica: Replica) -> Target:
 
 
 @cache
-def _pinned(certificate: str) -> ssl.SSLContext:
+def _pinned(certificate: str) -> SSLContext:
     """Trust this certificate (or its issuer, when the file holds it) and no other; nodes go by address."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = SSLContext(PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags |= VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(certificate)
     return context
 
