@@ -1,4 +1,4 @@
-"""API keys: making and revoking them, and what a secret looks like. Checking one is the gateway's, from its table."""
+"""API keys: making and revoking them, and what a secret looks like. Checking one is the gateway's."""
 
 import hashlib
 import secrets

@@ -74,7 +74,7 @@ class ApiKey(TeamOwned):
 
 
 class WebProcess(models.Model):
-    """One web process's view: draining a replica waits until each live one has a table newer than the drain."""
+    """One web process's view: draining waits until each live one has a table newer than the drain."""
 
     boot_id = models.CharField(max_length=40, primary_key=True)
     node = models.CharField(max_length=60)

@@ -1,8 +1,8 @@
-"""Which release of an endpoint is live: promote, settle, roll back, stop, take offline. The only writer of releases.
+"""Which release of an endpoint is live: promote, settle, roll back, stop, take offline.
 
-A promotion makes a release that starts on a deployment of its own; `settle` moves the pointer once that is ready. The
-pointer moves only by a conditional update, so the last good release stays live until another one truly serves. Where
-no second replica fits, the deployment that was tested is handed over to the release instead.
+The only writer of releases. A promotion makes one that starts on a deployment of its own; `settle` moves the
+pointer once that is ready, by a conditional update, so the last good one stays live until another truly serves.
+Where no second replica fits, the running one that was tested is handed over to the release.
 """
 
 import re
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Max, QuerySet
 
 from endpoints.models import Endpoint, EndpointEvent, Release
-from playground import access, deployments, events
+from playground import deployments, events
 from playground.engines.base import ReasonCode
 from playground.models import Configuration, Deployment, Generation, Replica, Team, User
 
@@ -44,9 +44,9 @@ def promote(
     note: str = "",
     in_place: bool = False,
 ) -> Release:
-    """Begin to launch what `deployment` runs under the name `endpoint`; `settle` makes it live when it is ready.
+    """Begin to launch what `deployment` runs as `endpoint`; `settle` makes it live when it is ready.
 
-    With `in_place` the deployment itself goes over to the release, at once and without a second start.
+    With `in_place` the running replica goes over to the release, at once and without a second start.
     """
     configuration = _tested(deployment)
     name = _name(endpoint)
@@ -99,13 +99,10 @@ def _number(
 ) -> Release:
     """Make the next release and the deployment it owns."""
     number = (endpoint.releases.aggregate(last=Max("number"))["last"] or 0) + 1
-    if in_place:
-        if not deployments.hand_over(tested):
-            raise PromotionRefused(f"{tested.name} belongs to a release already.")
-        own = tested
-    else:
-        own = deployments.release(
-            configuration, team=endpoint.team, user=user, name=f"{endpoint.name}-{number}"
+    own = _own_deployment(endpoint, number, configuration, user)
+    if in_place and not deployments.hand_over(tested, own):
+        raise PromotionRefused(
+            f"{tested.name} cannot be handed over: it belongs to a release, or just stopped."
         )
     return Release.objects.create(
         endpoint=endpoint,
@@ -117,6 +114,17 @@ def _number(
         note=note.strip(),
         created_by=user,
     )
+
+
+def _own_deployment(
+    endpoint: Endpoint, number: int, configuration: Configuration, user: User | None
+) -> Deployment:
+    try:
+        return deployments.release(
+            configuration, team=endpoint.team, user=user, name=f"{endpoint.name}-{number}"
+        )
+    except deployments.DeploymentRefused as refusal:
+        raise PromotionRefused(str(refusal)) from refusal
 
 
 def _evidence(tested: Deployment) -> dict[str, Any]:
@@ -133,7 +141,7 @@ def _evidence(tested: Deployment) -> dict[str, Any]:
 
 
 def settle() -> None:
-    """Bring every starting release as far as it can go now. Idempotent; several processes may run it at once."""
+    """Bring every starting release as far as it can go now. Idempotent; several may run at once."""
     starting = Release.objects.filter(state=State.STARTING).select_related(
         "endpoint__team", "deployment", "configuration"
     )
@@ -144,10 +152,10 @@ def settle() -> None:
 def _settle(release: Release) -> None:
     if deployments.ready_replicas(release.deployment):
         _go_live(release, release.created_by, "live")
-    elif problem := release.deployment.problem or _stopped(release.deployment):
-        fail(release, problem)
     elif refusal := _no_room(release.deployment):
         _make_do(release, refusal)
+    elif problem := release.deployment.problem or _stopped(release.deployment):
+        fail(release, problem)
 
 
 def _stopped(deployment: Deployment) -> str:
@@ -157,37 +165,32 @@ def _stopped(deployment: Deployment) -> str:
 
 def _no_room(deployment: Deployment) -> str:
     """Why its replica cannot be placed; empty while there is hope."""
-    waiting = deployment.replicas.filter(
-        state__in=[Replica.State.PENDING, Replica.State.PREPARING], reason_code=ReasonCode.NO_ROOM
-    )
+    waiting = deployment.replicas.filter(state=Replica.State.PENDING, reason_code=ReasonCode.NO_ROOM)
     newest = waiting.order_by("-id").first()
     return newest.reason if newest else ""
 
 
 def _make_do(release: Release, refusal: str) -> None:
-    """No second replica fits: take the tested deployment over, or share the one that runs this configuration."""
-    substitute = _hand_over(release) or _sharable(release)
-    if substitute is None:
-        fail(release, f"{refusal} The deployment that was tested no longer runs, so it could not take over.")
-        return
+    """No second replica fits: take over the tested one, or share one that runs this configuration."""
+    tested = Deployment.objects.filter(pk=release.evidence.get("deployment")).first()
+    if tested and deployments.hand_over(tested, release.deployment):
+        note = f"No second replica fits, so the running one of {tested.name} was handed over."
+        _record(release.endpoint, "hand over", release.created_by, release=release, note=note)
+        _go_live(release, release.created_by, "live")
+    elif shared := _sharable(release):
+        _share(release, shared)
+        _go_live(release, release.created_by, "live")
+    else:
+        fail(release, f"{refusal} What was tested no longer runs, so it could not take its place.")
+
+
+def _share(release: Release, shared: Deployment) -> None:
     unused = release.deployment
     if Release.objects.filter(pk=release.pk, state=State.STARTING, deployment=unused).update(
-        deployment=substitute
+        deployment=shared
     ):
-        deployments.retire(unused)
-        release.deployment = substitute
-        note = f"No room for a second replica: {substitute.name} was handed over."
-        _record(release.endpoint, "hand over", release.created_by, release=release, note=note)
-        _settle(release)
-
-
-def _hand_over(release: Release) -> Deployment | None:
-    tested = Deployment.objects.filter(
-        pk=release.evidence.get("deployment"), configuration=release.configuration
-    ).first()
-    if tested and deployments.ready_replicas(tested) and deployments.hand_over(tested):
-        return tested
-    return None
+        release.deployment = shared
+        deployments.retire(unused, release.created_by)
 
 
 def _sharable(release: Release) -> Deployment | None:
@@ -206,30 +209,30 @@ def _go_live(release: Release, user: User | None, action: str) -> bool:
         endpoint = Endpoint.objects.select_for_update().get(pk=release.endpoint_id)
         won = (
             Release.objects.filter(pk=release.pk, state__in=[State.STARTING, State.WARM])
-            .exclude(pk=endpoint.live_id)
+            .exclude(pk=endpoint.live_id or 0)
             .update(state=State.LIVE, problem="")
         )
         if not won:
             return False
         previous = endpoint.live
         Endpoint.objects.filter(pk=endpoint.pk, live=previous).update(live=release)
-        _retire(endpoint.releases.filter(state=State.WARM))
+        _retire(endpoint.releases.filter(state=State.WARM), user)
         if previous:
             Release.objects.filter(pk=previous.pk, state=State.LIVE).update(state=State.WARM)
         _record(endpoint, action, user, release=release, previous=previous, note=release.note)
     return True
 
 
-def _retire(releases: Any) -> None:
+def _retire(releases: QuerySet[Release], user: User | None) -> None:
     """Retire releases and stop deployments that no running release owns any more."""
     for release in list(releases.select_related("deployment")):
         if Release.objects.filter(pk=release.pk, state=release.state).update(state=State.RETIRED):
-            _let_go(release.deployment)
+            _let_go(release.deployment, user)
 
 
-def _let_go(deployment: Deployment) -> None:
+def _let_go(deployment: Deployment, user: User | None) -> None:
     if not Release.objects.filter(deployment=deployment, state__in=RUNNING).exists():
-        deployments.retire(deployment)
+        deployments.retire(deployment, user)
 
 
 def fail(release: Release, problem: str, user: User | None = None) -> bool:
@@ -239,7 +242,7 @@ def fail(release: Release, problem: str, user: User | None = None) -> bool:
             state=State.FAILED, problem=problem
         )
         if failed:
-            _let_go(release.deployment)
+            _let_go(release.deployment, user)
             _record(release.endpoint, "failed", user, release=release, note=problem)
     return bool(failed)
 
@@ -269,7 +272,10 @@ def rollback(endpoint: Endpoint, user: User | None, to: Release | None = None) -
 
 def _earlier(endpoint: Endpoint, to: Release | None) -> Release:
     """The release to go back to: the one named, else the last that was live before."""
-    candidates = endpoint.releases.exclude(pk=endpoint.live_id).filter(state__in=[State.WARM, State.RETIRED])
+    # "warm" sorts after "retired": one that can take over at once comes first.
+    candidates = endpoint.releases.exclude(pk=endpoint.live_id or 0).filter(
+        state__in=[State.WARM, State.RETIRED]
+    )
     target = (candidates.filter(pk=to.pk) if to else candidates.order_by("-state", "-number")).first()
     if target is None and to is not None:
         raise PromotionRefused(f"Release {to.number} is {to.state}: it cannot be rolled back to.")
@@ -284,21 +290,25 @@ def _go_live_again(target: Release, user: User | None) -> bool:
 
 
 def _restart(target: Release, user: User | None) -> None:
-    """Start a retired (or fallen) release again; `settle` moves the pointer when it serves."""
-    if Release.objects.filter(pk=target.pk, state=target.state).update(state=State.STARTING, problem=""):
-        deployments.revive(target.deployment)
+    """Start a retired (or fallen) release again, on a new deployment; `settle` then moves the pointer."""
+    before = target.deployment
+    own = _own_deployment(target.endpoint, target.number, target.configuration, user)
+    if Release.objects.filter(pk=target.pk, state=target.state).update(
+        state=State.STARTING, problem="", deployment=own
+    ):
+        _let_go(before, user)
         _record(target.endpoint, "roll back", user, release=target, note="It starts again first.")
 
 
 def take_offline(endpoint: Endpoint, user: User) -> None:
-    """Serve nothing under this name and stop its replicas; the history stays, and promoting brings it back."""
+    """Serve nothing under this name and stop its replicas; the history stays, promoting brings it back."""
     with transaction.atomic():
         endpoint = Endpoint.objects.select_for_update().get(pk=endpoint.pk)
         previous = endpoint.live
         for starting in endpoint.releases.filter(state=State.STARTING):
             fail(starting, "The endpoint was taken offline.", user)
         Endpoint.objects.filter(pk=endpoint.pk).update(live=None)
-        _retire(endpoint.releases.filter(state__in=[State.LIVE, State.WARM]))
+        _retire(endpoint.releases.filter(state__in=[State.LIVE, State.WARM]), user)
         _record(endpoint, "offline", user, previous=previous)
 
 
@@ -316,5 +326,3 @@ def _record(
         endpoint=endpoint, action=action, release=release, previous=previous, user=user, note=note
     )
     events.notify(endpoint.team_id, f"endpoint:{endpoint.pk}", "endpoints")
-
-

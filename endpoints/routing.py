@@ -1,7 +1,7 @@
-"""The gateway's table: keys, endpoints, live releases and ready replicas, in memory, and choosing among them.
+"""The gateway's table in memory: keys, endpoints, live releases, ready replicas; and the choice among them.
 
-One task a web process keeps it: read whole every two seconds, sooner when PostgreSQL announces a change. Without
-PostgreSQL the last table serves for a minute, then nothing is served. Redis plays no part. Knows nothing about HTTP.
+One task a web process keeps it: read whole every two seconds, sooner when PostgreSQL announces a change.
+Without PostgreSQL the last table serves for a minute, then nothing is served. Redis plays no part.
 """
 
 import asyncio
@@ -29,7 +29,6 @@ from playground.models import Deployment, Node, Replica
 log = logging.getLogger(__name__)
 
 RELOAD_S = 2.0
-STALE_S = 60.0
 # Announcements closer together than this are answered by one reload.
 CALM_S = 0.05
 BOOT_ID = secrets.token_hex(8)
@@ -73,7 +72,7 @@ class Table:
     routes: Mapping[tuple[int, str], Route] = field(default_factory=dict)
 
     def fresh(self) -> bool:
-        return time.monotonic() - self.read < STALE_S
+        return time.monotonic() - self.read < settings.TABLE_STALE_S
 
 
 _table = Table()

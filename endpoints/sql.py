@@ -14,12 +14,14 @@ from psycopg.rows import namedtuple_row
 CHANNEL = "slipway_routes"
 
 _KEYS = """
-    SELECT id, team_id, prefix, secret_hash, scopes, extract(epoch FROM expires_at - now())::float8 AS expires_in
+    SELECT id, team_id, prefix, secret_hash, scopes,
+           extract(epoch FROM expires_at - now())::float8 AS expires_in
     FROM endpoints_apikey
     WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
 """
 _ENDPOINTS = """
-    SELECT endpoint.id, endpoint.team_id, endpoint.name, extract(epoch FROM endpoint.created_at)::bigint AS created,
+    SELECT endpoint.id, endpoint.team_id, endpoint.name,
+           extract(epoch FROM endpoint.created_at)::bigint AS created,
            release.id AS release_id, release.sampling, release.deployment_id
     FROM endpoints_endpoint AS endpoint
     JOIN endpoints_release AS release ON release.id = endpoint.live_id
@@ -91,7 +93,9 @@ async def snapshot(connection: AsyncConnection[Any]) -> Snapshot:
     return Snapshot(moment.at, *rows)
 
 
-async def present(connection: AsyncConnection[Any], boot: str, node: str, pid: int, table_at: datetime) -> None:
+async def present(
+    connection: AsyncConnection[Any], boot: str, node: str, pid: int, table_at: datetime
+) -> None:
     """Say that this web process lives and how new its table is: draining waits for that."""
     await connection.execute(_PRESENT, {"boot": boot, "node": node, "pid": pid, "table_at": table_at})
 

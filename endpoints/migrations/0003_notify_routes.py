@@ -1,4 +1,4 @@
-"""Announce every change the gateway routes by, whoever makes it: runners and the playground need not know of it."""
+"""Announce every change the gateway routes by, whoever makes it: runners need not know of the gateway."""
 
 from django.db import migrations
 

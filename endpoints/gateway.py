@@ -1,0 +1,439 @@
+"""/v1: bare ASGI, in front of Django. Authorise, admit, choose a replica, relay, account.
+
+One `Exchange` a request. What a request may say is `protocol`'s, where it goes is `routing`'s, what happens
+to streamed bytes is `streams`'. Nothing of a request's or an answer's content is ever logged.
+
+Exchanges have no timers of their own: one janitor a process looks over all of them, ends those whose client
+sends or reads too slowly, and keeps waiting streams alive with comments.
+"""
+
+import asyncio
+import json
+import logging
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from time import monotonic
+from typing import Any
+from urllib.parse import unquote
+
+from django.conf import settings
+
+from endpoints import metrics, protocol, routing
+from endpoints.protocol import Refusal
+from endpoints.routing import Key, Route
+from endpoints.streams import Malformed, Stream
+from playground import engine_client
+from playground.engine_client import EngineError, Relayed
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+log = logging.getLogger(__name__)
+
+MAX_ACTIVE = 4000
+MAX_BUFFERED = 512 * 1024 * 1024
+ANSWER_LIMIT = 64 * 1024 * 1024
+ERROR_LIMIT = 64 * 1024
+# Answers quicker than this are not watched for a client that hangs up: it costs more than it saves.
+WATCH_AFTER_S = 0.02
+# The engine gets nothing of the client's headers: least of all its key.
+ENGINE_HEADERS = {"content-type": "application/json"}
+# Another replica may do better, as long as the client has had no byte.
+RETRYABLE = frozenset({"unreachable", "died_midway", "overloaded"})
+
+JSON: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+KEEP_ALIVE = b": keep-alive\n\n"
+
+_active: set["Exchange"] = set()
+_janitor: asyncio.Task[None] | None = None
+
+
+async def startup() -> None:
+    """Begin keeping the routing table and looking after exchanges."""
+    global _janitor
+    await routing.startup()
+    _janitor = asyncio.create_task(_look_after(), name="gateway janitor")
+
+
+async def shutdown() -> None:
+    global _janitor
+    if _janitor is not None:
+        _janitor.cancel()
+        await asyncio.gather(_janitor, return_exceptions=True)
+        _janitor = None
+    await routing.shutdown()
+
+
+async def application(scope: Message, receive: Receive, send: Send) -> None:
+    """One HTTP request below /v1."""
+    await Exchange(scope, receive, send).answer()
+
+
+async def _look_after() -> None:
+    pause = min(1.0, settings.KEEP_ALIVE_S / 4, settings.BODY_TIMEOUT_S / 4)
+    while True:
+        await asyncio.sleep(pause)
+        now = monotonic()
+        for exchange in list(_active):
+            exchange.look_after(now)
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "_body_until",
+        "_buffered",
+        "_chat",
+        "_commenting",
+        "_ended_by",
+        "_receive",
+        "_send",
+        "_sending_since",
+        "_sent_at",
+        "_task",
+        "_watch",
+        "began",
+        "label",
+        "method",
+        "path",
+        "raw_headers",
+        "request_id",
+        "started",
+        "status",
+        "streaming",
+        "ttft",
+        "usage",
+    )
+    buffered = 0
+    """Bytes of request bodies in memory, in this process."""
+
+    def __init__(self, scope: Message, receive: Receive, send: Send) -> None:
+        self.began = monotonic()
+        self.method: str = scope["method"]
+        self.path: bytes = scope.get("raw_path") or scope["path"].encode()
+        self.raw_headers: Headers = scope["headers"]
+        self.request_id = ""
+        self.label = ""
+        self.status = 0
+        self.started = self.streaming = False
+        self._chat = False
+        self.ttft: float | None = None
+        self.usage: dict[str, Any] | None = None
+        self._receive, self._send = receive, send
+        self._task: asyncio.Task[Any] | None = asyncio.current_task()
+        self._watch: asyncio.Task[None] | asyncio.TimerHandle | None = None
+        self._commenting: asyncio.Task[None] | None = None
+        self._ended_by = ""
+        self._body_until = self._sending_since = float("inf")
+        self._sent_at = self.began
+        self._buffered = 0
+
+    async def answer(self) -> None:
+        """Answer in every case, with the one error shape when it goes wrong, and account for it."""
+        _active.add(self)
+        try:
+            await self._dispatch()
+        except Refusal as refusal:
+            await self._refuse(refusal)
+        except asyncio.CancelledError:
+            await self._ended()
+        except Exception as error:
+            self._log_fault(error)
+            await self._refuse(Refusal(500, "Something went wrong here.", "internal_error"))
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        _active.discard(self)
+        Exchange.buffered -= self._buffered
+        if self._watch is not None:
+            self._watch.cancel()
+        metrics.finished(self.label, self.status, monotonic() - self.began, self.ttft, self.usage)
+
+    def _log_fault(self, error: Exception) -> None:
+        """Where it happened, never what was said: an exception's text may quote the request."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{frame.filename}:{frame.lineno}"
+        log.error("request %s failed: %s at %s", self.request_id, type(error).__name__, place)
+
+    async def _dispatch(self) -> None:
+        found = self._headers()
+        chat = protocol.GENERATE.get((self.method, self.path))
+        listing = self.method == "GET" and (
+            self.path == protocol.MODELS or self.path.startswith(protocol.MODELS + b"/")
+        )
+        if chat is None and not listing:
+            raise protocol.unknown_route(self.method)
+        key = self._authorise(found)
+        if chat is None:
+            await self._models(key)
+        else:
+            await self._generate(key, found, chat)
+
+    def _headers(self) -> dict[bytes, bytes]:
+        given = next((value for name, value in self.raw_headers[:100] if name == b"x-request-id"), None)
+        self.request_id = protocol.request_id(given)
+        return protocol.headers(self.raw_headers)
+
+    def _authorise(self, found: dict[bytes, bytes]) -> Key:
+        secret = protocol.secret(found)
+        if not routing.table().fresh():
+            raise protocol.unavailable("The gateway has lost its database. Try again shortly.", 5, "no_table")
+        key = routing.authorise(secret)
+        if key is None:
+            raise protocol.wrong_key()
+        if len(_active) > MAX_ACTIVE:
+            raise protocol.unavailable("Too many requests are running here.", 2, "too_busy")
+        return key
+
+    # GET /v1/models
+
+    async def _models(self, key: Key) -> None:
+        if self.path == protocol.MODELS:
+            rows = [route for route in routing.names(key) if route.release or route.replicas]
+            data = [protocol.model_object(route.name, route.created) for route in rows]
+            await self._json(200, {"object": "list", "data": data})
+            return
+        name = unquote(self.path[len(protocol.MODELS) + 1 :].decode("ascii", "replace"))
+        route = self._find(key, name)
+        await self._json(200, protocol.model_object(route.name, route.created))
+
+    def _find(self, key: Key, name: str) -> Route:
+        scope = "playground" if "/" in name else "endpoints"
+        if scope not in key.scopes:
+            raise Refusal(403, f"This key lacks the scope {scope!r}.", "missing_scope", "model")
+        route = routing.find(key, name)
+        if route is None:
+            raise protocol.no_such_model(name)
+        return route
+
+    # POST: read, choose, relay
+
+    async def _generate(self, key: Key, found: dict[bytes, bytes], chat: bool) -> None:
+        raw = await self._body(protocol.body_length(found))
+        body = protocol.parse(raw, chat=chat)
+        route = self._find(key, body["model"])
+        self.label, self._chat = route.name, chat
+        if ("POST", self.path.decode()) not in route.quirks.routes:
+            raise Refusal(400, "This model's engine does not serve this route.", "unsupported_route", "model")
+        protocol.refuse_unsupported(body, route.quirks)
+        self.streaming = body.get("stream") is True
+        self._watch = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watch)
+        await self._relay(key, route, body, protocol.weight(raw, body))
+
+    async def _body(self, announced: int | None) -> bytes:
+        """The whole body; refused when it is larger than it may be or slower than it should be."""
+        self._body_until = self.began + settings.BODY_TIMEOUT_S
+        message = await self._receive()
+        chunks, size = [], 0
+        while message["type"] == "http.request":
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if not message.get("more_body"):
+                self._body_until = float("inf")
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            self._admit(size)
+            message = await self._receive()
+        self._hang_up("hang-up")
+        raise asyncio.CancelledError
+
+    def _admit(self, size: int) -> None:
+        """Bound what bodies still on their way take, each and together."""
+        if size > protocol.BODY_LIMIT:
+            raise protocol.too_large()
+        Exchange.buffered += size - self._buffered
+        self._buffered = size
+        if Exchange.buffered > MAX_BUFFERED:
+            raise protocol.unavailable("Too much is being uploaded here.", 5, "too_busy")
+
+    async def _relay(self, key: Key, route: Route, body: dict[str, Any], tokens: int) -> None:
+        """Send it to the best replica; to another one, once, where the first cannot be reached."""
+        failed: set[int] = set()
+        while True:
+            route, target = await self._replica(key, route, failed)
+            payload = protocol.prepare(body, route.sampling, target.served_name, route.quirks)
+            routing.take(route, target, tokens)
+            try:
+                async with engine_client.relay(
+                    target, "POST", self.path.decode(), ENGINE_HEADERS, payload
+                ) as answer:
+                    await self._pass_on(answer, route, body)
+                return
+            except EngineError as error:
+                if self.started or failed or error.code not in RETRYABLE:
+                    raise protocol.engine_failed(error, chat=self._chat) from error
+                failed.add(target.replica)
+            finally:
+                routing.release(route, target, tokens)
+
+    async def _replica(self, key: Key, route: Route, failed: set[int]) -> tuple[Route, engine_client.Target]:
+        """The route as it is now and a ready replica of it; waits for one that is on its way."""
+        until = monotonic() + settings.HOLD_S
+        while (target := routing.choose(route, failed)) is None:
+            left = until - monotonic()
+            if not route.coming:
+                raise protocol.unavailable(f"No replica of {route.name} is ready.")
+            if left <= 0:
+                raise protocol.unavailable(f"{route.name} is still starting.", 10, "starting")
+            await routing.changed(left)
+            route = self._find(key, route.name)
+        return route, target
+
+    async def _pass_on(self, answer: Relayed, route: Route, body: dict[str, Any]) -> None:
+        if answer.status != 200:
+            await self._engine_refused(answer)
+        kind = answer.headers.get("content-type", "")
+        if self.streaming and "text/event-stream" in kind:
+            options = body.get("stream_options") or {}
+            await self._pass_stream(answer.body, Stream(route.quirks, bool(options.get("include_usage"))))
+        elif not self.streaming and "json" in kind:
+            await self._pass_whole(answer.body)
+        else:
+            raise protocol.bad_engine()
+
+    async def _engine_refused(self, answer: Relayed) -> None:
+        """Raise what the engine's error means."""
+        raw = b""
+        async for data in answer.body:
+            raw += data
+            if len(raw) > ERROR_LIMIT:
+                break
+        raise engine_client.refusal(answer.status, raw)
+
+    async def _pass_whole(self, body: AsyncIterator[bytes]) -> None:
+        chunks, size = [], 0
+        async for data in body:
+            chunks.append(data)
+            size += len(data)
+            if size > ANSWER_LIMIT:
+                raise protocol.bad_engine()
+        raw = b"".join(chunks)
+        try:
+            answer = json.loads(raw)
+        except ValueError as error:
+            raise protocol.bad_engine() from error
+        if not isinstance(answer, dict):
+            raise protocol.bad_engine()
+        self.usage = answer.get("usage")
+        await self._start(200, [*JSON, (b"content-length", str(size).encode())])
+        await self._write(raw, more=False)
+
+    async def _pass_stream(self, body: AsyncIterator[bytes], stream: Stream) -> None:
+        """Pass events on as they come. Once begun it ends with [DONE] or an error event, never silently."""
+        try:
+            await self._pass_events(body, stream)
+        except (EngineError, Malformed) as error:
+            if not self.started and not isinstance(error, Malformed):
+                raise
+            stream.failed = True
+        self.usage = stream.usage
+        if stream.complete:
+            return
+        if stream.failed or not stream.end_reached:
+            raise protocol.died_midway()
+        await self._write(stream.end(), more=False)
+
+    async def _pass_events(self, body: AsyncIterator[bytes], stream: Stream) -> None:
+        async for data in body:
+            if stream.done:
+                continue
+            passing = stream.feed(data)
+            if stream.failed:
+                return
+            if not passing:
+                continue
+            if self.ttft is None and stream.content_seen:
+                self.ttft = monotonic() - self.began
+            if not self.started:
+                await self._start(200, SSE)
+            await self._write(passing, more=not stream.done)
+
+    # What the client gets
+
+    async def _json(self, status: int, value: dict[str, Any]) -> None:
+        raw = json.dumps(value).encode()
+        await self._start(status, [*JSON, (b"content-length", str(len(raw)).encode())])
+        await self._write(raw, more=False)
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        """The error as an answer, or as the last event of a stream that has begun."""
+        if self._ended_by == "hang-up":
+            return
+        if refusal.status >= 500:
+            log.warning("request %s to %s: %s %s", self.request_id, self.label, refusal.status, refusal.code)
+        if self.started:
+            self.status = refusal.status
+            await self._write(b"data: " + refusal.body() + b"\n\n", more=False)
+            return
+        raw = refusal.body()
+        headers = [*JSON, (b"content-length", str(len(raw)).encode())]
+        headers += [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
+        if refusal.status in (408, 413, 415, 431):
+            headers.append((b"connection", b"close"))
+        await self._start(refusal.status, headers)
+        await self._write(raw, more=False)
+
+    async def _start(self, status: int, headers: Headers) -> None:
+        self.started, self.status = True, status
+        took = str(int((monotonic() - self.began) * 1000)).encode()
+        headers = [*headers, (b"x-request-id", self.request_id.encode()), (b"openai-processing-ms", took)]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _write(self, data: bytes, *, more: bool) -> None:
+        if self._commenting is not None:
+            await self._commenting
+            self._commenting = None
+        self._sending_since = monotonic()
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self._sent_at, self._sending_since = self._sending_since, float("inf")
+
+    # What ends or keeps an exchange from outside
+
+    def look_after(self, now: float) -> None:
+        """The janitor's visit: end a client that is too slow, keep a waiting stream alive."""
+        if now > self._body_until:
+            self._hang_up("slow body")
+        elif now - self._sending_since > settings.STALL_S:
+            self._hang_up("slow reader")
+        elif self._is_silent(now):
+            self._commenting = asyncio.create_task(self._comment())
+
+    def _is_silent(self, now: float) -> bool:
+        """A stream whose client has heard nothing for long, with no write under way."""
+        writing = self._commenting is not None or self._sending_since != float("inf")
+        return self.streaming and not writing and now - self._sent_at > settings.KEEP_ALIVE_S
+
+    async def _comment(self) -> None:
+        if not self.started:
+            await self._start(200, SSE)
+        self._sent_at = monotonic()
+        await self._send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+
+    def _start_watch(self) -> None:
+        self._watch = asyncio.create_task(self._watch_client())
+
+    async def _watch_client(self) -> None:
+        """End the exchange, and with it the engine's work, when the client hangs up."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._hang_up("hang-up")
+
+    def _hang_up(self, why: str) -> None:
+        if not self._ended_by and self._task is not None:
+            self._ended_by = why
+            self._task.cancel()
+
+    async def _ended(self) -> None:
+        """After a cancellation: ours is an answer of its own, the server's goes on up."""
+        if not self._ended_by or self._task is None:
+            raise asyncio.CancelledError
+        self._task.uncancel()
+        if self._ended_by == "slow body":
+            self._ended_by = ""
+            await self._refuse(Refusal(408, "The body took too long to arrive.", "slow_body"))
+        elif not self.status or self.started:
+            self.status = 499

@@ -1,0 +1,215 @@
+"""The OpenAI surface in words: which routes exist, what a request must look like, and the one error shape.
+
+Knows nothing about keys, replicas or connections.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from playground import policy
+from playground.engine_client import EngineError
+from playground.engines.base import Quirks
+
+# (method, raw path) → whether it is a chat. Compared byte for byte: nothing is decoded.
+GENERATE: Mapping[tuple[str, bytes], bool] = {
+    ("POST", b"/v1/chat/completions"): True,
+    ("POST", b"/v1/completions"): False,
+}
+MODELS = b"/v1/models"
+
+BODY_LIMIT = 16 * 1024 * 1024
+HEADER_COUNT = 100
+HEADER_BYTES = 64 * 1024
+MODEL_NAME = 200
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
+_HOST = re.compile(rb"[A-Za-z0-9._-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+
+KINDS = {
+    400: "invalid_request_error",
+    401: "invalid_request_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    408: "timeout_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    431: "invalid_request_error",
+}
+
+
+@dataclass
+class Refusal(Exception):
+    """An answer other than the one asked for: a status and the fields of the error object."""
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        """`{"error": {"message", "type", "param", "code"}}`."""
+        kind = KINDS.get(self.status, "server_error")
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+
+def unknown_route(method: str) -> Refusal:
+    return Refusal(404, f"There is nothing at this address for {_plain(method, 10)}.", "unknown_url")
+
+
+def no_such_model(name: str) -> Refusal:
+    return Refusal(404, f"No model is called {_plain(name, 80)!r} here.", "model_not_found", "model")
+
+
+def unavailable(message: str, retry_after_s: int = 5, code: str = "no_capacity") -> Refusal:
+    return Refusal(503, message, code, headers={"retry-after": str(retry_after_s)})
+
+
+def bad_engine() -> Refusal:
+    return Refusal(502, "The engine gave an answer that cannot be passed on.", "bad_engine_answer")
+
+
+def headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The request's headers by lower-case name. Refuses a flood of them, and doubles of those that decide."""
+    found: dict[bytes, bytes] = {}
+    count = size = 0
+    for name, value in raw:
+        count += 1
+        size += len(name) + len(value)
+        if name in found and name in _ONCE:
+            raise Refusal(
+                400, f"The header {name.decode('latin-1')} may be sent only once.", "duplicate_header"
+            )
+        found[name] = value
+    if count > HEADER_COUNT or size > HEADER_BYTES:
+        raise Refusal(431, "Too many or too large headers.", "headers_too_large")
+    if not _HOST.fullmatch(found.get(b"host", b"")):
+        raise Refusal(400, "The Host header is missing or malformed.", "bad_host")
+    return found
+
+
+_ONCE = frozenset(
+    {b"host", b"authorization", b"x-api-key", b"content-length", b"content-type", b"idempotency-key"}
+)
+
+
+def request_id(given: bytes | None) -> str:
+    """The client's own id when it is a harmless token, else a new one."""
+    if given and _REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return "req_" + secrets.token_hex(12)
+
+
+def secret(found: Mapping[bytes, bytes]) -> str:
+    """The key a request carries, by either header but not by both."""
+    bearer, plain = found.get(b"authorization"), found.get(b"x-api-key")
+    if bearer is not None and plain is not None:
+        raise Refusal(400, "Send the key as Authorization or as x-api-key, not as both.", "two_keys")
+    if bearer is not None:
+        scheme, _, value = bearer.partition(b" ")
+        return value.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
+    return plain.decode("latin-1") if plain is not None else ""
+
+
+def wrong_key() -> Refusal:
+    return Refusal(
+        401,
+        "Incorrect API key. Send a valid one as Authorization: Bearer.",
+        "invalid_api_key",
+        headers={"www-authenticate": "Bearer"},
+    )
+
+
+def body_length(found: Mapping[bytes, bytes]) -> int | None:
+    """The length announced; None when the body comes in chunks. Refuses what will not be read."""
+    if found.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise Refusal(415, "Compressed bodies are not accepted.", "unsupported_encoding")
+    if b"json" not in found.get(b"content-type", b"application/json").lower():
+        raise Refusal(415, "Send JSON, with Content-Type: application/json.", "unsupported_media_type")
+    announced = found.get(b"content-length")
+    if announced is None:
+        return None
+    length = int(announced)
+    if length > BODY_LIMIT:
+        raise too_large()
+    return length
+
+
+def too_large() -> Refusal:
+    return Refusal(413, f"The body is larger than {BODY_LIMIT // 2**20} MiB.", "body_too_large")
+
+
+def parse(raw: bytes, *, chat: bool) -> dict[str, Any]:
+    """The body as JSON within the request policy, with a model named."""
+    try:
+        body = policy.loads(raw)
+        policy.check(body, chat=chat)
+    except policy.BadRequest as bad:
+        raise Refusal(400, bad.message, bad.code, bad.param) from bad
+    model = body.get("model")
+    if not isinstance(model, str) or not 0 < len(model) <= MODEL_NAME:
+        raise Refusal(400, "Name an endpoint in model.", "missing_model", "model")
+    return body
+
+
+def prepare(body: dict[str, Any], sampling: Mapping[str, Any], served_name: str, quirks: Quirks) -> bytes:
+    """What the engine is sent: the client's values over the release's defaults, usage always asked."""
+    merged = {**sampling, **body} if sampling else dict(body)
+    if sampling and "max_completion_tokens" in body and "max_tokens" not in body:
+        merged.pop("max_tokens", None)
+    merged["model"] = served_name
+    if merged.get("stream") and "stream_options" not in quirks.ignored:
+        merged["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+    return json.dumps(merged, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def refuse_unsupported(body: Mapping[str, Any], quirks: Quirks) -> None:
+    """Name the first parameter the engine is known to refuse."""
+    if quirks.refused and (named := sorted(quirks.refused & body.keys())):
+        raise Refusal(
+            400, f"The engine behind this model does not take {named[0]}.", "unsupported_parameter", named[0]
+        )
+
+
+def weight(raw: bytes, body: Mapping[str, Any]) -> int:
+    """Tokens a request may cost, roughly: a quarter of its bytes and what it may generate."""
+    return len(raw) // 4 + int(body.get("max_completion_tokens") or body.get("max_tokens") or 256)
+
+
+def engine_failed(error: EngineError, *, chat: bool) -> Refusal:
+    """An engine's failure in our shape. Its text is told, cut short, only where it is about the request."""
+    if error.code == "context_exceeded":
+        param = "messages" if chat else "prompt"
+        return Refusal(400, _plain(error.text, 300), "context_length_exceeded", param)
+    if error.code == "bad_request":
+        return Refusal(400, _plain(error.text, 300), "refused_by_engine")
+    if error.code == "overloaded":
+        return unavailable("The engine is busy. Try again shortly.", 1, "engine_busy")
+    if error.code == "unreachable":
+        return unavailable("The engine cannot be reached right now.", 2, "engine_unreachable")
+    if error.code == "timeout":
+        return Refusal(504, "The engine did not answer in time.", "engine_timeout")
+    if error.code == "died_midway":
+        return died_midway()
+    return bad_engine() if error.code == "malformed" else Refusal(502, "The engine failed.", "engine_failed")
+
+
+def died_midway() -> Refusal:
+    return Refusal(502, "The engine stopped in the middle of its answer.", "died_midway")
+
+
+def _plain(text: str, limit: int) -> str:
+    """Text fit for an error message: one line, no control characters, cut at `limit`."""
+    text = _CONTROL.sub(" ", text.encode("utf-8", "replace").decode())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def model_object(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "slipway"}
