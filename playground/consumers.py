@@ -1,8 +1,8 @@
-"""The WebSocket of a page: answers as they are written, notices, and Stop. Who may hear and do what is asked anew
-with each message, and every few seconds for those who only listen.
+"""The WebSocket of a page: answers as they are written, notices, and Stop. Who may hear and do what is asked
+anew with each message, and every few seconds for those who only listen.
 
-A socket keeps offsets, not queues: its own task sends what it lacks when the last frame has left, so a slow one
-gets fewer, longer frames and holds up nobody.
+A socket keeps offsets, not queues: its own task sends what it lacks when the last frame has left, so that a
+slow one gets fewer, longer frames and holds up nobody.
 """
 
 import asyncio
