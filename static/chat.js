@@ -181,7 +181,12 @@ latest.addEventListener("click", () => {
 // --- The draft ----------------------------------------------------------------------------------------------------
 
 const KEY = `slipway:draft:${chat.dataset.conversation}`;
-let draft = { text: "", client: crypto.randomUUID?.() ?? String(Math.random()), held: false };
+let draft = { text: "", client: new_id(), held: false };
+
+/** One id for each message: a message that is sent twice is one. (randomUUID needs a secure page.) */
+function new_id() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 
 function keep() {
   draft.text = message.value;
@@ -212,7 +217,7 @@ function recall() {
 }
 
 function begin_draft() {
-  draft = { text: "", client: crypto.randomUUID?.() ?? String(Math.random()), held: false };
+  draft = { text: "", client: new_id(), held: false };
 }
 
 let keep_timer = 0;
@@ -273,27 +278,24 @@ function may_send() {
   return may_reach();
 }
 
-/** Whether the column's model can answer now. A loading one holds the message; a stopped one is started first. */
+/** Whether the column's model answers, or will once it has loaded. A stopped one is started first. */
 function may_reach() {
   const { state, name, problem } = head().dataset;
-  if (state === "ready") return true;
+  if (state === "ready" || state === "loading") return true;
+  const start = $("[data-start]", head());
   if (state === "none") refuse("Choose a model for this conversation first.");
-  else if (state === "stopped") {
-    const start = $("[data-start]", head());
-    if (!start) refuse(problem);
-    else {
-      hold(name);
-      start.click();
-    }
-  } else if (state === "failed") refuse(problem);
-  else hold(name);
+  else if (state === "failed" || !start) refuse(problem);
+  else {
+    hold(name);
+    start.click();
+  }
   return false;
 }
 
 function hold(name) {
   draft.held = true;
   keep();
-  tell(`${name} is starting. Your message is sent when it is ready.`, "wait");
+  tell(`Starting ${name}; your message goes with it.`, "wait");
   $("#hold").hidden = false;
 }
 
@@ -303,15 +305,15 @@ function unhold() {
   tell("");
 }
 
-/** A held message goes as soon as the column is ready, and comes back with a reason when it fails. */
+/** A held message goes as soon as its model was started, and comes back with a reason when it was not. */
 function reconsider() {
   if (!draft.held || sending) return;
   const { state, problem } = head().dataset;
-  if (state === "ready") composer.requestSubmit();
+  if (state === "ready" || state === "loading") composer.requestSubmit();
   else if (state === "failed") {
     unhold();
     refuse(problem);
-  } else if (state !== "stopped") hold(head().dataset.name);
+  }
 }
 
 $("#hold").addEventListener("click", unhold);
@@ -422,7 +424,7 @@ message.addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  const form = event.target.closest?.("form.edit");
+  const form = event.target.closest?.("form.edit, form.title-form");
   if (!form || event.isComposing) return;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
@@ -435,6 +437,8 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("click", (event) => {
   const raw = event.target.closest("[data-raw]");
   if (raw) toggle_raw(raw);
+  const request = event.target.closest("[data-request]");
+  if (request) toggle_request(request);
   const copy = event.target.closest(".code-copy");
   if (copy) void copy_code(copy);
   const opener = event.target.closest("[data-dialog]");
@@ -442,6 +446,14 @@ document.addEventListener("click", (event) => {
   const closer = event.target.closest("dialog [data-close]");
   if (closer) closer.closest("dialog").close();
 });
+
+/** The effective request is asked for when it is first opened. */
+function toggle_request(button) {
+  const panel = $(".request", button.closest(".answer"));
+  panel.hidden = !panel.hidden;
+  button.setAttribute("aria-expanded", String(!panel.hidden));
+  if (!panel.hidden && !panel.childElementCount) button.dispatchEvent(new CustomEvent("open"));
+}
 
 function toggle_raw(button) {
   const pressed = button.getAttribute("aria-pressed") !== "true";
@@ -461,22 +473,34 @@ async function copy_code(button) {
 document.addEventListener("htmx:before:settle", (event) => {
   const came = event.detail.newContent.filter((node) => node.nodeType === Node.ELEMENT_NODE && node.isConnected);
   for (const element of came) adopt(element);
+  for (const element of came) prepare(element);
   if (came.some((element) => element.matches(".turn, #turns"))) follow();
   if (came.some((element) => element.matches(".column-head"))) reconsider();
   if (came.some((element) => element.matches("#turns"))) unpin_if_asked(event.detail.task);
 });
+
+/** Forms that came: an edit gets the id of the message it will send, a name is chosen whole. */
+function prepare(element) {
+  if (element.matches("form.edit")) element.elements.client_id.value = new_id();
+  const typed = $("[data-select]", element);
+  if (typed) setTimeout(() => typed.select());
+}
 
 /** Editing and regenerating lead to the newest branch; looking at another one is named in the address. */
 function unpin_if_asked({ sourceElement }) {
   if (sourceElement?.matches?.("[hx-post]")) unpin();
 }
 
+/** The newest answer this page knows of, shown or not. */
+function seen() {
+  return Math.max(Number($("#turns").dataset.newest), ...$$(".answer").map(({ dataset }) => Number(dataset.generation)));
+}
+
 /** Another tab or a teammate wrote here: bring what is new, unless this page is busy or has it already. */
 function look() {
   if (sending || $("form.edit")) return;
-  const newest = Math.max(0, ...$$(".answer").map((article) => Number(article.dataset.newest)));
   const asked = new URLSearchParams(location.search);
-  asked.set("seen", newest);
+  asked.set("seen", seen());
   void htmx.ajax("GET", `${chat.dataset.turnsUrl}?${asked}`, { target: "#turns", swap: "outerHTML settle:0" });
 }
 

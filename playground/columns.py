@@ -1,0 +1,147 @@
+"""What a column of a conversation says of the deployment that answers in it, and which ones it could take.
+
+Reads only. A deployment's many states become five, each of which the page acts on: none, stopped, loading, ready,
+failed.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from playground import engines
+from playground.engines.base import Quirks
+from playground.models import Column, Deployment, Model, Replica, ReplicaEvent, Team
+
+WORDS = {
+    "none": "no model",
+    "stopped": "stopped",
+    "loading": "starting",
+    "ready": "ready",
+    "failed": "does not run",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One named step of a start. `took` is None while it lasts; `began` is when it did."""
+
+    name: str
+    note: str
+    began: datetime
+    took: timedelta | None
+
+
+@dataclass(frozen=True)
+class Heading:
+    column: Column
+    state: str
+    deployment: Deployment | None = None
+    engine: str = ""
+    version: str = ""
+    dtype: str = ""
+    context: int | None = None
+    problem: str = ""
+    detail: str = ""
+    """The replica's own word for its state, where it says more: "unhealthy", "draining"."""
+    steps: list[Step] = field(default_factory=list)
+    quirks: Quirks = field(default_factory=Quirks)
+
+    @property
+    def word(self) -> str:
+        return self.detail or WORDS[self.state]
+
+    @property
+    def name(self) -> str:
+        return self.deployment.name if self.deployment else ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    deployment: Deployment
+    state: str
+
+    @property
+    def label(self) -> str:
+        suffix = {"ready": "", "loading": " (starting)", "stopped": " (stopped: starts on Send)"}
+        return self.deployment.name + suffix.get(self.state, " (does not run)")
+
+
+def heading(column: Column) -> Heading:
+    """What stands over `column` now."""
+    deployment = column.deployment
+    if deployment is None or deployment.desired == Deployment.Desired.DELETED:
+        return Heading(column, "none")
+    replicas = list(deployment.replicas.order_by("pk"))
+    state = _state(deployment, replicas)
+    configuration = deployment.configuration
+    adapter = engines.get(deployment.engine)
+    current = next((one for one in replicas if one.state == Replica.State.READY), None) or (replicas or [None])[-1]
+    return Heading(
+        column,
+        state,
+        deployment,
+        engine=adapter.title,
+        version=configuration.environment.version if configuration else deployment.wanted.get("version") or "",
+        dtype=configuration.format.dtype if configuration else "",
+        context=deployment.model.context_length,
+        problem=_problem(deployment, state),
+        detail=_detail(state, current),
+        steps=_steps(current) if current and state == "loading" else [],
+        quirks=adapter.quirks,
+    )
+
+
+def _state(deployment: Deployment, replicas: Iterable[Replica]) -> str:
+    states = {replica.state for replica in replicas}
+    if Replica.State.READY in states:
+        return "ready"
+    if deployment.desired != Deployment.Desired.RUNNING:
+        return "stopped"
+    return "failed" if deployment.problem else "loading"
+
+
+def _problem(deployment: Deployment, state: str) -> str:
+    """Why nothing can be sent, as a sentence that says what to do."""
+    if state == "failed":
+        return f"{deployment.name} does not run: {deployment.problem}"
+    if state == "stopped":
+        return f"{deployment.name} is stopped. Ask an operator of the team to start it, or choose another model."
+    return ""
+
+
+def _detail(state: str, replica: Replica | None) -> str:
+    if state != "loading" or replica is None or replica.state in Replica.TERMINAL:
+        return ""
+    return str(replica.state)
+
+
+def _steps(replica: Replica) -> list[Step]:
+    """The start so far, repeated states as one; the last is going on."""
+    events: list[ReplicaEvent] = []
+    for event in replica.events.all():
+        if events and events[-1].state == event.state:
+            events[-1].note = event.note or events[-1].note
+        else:
+            events.append(event)
+    ends = [event.at for event in events[1:]] + [None]
+    return [
+        Step(event.state, event.note, event.at, end - event.at if end else None)
+        for event, end in zip(events, ends, strict=True)
+    ]
+
+
+def choices(team: Team) -> list[Choice]:
+    """Every deployment of the team that can chat: ready ones first, then starting, stopped, failed; newest first."""
+    rows = list(
+        Deployment.objects.filter(team=team)
+        .exclude(desired=Deployment.Desired.DELETED)
+        .exclude(model__task=Model.Task.EMBEDDING)
+        .order_by("-pk")
+    )
+    replicas: dict[int, list[Replica]] = defaultdict(list)
+    for replica in Replica.objects.filter(deployment__in=rows).exclude(state__in=Replica.TERMINAL):
+        replicas[replica.deployment_id].append(replica)
+    found = [Choice(row, _state(row, replicas[row.pk])) for row in rows]
+    order = ["ready", "loading", "stopped", "failed"]
+    return sorted(found, key=lambda choice: order.index(choice.state))

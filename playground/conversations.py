@@ -1,0 +1,85 @@
+"""Conversations as people keep them: begun, named, set up, searched, deleted. What is said in one is `generation`'s."""
+
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q, QuerySet
+
+from playground import events
+from playground.models import Column, Conversation, Deployment, Generation, Team, User
+
+UNTITLED = "New conversation"
+TITLE = 80
+PROMPT = 200_000
+
+
+class ConversationRefused(Exception):
+    """It cannot be so; the text says why."""
+
+
+def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation:
+    """An empty conversation with one column; an empty one this person already has is taken first."""
+    empty = Conversation.objects.filter(team=team, created_by=user, turns=None, title=UNTITLED, system_prompt="")
+    with transaction.atomic():
+        row = empty.filter(parameters={}).order_by("-pk").first()
+        if row is None:
+            row = Conversation.objects.create(team=team, created_by=user, title=UNTITLED)
+        Column.objects.update_or_create(conversation=row, position=0, defaults={"deployment": deployment})
+        tell(row)
+    return row
+
+
+def rename(conversation: Conversation, title: str) -> None:
+    title = " ".join(title.split())[:200]
+    if not title:
+        raise ConversationRefused("A conversation needs a name.")
+    Conversation.objects.filter(pk=conversation.pk).update(title=title)
+    conversation.title = title
+    tell(conversation)
+
+
+def name_after(conversation: Conversation, text: str) -> bool:
+    """Call a conversation that has no name yet after its first message; no model is asked. True when it was named."""
+    words = " ".join(text[:1000].split())
+    title = words if len(words) <= TITLE else words[: TITLE - 1].rsplit(" ", 1)[0] + "…"
+    named = Conversation.objects.filter(pk=conversation.pk, title=UNTITLED).update(title=title or UNTITLED)
+    if named:
+        conversation.title = title or UNTITLED
+    return bool(named)
+
+
+def configure(conversation: Conversation, system_prompt: str, parameters: dict[str, Any]) -> None:
+    """From the next message on. `parameters` holds only what was set."""
+    if len(system_prompt) > PROMPT:
+        raise ConversationRefused(f"The system prompt has {len(system_prompt):,} characters; {PROMPT:,} is the most.")
+    prompt = system_prompt.replace("\r\n", "\n")
+    Conversation.objects.filter(pk=conversation.pk).update(system_prompt=prompt, parameters=parameters)
+    conversation.system_prompt, conversation.parameters = prompt, parameters
+
+
+def choose(column: Column, deployment: Deployment) -> None:
+    """From the next message on `deployment` answers in `column`."""
+    Column.objects.filter(pk=column.pk).update(deployment=deployment)
+    column.deployment = deployment
+    tell(column.conversation)
+
+
+def delete(conversation: Conversation) -> None:
+    """With every message; refused while an answer streams, so that nothing writes into what is gone."""
+    if Generation.objects.filter(turn__conversation=conversation, state__in=Generation.LIVE).exists():
+        raise ConversationRefused("An answer is still streaming here: stop it first.")
+    tell(conversation)
+    conversation.delete()
+
+
+def find(team: Team, query: str) -> QuerySet[Conversation]:
+    """The team's conversations whose name or messages hold `query`, last used first."""
+    rows = Conversation.objects.filter(team=team).order_by("-updated_at", "-pk")
+    query = query.strip()[:200]
+    if not query:
+        return rows
+    return rows.filter(Q(title__icontains=query) | Q(turns__text__icontains=query)).distinct()
+
+
+def tell(conversation: Conversation) -> None:
+    events.notify(conversation.team_id, f"conversation:{conversation.pk}", "conversations")

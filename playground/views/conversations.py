@@ -1,0 +1,452 @@
+"""The chat page and its fragments. Each view fetches through `access`, calls one verb and shows what came of it.
+
+Fragments are partials of the one template, so a page that is loaded whole and one that grew look the same. A refusal is
+shown where the person looks, and what was typed stays: the answer is 422 and goes to the note at the composer or form.
+"""
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate
+
+from asgiref.sync import async_to_sync
+from django.http import Http404, HttpResponse, HttpResponseForbidden, QueryDict
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from playground import (
+    access,
+    columns,
+    conversations,
+    deployments,
+    endings,
+    generation,
+    sampling,
+    snippets,
+    thread,
+)
+from playground.figures import figures
+from playground.models import Column, Conversation, Deployment, Generation, Turn
+from playground.views.request import Request, team_of
+
+PAGE = "playground/conversation.html"
+LISTED = 60
+HTTP_UNPROCESSABLE = 422
+
+
+def writes[**Rest](view: Callable[Concatenate[Request, Rest], HttpResponse]) -> Callable[..., HttpResponse]:
+    """Turn a refusal of the person's role into 403 with the sentence, as every fragment shows it."""
+
+    @wraps(view)
+    def guarded(request: Request, *args: Rest.args, **kwargs: Rest.kwargs) -> HttpResponse:
+        try:
+            return view(request, *args, **kwargs)
+        except access.Refused as problem:
+            page = render(request, f"{PAGE}#refused", {"reason": str(problem)})
+            return HttpResponseForbidden(page.content)
+
+    return guarded
+
+
+# The page
+
+
+@never_cache
+@require_GET
+def index(request: Request) -> HttpResponse:
+    """The list of conversations; only its rows when searched as one types."""
+    context = _list(request, None)
+    if request.htmx:
+        return render(request, f"{PAGE}#rows", context)
+    context |= {"choices": columns.choices(team_of(request))}
+    return render(request, "playground/conversations.html", context)
+
+
+@writes
+@require_http_methods(["GET", "POST"])
+def new(request: Request) -> HttpResponse:
+    """Begin a conversation with ?deployment=; an unused one of this person is taken before another is made."""
+    team = team_of(request)
+    access.require(request.user, "chat", team)
+    wanted = (request.POST or request.GET).get("deployment", "")
+    deployment = _deployment(request, wanted) if wanted else _likeliest(request)
+    row = conversations.begin(team, request.user, deployment)
+    return redirect("conversation", row.pk)
+
+
+def _deployment(request: Request, pk: str) -> Deployment:
+    if not pk.isdecimal() or len(pk) > 18:
+        raise Http404("no such deployment")
+    rows = Deployment.objects.exclude(desired=Deployment.Desired.DELETED)
+    return access.fetch(request.user, rows.select_related("model"), pk)
+
+
+def _likeliest(request: Request) -> Deployment | None:
+    """What a new conversation speaks to before anybody chose: what is ready, else what starts, else nothing."""
+    found = columns.choices(team_of(request))
+    return next((choice.deployment for choice in found if choice.state in ("ready", "loading")), None)
+
+
+@never_cache
+@require_GET
+def page(request: Request, pk: int) -> HttpResponse:
+    conversation = access.fetch(request.user, Conversation.objects.all(), pk)
+    context = _conversation(request, conversation, _point(request.GET)) | _list(request, conversation)
+    return render(request, PAGE, context)
+
+
+@never_cache
+@require_GET
+def turns(request: Request, pk: int) -> HttpResponse:
+    """The messages alone; 204 when the page, which names the newest answer it has `seen`, has them all."""
+    conversation = access.fetch(request.user, Conversation.objects.all(), pk)
+    shown = thread.show(conversation, _point(request.GET))
+    if request.GET.get("seen") == str(shown.newest):
+        return HttpResponse(status=204)
+    return _turns(request, conversation, shown)
+
+
+def _point(query: QueryDict) -> thread.Point | None:
+    """The branch asked for by ?turn=&answer=; None for the newest."""
+    turn, answer = (query.get(name, "") for name in ("turn", "answer"))
+    if not turn.isdecimal() or len(turn) > 18:
+        return None
+    return thread.Point(int(turn), int(answer) if answer.isdecimal() and len(answer) <= 18 else None)
+
+
+def _conversation(request: Request, conversation: Conversation, point: thread.Point | None) -> dict[str, Any]:
+    """What the page and most fragments need."""
+    shown = thread.show(conversation, point)
+    return {
+        **_said(conversation, shown),
+        "headings": _headings(conversation),
+        "choices": columns.choices(conversation.team),
+        "may_chat": access.can(request.user, "chat", conversation.team),
+        "may_start": access.can(request.user, "start", conversation.team),
+        "longest": generation.CHARACTERS,
+        "typed": request.GET.get("text", "")[:2000],
+        **_settings(conversation, {}),
+    }
+
+
+def _said(conversation: Conversation, shown: thread.Shown) -> dict[str, Any]:
+    return {"conversation": conversation, "shown": shown, "turns": [_turn(turn) for turn in shown.turns]}
+
+
+def _turn(turn: thread.ShownTurn) -> dict[str, Any]:
+    return {"shown": turn, "turn": turn.turn, "answers": [_answer(answer) for answer in turn.answers]}
+
+
+def _answer(answer: thread.ShownAnswer) -> dict[str, Any]:
+    return {**_generation(answer.generation), "place": answer.place}
+
+
+def _generation(row: Generation) -> dict[str, Any]:
+    name = row.column.deployment.name if row.column.deployment else "The model"
+    return {
+        "generation": row,
+        "live": row.state in Generation.LIVE,
+        "figures": figures(row),
+        "bars": endings.bars(row),
+        "sentence": endings.sentence(row, name),
+        "ignored": row.effective.get("ignored") or [],
+    }
+
+
+def _headings(conversation: Conversation) -> list[columns.Heading]:
+    rows = conversation.columns.select_related(
+        "deployment__model", "deployment__configuration__environment", "deployment__configuration__format"
+    )
+    return [columns.heading(column) for column in rows]
+
+
+def _settings(conversation: Conversation, errors: dict[str, str]) -> dict[str, Any]:
+    ignored: set[str] = set()
+    for heading in _headings(conversation):
+        ignored |= heading.quirks.ignored | heading.quirks.refused
+    fields = sampling.fields(conversation.parameters, ignored)
+    return {"conversation": conversation, "fields": fields, "errors": errors, "set": len(conversation.parameters)}
+
+
+def _list(request: Request, current: Conversation | None) -> dict[str, Any]:
+    query = request.GET.get("q", "")
+    rows = list(conversations.find(team_of(request), query)[: LISTED + 1])
+    return {"query": query, "rows": rows[:LISTED], "more": len(rows) > LISTED, "current": current}
+
+
+def _turns(request: Request, conversation: Conversation, shown: thread.Shown) -> HttpResponse:
+    """Every message anew, with where the composer goes on from."""
+    may_chat = access.can(request.user, "chat", conversation.team)
+    context = _said(conversation, shown) | {"may_chat": may_chat}
+    return render(request, f"{PAGE}#replaced", context)
+
+
+def _refused(request: Request, where: str, why: str, status: int = HTTP_UNPROCESSABLE) -> HttpResponse:
+    """A sentence for the element `where`; nothing else on the page changes."""
+    response = render(request, f"{PAGE}#why", {"why": why}, status=status)
+    response["HX-Retarget"] = where
+    response["HX-Reswap"] = "innerHTML"
+    return response
+
+
+# Keeping conversations
+
+
+def _writable(request: Request, pk: int) -> Conversation:
+    """A conversation this person may write in; Http404 for a stranger's, Refused for a viewer."""
+    conversation = access.fetch(request.user, Conversation.objects.select_related("team"), pk, write=True)
+    access.require(request.user, "chat", conversation.team)
+    return conversation
+
+
+@writes
+@require_http_methods(["GET", "POST"])
+def rename(request: Request, pk: int) -> HttpResponse:
+    conversation = _writable(request, pk)
+    if request.method == "GET":
+        part = "title" if "cancel" in request.GET else "rename"
+        return render(request, f"{PAGE}#{part}", {"conversation": conversation, "may_chat": True})
+    try:
+        conversations.rename(conversation, request.POST.get("title", ""))
+    except conversations.ConversationRefused as problem:
+        return _refused(request, "#rename-note", str(problem))
+    return render(request, f"{PAGE}#renamed", {"conversation": conversation, "may_chat": True})
+
+
+@writes
+@require_POST
+def delete(request: Request, pk: int) -> HttpResponse:
+    try:
+        conversations.delete(_writable(request, pk))
+    except conversations.ConversationRefused as problem:
+        return _refused(request, "#composer-note", str(problem))
+    response = HttpResponse(status=204 if request.htmx else 302)
+    response["HX-Redirect" if request.htmx else "Location"] = reverse("playground")
+    return response
+
+
+@writes
+@require_POST
+def settings(request: Request, pk: int) -> HttpResponse:
+    """Keep the system prompt and the parameters; wrong ones are named beside their fields and nothing is kept."""
+    conversation = _writable(request, pk)
+    errors: dict[str, str] = {}
+    try:
+        conversations.configure(
+            conversation, request.POST.get("system_prompt", ""), sampling.read(request.POST.dict())
+        )
+    except sampling.BadParameters as problem:
+        errors = problem.fields
+    except conversations.ConversationRefused as problem:
+        errors = {"system_prompt": str(problem)}
+    status = HTTP_UNPROCESSABLE if errors else 200
+    return render(request, f"{PAGE}#kept", _settings(conversation, errors), status=status)
+
+
+@require_GET
+def code(request: Request, pk: int) -> HttpResponse:
+    """The conversation's next request as curl, Python and JavaScript."""
+    conversation = access.fetch(request.user, Conversation.objects.all(), pk)
+    shown = thread.show(conversation, _point(request.GET))
+    column = conversation.columns.first()
+    deployment = f"deployment/{column.deployment_id}" if column and column.deployment_id else "deployment/ID"
+    found = snippets.snippets(
+        request.build_absolute_uri("/v1"), deployment, _messages(conversation, shown), conversation.parameters
+    )
+    return render(request, f"{PAGE}#code", {"snippets": found, "conversation": conversation})
+
+
+def _messages(conversation: Conversation, shown: thread.Shown) -> list[dict[str, Any]]:
+    """What was said up to the last message of the shown branch; a greeting where nothing was."""
+    messages = [{"role": "system", "content": conversation.system_prompt}] if conversation.system_prompt else []
+    for turn in shown.turns:
+        messages.append({"role": "user", "content": turn.turn.text})
+        if turn is not shown.turns[-1] and turn.lead:
+            messages.append({"role": "assistant", "content": turn.lead.text})
+    return messages if shown.turns else [*messages, {"role": "user", "content": "Hello"}]
+
+
+# Columns
+
+
+def _column(request: Request, pk: int, *, write: bool = False) -> Column:
+    row = Column.objects.select_related("conversation").filter(pk=pk).first()
+    if row is None:
+        raise Http404("no such column")
+    row.conversation = (
+        _writable(request, row.conversation_id)
+        if write
+        else access.fetch(request.user, Conversation.objects.all(), row.conversation_id)
+    )
+    return row
+
+
+@writes
+@never_cache
+@require_http_methods(["GET", "POST"])
+def column(request: Request, pk: int) -> HttpResponse:
+    """What stands over a column; POST chooses who answers in it."""
+    if request.method == "POST":
+        row = _column(request, pk, write=True)
+        conversations.choose(row, _deployment(request, request.POST.get("deployment", "")))
+    return _heading(request, _column(request, pk))
+
+
+@writes
+@require_POST
+def start(request: Request, pk: int) -> HttpResponse:
+    """Start the stopped deployment of a column."""
+    row = _column(request, pk, write=True)
+    if row.deployment is None:
+        raise Http404("no deployment")
+    access.require(request.user, "start", row.conversation.team)
+    try:
+        deployments.start(row.deployment, request.user)
+    except deployments.DeploymentRefused as problem:
+        return _refused(request, "#composer-note", str(problem))
+    return _heading(request, row)
+
+
+def _heading(request: Request, row: Column) -> HttpResponse:
+    context = {
+        "heading": columns.heading(Column.objects.select_related("deployment__model").get(pk=row.pk)),
+        "choices": columns.choices(row.conversation.team),
+        "may_chat": access.can(request.user, "chat", row.conversation.team),
+        "may_start": access.can(request.user, "start", row.conversation.team),
+    }
+    return render(request, f"{PAGE}#heading", context)
+
+
+# Messages
+
+
+@writes
+@require_POST
+def send(request: Request, pk: int) -> HttpResponse:
+    """Add a message after what the page shows, and start its answers. The same client_id is one message."""
+    conversation = _writable(request, pk)
+    called = conversation.title
+    parent, previous = _continued(conversation, request.POST)
+    try:
+        turn = generation.send(
+            conversation,
+            request.POST.get("text", ""),
+            request.POST.get("client_id", ""),
+            request.user,
+            parent,
+            previous,
+        )
+    except generation.SendRefused as problem:
+        return _refused(request, "#composer-note", str(problem))
+    shown = thread.show(conversation, thread.Point(turn.pk))
+    context = _said(conversation, shown) | {"may_chat": True, "named": conversation.title != called}
+    context["added"] = [one for one in context["turns"] if one["turn"].pk == turn.pk]
+    return render(request, f"{PAGE}#sent", context)
+
+
+def _continued(conversation: Conversation, form: QueryDict) -> tuple[Turn | None, Generation | None]:
+    """The turn and the answer a message continues, of this conversation only."""
+    parent, previous = (form.get(name, "") for name in ("parent", "previous"))
+    turn = conversation.turns.filter(pk=parent).first() if parent.isdecimal() and len(parent) <= 18 else None
+    if turn is None:
+        return None, None
+    if not previous.isdecimal() or len(previous) > 18:
+        return turn, turn.generations.order_by("-pk").first()
+    return turn, turn.generations.filter(pk=previous).first()
+
+
+def _own_turn(request: Request, pk: int, *, write: bool = False) -> Turn:
+    row = Turn.objects.filter(pk=pk).first()
+    if row is None:
+        raise Http404("no such message")
+    fetch = _writable if write else lambda request, pk: access.fetch(request.user, Conversation.objects.all(), pk)
+    row.conversation = fetch(request, row.conversation_id)
+    return row
+
+
+@require_GET
+def turn(request: Request, pk: int) -> HttpResponse:
+    """One message as it stands, for whoever gave up editing it."""
+    row = _own_turn(request, pk)
+    shown = thread.show(row.conversation, thread.Point(row.pk))
+    found = next(one for one in shown.turns if one.turn.pk == row.pk)
+    may_chat = access.can(request.user, "chat", row.conversation.team)
+    return render(request, f"{PAGE}#said", {"turn": row, "shown": found, "may_chat": may_chat})
+
+
+@writes
+@require_http_methods(["GET", "POST"])
+def edit(request: Request, pk: int) -> HttpResponse:
+    """A message's text to change; POST sends it as a sibling, and the one before stays reachable."""
+    row = _own_turn(request, pk, write=True)
+    if request.method == "GET":
+        return render(request, f"{PAGE}#edit", {"turn": row})
+    first = row.generations.order_by("column__position", "pk").first()
+    try:
+        sibling = generation.send(
+            row.conversation,
+            request.POST.get("text", ""),
+            request.POST.get("client_id", ""),
+            request.user,
+            row.parent,
+            first.previous if first else None,
+        )
+    except generation.SendRefused as problem:
+        return _refused(request, f"#edit-note-{row.pk}", str(problem))
+    return _turns(request, row.conversation, thread.show(row.conversation, thread.Point(sibling.pk)))
+
+
+# Answers
+
+
+def _own_generation(request: Request, pk: int, *, write: bool = False) -> Generation:
+    row = Generation.objects.filter(pk=pk).select_related("column__deployment", "turn", "configuration").first()
+    if row is None:
+        raise Http404("no such answer")
+    row.turn.conversation = _own_turn(request, row.turn_id, write=write).conversation
+    return row
+
+
+@never_cache
+@require_GET
+def answer(request: Request, pk: int) -> HttpResponse:
+    """One answer as it stands."""
+    row = _own_generation(request, pk)
+    shown = thread.show(row.turn.conversation, thread.Point(row.turn_id, row.pk))
+    found = next(one for turn in shown.turns for one in turn.answers if one.generation.pk == row.pk)
+    may_chat = access.can(request.user, "chat", row.turn.conversation.team)
+    return render(request, f"{PAGE}#answer", {"answer": _answer(found), "may_chat": may_chat})
+
+
+@writes
+@require_POST
+def regenerate(request: Request, pk: int) -> HttpResponse:
+    """Another answer to the same message in the same column; this one stays reachable."""
+    row = _own_generation(request, pk, write=True)
+    try:
+        fresh = generation.regenerate(row.turn, row.column, request.user)
+    except generation.SendRefused as problem:
+        return _refused(request, "#composer-note", str(problem))
+    conversation = row.turn.conversation
+    return _turns(request, conversation, thread.show(conversation, thread.Point(row.turn_id, fresh.pk)))
+
+
+@writes
+@require_POST
+def stop(request: Request, pk: int) -> HttpResponse:
+    """Stop an answer, for a page whose socket is closed."""
+    row = _own_generation(request, pk, write=True)
+    async_to_sync(generation.stop)(row.pk)
+    return HttpResponse(status=204)
+
+
+@require_GET
+def effective(request: Request, pk: int) -> HttpResponse:
+    """What the engine was really asked, and what it and the model made of it."""
+    row = _own_generation(request, pk)
+    found = async_to_sync(generation.effective)(row)
+    body = json.dumps(found.pop("body"), indent=2, ensure_ascii=False)
+    context = {**found, "generation": row, "body": body}
+    return render(request, f"{PAGE}#request", context)
