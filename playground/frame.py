@@ -77,15 +77,15 @@ def navigation(path: str) -> list[dict[str, Any]]:
 
 
 def bar(team: Team) -> dict[str, Any]:
-    """What runs now: the team's replicas by state, others' as a number, and what the live nodes have and use."""
+    """What runs now: the team's replicas by state, others as a number, what live nodes have and use."""
     states: dict[str, int] = {}
     others = 0
-    taken: dict[str, int] = {"cores": 0, "gpus": 0}
-    for state, owner, resources in Replica.objects.exclude(state__in=Replica.TERMINAL).values_list(
-        "state", "deployment__team_id", "resources"
+    cores, gpus = 0.0, 0
+    for state, owner, resources, health in Replica.objects.exclude(state__in=Replica.TERMINAL).values_list(
+        "state", "deployment__team_id", "resources", "health"
     ):
-        taken["cores"] += resources.get("cores") or 0
-        taken["gpus"] += len(resources.get("gpus") or [])
+        cores += health.get("cpu") or 0
+        gpus += len(resources.get("gpus") or [])
         if owner == team.pk:
             states[state] = states.get(state, 0) + 1
         else:
@@ -94,7 +94,8 @@ def bar(team: Team) -> dict[str, Any]:
     return {
         "states": sorted(states.items(), key=lambda entry: order.index(entry[0])),
         "others": others,
-        "taken": taken,
+        "cores": cores,
+        "gpus": gpus,
         "room": _room(live_nodes()),
         "needs": len(needs(team)),
     }

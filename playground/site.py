@@ -6,7 +6,7 @@ from typing import Any
 from django.contrib.auth.decorators import login_required
 from django.urls import URLPattern, path
 
-from playground.views import home, search, signin
+from playground.views import conversations, deployments, home, jobs, models, nodes, search, signin
 
 
 def page(route: str, view: Callable[..., Any], name: str) -> URLPattern:
@@ -19,6 +19,44 @@ urlpatterns: list[URLPattern] = [
     path("sign-in/<str:token>", signin.by_link, name="sign-in-link"),
     path("sign-out/", signin.leave, name="sign-out"),
     page("", home.page, "home"),
+    page("start-demo/", home.start_demo, "start-demo"),
+    page("models/", models.listing, "models"),
+    page("models/rescan/", models.rescan, "models-rescan"),
+    page("models/<int:pk>/", models.page, "model"),
+    page("models/<int:pk>/form/", models.form, "model-form"),
+    page("models/<int:pk>/start/", models.start, "model-start"),
+    page("running/", deployments.listing, "running"),
+    page("running/stop/", deployments.stop_many, "running-stop"),
+    page("running/<int:pk>/", deployments.page, "deployment"),
+    page("running/<int:pk>/status/", deployments.status, "deployment-status"),
+    page("running/<int:pk>/logs/", deployments.logs, "deployment-logs"),
+    page("running/<int:pk>/start/", deployments.start, "deployment-start"),
+    page("running/<int:pk>/stop/", deployments.stop, "deployment-stop"),
+    page("running/<int:pk>/restart/", deployments.restart, "deployment-restart"),
+    page("running/<int:pk>/delete/", deployments.delete, "deployment-delete"),
+    page("running/<int:pk>/idle/", deployments.idle, "deployment-idle"),
+    page("running/<int:pk>/free/", deployments.free, "deployment-free"),
+    page("playground/", conversations.index, "playground"),
+    page("playground/new/", conversations.new, "conversation-new"),
+    page("playground/<int:pk>/", conversations.page, "conversation"),
+    page("playground/<int:pk>/turns/", conversations.turns, "conversation-turns"),
+    page("playground/<int:pk>/rename/", conversations.rename, "conversation-rename"),
+    page("playground/<int:pk>/delete/", conversations.delete, "conversation-delete"),
+    page("playground/<int:pk>/settings/", conversations.settings, "conversation-settings"),
+    page("playground/<int:pk>/code/", conversations.code, "conversation-code"),
+    page("playground/<int:pk>/send/", conversations.send, "turn-send"),
+    page("playground/columns/<int:pk>/", conversations.column, "column"),
+    page("playground/columns/<int:pk>/start/", conversations.start, "column-start"),
+    page("playground/messages/<int:pk>/", conversations.turn, "turn"),
+    page("playground/messages/<int:pk>/edit/", conversations.edit, "turn-edit"),
+    page("playground/answers/<int:pk>/", conversations.answer, "generation"),
+    page("playground/answers/<int:pk>/again/", conversations.regenerate, "generation-regenerate"),
+    page("playground/answers/<int:pk>/stop/", conversations.stop, "generation-stop"),
+    page("playground/answers/<int:pk>/request/", conversations.effective, "generation-request"),
+    page("nodes/", nodes.page, "nodes"),
+    page("nodes/<int:pk>/install/", nodes.install, "node-install"),
+    page("nodes/<int:pk>/remove/<int:environment>/", nodes.remove, "node-remove"),
+    page("jobs/<int:pk>/cancel/", jobs.cancel, "job-cancel"),
     page("bar/", search.bar, "bar"),
     page("find/", search.find, "find"),
 ]

@@ -1,4 +1,4 @@
-"""People and their sign-in: the default team, the first user, one-time links. Knows nothing about requests."""
+"""People and their sign-in: default team, first user, one-time links. Knows nothing about requests."""
 
 import hashlib
 import hmac

@@ -245,6 +245,7 @@ function minded(form) {
 }
 
 document.addEventListener("change", (event) => {
+  if (event.target.matches("select[data-submits]")) event.target.form.requestSubmit();
   const form = event.target.closest("form[data-choosing]");
   if (!form) return;
   if (event.target.matches("[data-choose-all]"))
@@ -252,11 +253,36 @@ document.addEventListener("change", (event) => {
   minded(form);
 });
 
-function ready() {
+// --- Logs ---------------------------------------------------------------------------------------------------------
+
+/** Whether a log stands at its end: then it stays there as it grows. */
+const atEnd = (log) => log.scrollHeight - log.scrollTop - log.clientHeight < 24;
+const following = new WeakMap();
+
+document.addEventListener("htmx:before:swap", () => $$("[data-follow]").forEach((log) => following.set(log, atEnd(log))));
+document.addEventListener("htmx:after:swap", () => {
+  for (const log of $$("[data-follow]")) if (following.get(log) ?? true) log.scrollTop = log.scrollHeight;
   $$("form[data-choosing]").forEach(minded);
-  $$("[data-follow]").forEach((log) => (log.scrollTop = log.scrollHeight));
+});
+
+function poll() {
+  if (document.hidden) return;
+  for (const part of $$("[data-poll]")) if (part.checkVisibility()) part.dispatchEvent(new CustomEvent("poll"));
 }
 
-document.addEventListener("htmx:after:swap", () => $$("form[data-choosing]").forEach(minded));
+setInterval(poll, 1_500);
+document.addEventListener("toggle", poll, true);
+
+function openNamed() {
+  const named = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const details = named?.closest("details");
+  if (details && !details.open) {
+    details.open = true;
+    named.scrollIntoView();
+  }
+}
+
+addEventListener("hashchange", openNamed);
+openNamed();
+$$("form[data-choosing]").forEach(minded);
 $$("#toasts > *").forEach(mindToast);
-ready();

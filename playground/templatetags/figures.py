@@ -1,5 +1,6 @@
-"""Template filters for figures: bytes, durations, rates, counts, times, long names. What is missing is "n/a"."""
+"""Template filters for figures: bytes, durations, rates, counts, times, names. Missing is "n/a"."""
 
+import shlex
 from datetime import datetime, timedelta
 
 from django import template
@@ -24,6 +25,15 @@ def bytes_(value: Number | None) -> str:
             return f"{_digits(size)} {unit}"
         size /= 1000
     return f"{_digits(size)} TB"
+
+
+@register.filter
+def memory(value: Number | None) -> str:
+    """Main and GPU memory, in powers of two as machines have it: 2147483648 → "2 GiB"."""
+    if value is None or value == "":
+        return MISSING
+    size = float(value) / (1 << 20)
+    return f"{_digits(size)} MiB" if size < 1000 else f"{_digits(size / 1024)} GiB"
 
 
 @register.filter
@@ -144,6 +154,41 @@ def cut(value: object, length: int = 32) -> SafeString | str:
         text[-tail:],
         text,
     )
+
+
+@register.filter
+def command_line(parts: list[str]) -> str:
+    """An argument list as a shell would take it, one option a line."""
+    lines: list[str] = []
+    for part in parts:
+        if part.startswith("-") or not lines or not lines[-1].startswith("-") or " " in lines[-1]:
+            lines.append(shlex.quote(part))
+        else:
+            lines[-1] += f" {shlex.quote(part)}"
+    return " \\\n  ".join(lines)
+
+
+@register.filter
+def get(mapping: dict[str, object], key: str) -> object:
+    """A mapping's value by a key that only the template knows."""
+    return mapping.get(key, "")
+
+
+@register.filter
+def minus(later: datetime | None, earlier: datetime | None) -> timedelta | None:
+    """The time between two moments."""
+    return later - earlier if later and earlier else None
+
+
+@register.filter
+def same(left: object, right: object) -> bool:
+    return left == right
+
+
+@register.filter
+def after_colon(target: str) -> str:
+    """A job's target without its kind: "environment:vllm==0.32.0+cpu" → "vllm==0.32.0+cpu"."""
+    return target.partition(":")[2] or target
 
 
 @register.filter

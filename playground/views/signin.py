@@ -14,7 +14,7 @@ from playground import access, teams
 @never_cache
 @require_GET
 def page(request: HttpRequest) -> HttpResponse:
-    """How to get a link. A fragment asked for after the session ended reloads its page, which then leads here."""
+    """How to get a link. A fragment asked for after the session ended reloads its page, and so leads here."""
     if getattr(request, "htmx", False):
         return HttpResponseClientRefresh()
     if request.user.is_authenticated:

@@ -1,0 +1,139 @@
+"""Forms made from typed options: pydantic fields become groups of inputs, "engine default" the unset state.
+
+Judges nothing: `options.parse` does, and its sentences come back beside the fields.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import QueryDict
+from pydantic import BaseModel
+
+PREFIX = "option."
+UNSET = "engine default"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One input. `kind`: "choice", "number" or "text"; `value` is what was typed, "" is unset."""
+
+    name: str
+    title: str
+    hint: str
+    flag: str
+    kind: str
+    value: str = ""
+    error: str = ""
+    choices: tuple[tuple[str, str], ...] = ()
+    least: str = ""
+    most: str = ""
+    step: str = "any"
+    unset: str = UNSET
+
+    @property
+    def id(self) -> str:
+        return f"id-{self.name}".replace(".", "-")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Inputs that belong together. Open when something in it was set or is wrong."""
+
+    title: str
+    fields: tuple[Field, ...]
+
+    @property
+    def set(self) -> int:
+        return sum(bool(field.value) for field in self.fields)
+
+    @property
+    def open(self) -> bool:
+        return any(field.value or field.error for field in self.fields)
+
+
+def groups(
+    options: type[BaseModel], values: Mapping[str, Any], errors: Mapping[str, str] | None = None
+) -> list[Group]:
+    """The form of `options`, in the order its fields were written; `values` and `errors` by field name."""
+    schema = options.model_json_schema()
+    found: dict[str, list[Field]] = {}
+    for name, entry in schema.get("properties", {}).items():
+        shape = _shape(entry, schema.get("$defs", {}))
+        field = _field(name, shape, values.get(name), (errors or {}).get(name, ""))
+        found.setdefault(shape.get("group") or "Options", []).append(field)
+    return [Group(title, tuple(fields)) for title, fields in found.items()]
+
+
+def given(options: type[BaseModel], posted: QueryDict) -> dict[str, Any]:
+    """What was set of `options` in a posted form: {name: text, or texts for a list}."""
+    schema = options.model_json_schema()
+    values: dict[str, Any] = {}
+    for name, entry in schema.get("properties", {}).items():
+        text = posted.get(PREFIX + name, "").strip()
+        if not text:
+            continue
+        is_list = _shape(entry, schema.get("$defs", {})).get("type") == "array"
+        values[name] = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
+    return values
+
+
+def carried(old: type[BaseModel], new: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that survive a change of engine: fields of the same name, or the same title, mean the same."""
+    titles = {field.title: name for name, field in new.model_fields.items() if field.title}
+    kept = {}
+    for name, value in values.items():
+        if name in new.model_fields:
+            kept[name] = value
+        elif name in old.model_fields and (twin := titles.get(old.model_fields[name].title)):
+            kept[twin] = value
+    return kept
+
+
+def _shape(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    """A property's schema without the "or null" that every option has, and without references."""
+    inner = next((part for part in entry.get("anyOf", []) if part.get("type") != "null"), {})
+    merged = {**inner, **{key: value for key, value in entry.items() if key != "anyOf"}}
+    if reference := merged.pop("$ref", ""):
+        merged = {**definitions[reference.rpartition("/")[2]], **merged}
+    return merged
+
+
+def _field(name: str, shape: Mapping[str, Any], value: Any, error: str) -> Field:
+    choices = _choices(shape)
+    number = shape.get("type") in ("integer", "number")
+    default = shape.get("default")
+    return Field(
+        name=PREFIX + name,
+        title=shape.get("title") or name.replace("_", " ").capitalize(),
+        hint=shape.get("description", ""),
+        flag=shape.get("flag", ""),
+        kind="choice" if choices else "number" if number else "text",
+        value=text_of(value),
+        error=error,
+        choices=choices,
+        least=text_of(shape.get("minimum")),
+        most=text_of(shape.get("maximum")),
+        step="1" if shape.get("type") == "integer" else "any",
+        unset=UNSET if default is None else f"default: {text_of(default)}",
+    )
+
+
+def _choices(shape: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    if shape.get("type") == "boolean":
+        return (("true", "on"), ("false", "off"))
+    values = shape.get("enum") or ([shape["const"]] if "const" in shape else [])
+    return tuple((text_of(value), text_of(value) or "none") for value in values if text_of(value))
+
+
+def text_of(value: Any) -> str:
+    """As an input shows it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return ", ".join(text_of(part) for part in value)
+    return (
+        f"{value:g}" if isinstance(value, float) and value == int(value) and abs(value) < 1e6 else str(value)
+    )
