@@ -6,8 +6,11 @@ class EndpointsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """A replica drains until no web process would still choose it."""
-        from endpoints import drain
-        from playground import deployments
+        """Join the site: a line of the navigation, the finder, what needs a person, and when a drain is over."""
+        from endpoints import drain, joining
+        from playground import deployments, frame
 
         deployments.DRAIN_CHECKS.append(drain.acknowledged)
+        frame.ITEMS.append(frame.Item("Endpoints", "endpoints:list", 70))
+        frame.NEEDS.append(joining.needs)
+        frame.FINDERS.append(joining.find)

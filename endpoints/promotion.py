@@ -110,7 +110,7 @@ def _number(
         configuration=configuration,
         deployment=own,
         sampling=dict(sampling),
-        evidence=_evidence(tested),
+        evidence=evidence(tested),
         note=note.strip(),
         created_by=user,
     )
@@ -127,7 +127,7 @@ def _own_deployment(
         raise PromotionRefused(str(refusal)) from refusal
 
 
-def _evidence(tested: Deployment) -> dict[str, Any]:
+def evidence(tested: Deployment) -> dict[str, Any]:
     """What was tried, in figures: the deployment and the answers it gave."""
     answers = Generation.objects.filter(column__deployment=tested, state=Generation.State.COMPLETE)
     return {
@@ -260,7 +260,7 @@ def rollback(endpoint: Endpoint, user: User | None, to: Release | None = None) -
     """
     with transaction.atomic():
         endpoint = Endpoint.objects.select_for_update().get(pk=endpoint.pk)
-        target = _earlier(endpoint, to)
+        target = earlier(endpoint, to)
         for starting in endpoint.releases.filter(state=State.STARTING).exclude(pk=target.pk):
             fail(starting, "A roll back came first.", user)
         if not _go_live_again(target, user):
@@ -270,7 +270,7 @@ def rollback(endpoint: Endpoint, user: User | None, to: Release | None = None) -
     return target
 
 
-def _earlier(endpoint: Endpoint, to: Release | None) -> Release:
+def earlier(endpoint: Endpoint, to: Release | None = None) -> Release:
     """The release to go back to: the one named, else the last that was live before."""
     # "warm" sorts after "retired": one that can take over at once comes first.
     candidates = endpoint.releases.exclude(pk=endpoint.live_id or 0).filter(

@@ -1,0 +1,194 @@
+"""Pages of the production side: endpoints, one endpoint, Promote…, keys."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import Prefetch
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST
+
+from endpoints import keys, launches, promotion
+from endpoints.models import ApiKey, Endpoint, Release
+from playground import access, snippets, standing
+from playground.models import Deployment, Replica
+from playground.views.request import Request, team_of
+
+EXAMPLE = [{"role": "user", "content": "What is the capital of France?"}]
+LIVES = (("", "never"), ("1", "after a day"), ("30", "after 30 days"), ("90", "after 90 days"))
+
+
+def listing(request: Request) -> HttpResponse:
+    team = team_of(request)
+    rows = access.visible(request.user, Endpoint.objects.filter(team=team))
+    rows = rows.select_related("live__configuration__model", "live__created_by", "live__deployment")
+    ready = Replica.objects.filter(state=Replica.State.READY)
+    rows = rows.prefetch_related(
+        Prefetch("live__deployment__replicas", ready, to_attr="serving"),
+        Prefetch("releases", Release.objects.filter(state=Release.State.STARTING), to_attr="starting"),
+    )
+    part = "#rows" if request.htmx else ""
+    context = {"rows": rows.order_by("name"), "may_promote": access.can(request.user, "promote", team)}
+    return render(request, f"endpoints/list.html{part}", context)
+
+
+def detail(request: Request, name: str) -> HttpResponse:
+    endpoint = _fetch(request, name)
+    part = "#status" if request.htmx else ""
+    return render(request, f"endpoints/detail.html{part}", _detail(request, endpoint))
+
+
+def _fetch(request: Request, name: str, *, write: bool = False) -> Endpoint:
+    """The endpoint of that name in the person's team."""
+    rows = Endpoint.objects.filter(team=team_of(request), name=name).select_related("team", "live__deployment")
+    found = access.visible(request.user, rows).first()
+    if found is None:
+        if write:
+            access.audit(request.user, None, "refused write", f"endpoint:{name}")
+        raise Http404("no such endpoint")
+    return found
+
+
+def _detail(request: Request, endpoint: Endpoint) -> dict[str, Any]:
+    releases = endpoint.releases.select_related("configuration__model", "configuration__environment", "created_by")
+    starting = releases.filter(state=Release.State.STARTING).select_related("deployment").first()
+    last = releases.first()
+    base_url = request.build_absolute_uri("/v1")
+    return {
+        "endpoint": endpoint,
+        "releases": [(row, _may_return(endpoint, row)) for row in releases],
+        "launch": launches.steps(starting) if starting else [],
+        "starting": starting,
+        "failed": last if last and last.state == Release.State.FAILED else None,
+        "standing": standing.of(endpoint.live.deployment) if endpoint.live else None,
+        "events": endpoint.events.select_related("release", "previous", "user")[:30],
+        "previous": _previous(endpoint),
+        "base_url": base_url,
+        "snippets": snippets.snippets(base_url, endpoint.name, EXAMPLE, {"max_tokens": 64}),
+        "may_promote": access.can(request.user, "promote", endpoint.team),
+    }
+
+
+def _may_return(endpoint: Endpoint, release: Release) -> bool:
+    """Whether a roll back to it is possible."""
+    returnable = (Release.State.WARM, Release.State.RETIRED)
+    return release.state in returnable and release.pk != endpoint.live_id
+
+
+def _previous(endpoint: Endpoint) -> Release | None:
+    try:
+        return promotion.earlier(endpoint)
+    except promotion.PromotionRefused:
+        return None
+
+
+def promote(request: Request, pk: int) -> HttpResponse:
+    """What would be launched, on what evidence, and in place of what; then the launch."""
+    posted = request.method == "POST"
+    deployment = access.fetch(request.user, Deployment.objects.select_related("team"), pk, write=posted)
+    if not posted:
+        return render(request, "endpoints/promote.html", launches.proposal(deployment, request.user, {}))
+    access.require(request.user, "promote", deployment.team)
+    try:
+        release = launches.launch(deployment, request.user, request.POST)
+    except promotion.PromotionRefused as refusal:
+        context = launches.proposal(deployment, request.user, request.POST, refusal)
+        status = 409 if isinstance(refusal, promotion.PromotionConflict) else 422
+        return render(request, "endpoints/promote.html", context, status=status)
+    return redirect("endpoints:detail", name=release.endpoint.name)
+
+
+@require_POST
+def rollback(request: Request, name: str) -> HttpResponse:
+    endpoint = _writable(request, name)
+    to = _release(endpoint, request.POST.get("release", ""))
+    try:
+        release = promotion.rollback(endpoint, request.user, to)
+    except promotion.PromotionRefused as refusal:
+        messages.error(request, str(refusal))
+        return redirect("endpoints:detail", name=name)
+    words = "is live again" if release.state == Release.State.LIVE else "starts again and is live once ready"
+    messages.success(request, f"Release {release.number} {words}.")
+    return redirect("endpoints:detail", name=name)
+
+
+@require_POST
+def stop(request: Request, name: str) -> HttpResponse:
+    """Stop a release that is still starting."""
+    endpoint = _writable(request, name)
+    release = _release(endpoint, request.POST.get("release", ""))
+    try:
+        if release is not None:
+            promotion.stop(release, request.user)
+    except promotion.PromotionRefused as refusal:
+        messages.error(request, str(refusal))
+    return redirect("endpoints:detail", name=name)
+
+
+@require_POST
+def offline(request: Request, name: str) -> HttpResponse:
+    promotion.take_offline(_writable(request, name), request.user)
+    messages.success(request, f"{name} is offline. Promote something to bring it back.")
+    return redirect("endpoints:detail", name=name)
+
+
+def _writable(request: Request, name: str) -> Endpoint:
+    endpoint = _fetch(request, name, write=True)
+    access.require(request.user, "promote", endpoint.team)
+    return endpoint
+
+
+def _release(endpoint: Endpoint, number: str) -> Release | None:
+    """The release of that number; none when no number was given."""
+    if not number:
+        return None
+    found = endpoint.releases.filter(number=number).first() if number.isascii() and number.isdigit() else None
+    if found is None:
+        raise Http404("no such release")
+    return found
+
+
+@never_cache
+def keys_page(request: Request) -> HttpResponse:
+    """The team's keys; a new one's secret is in the answer to its making, and nowhere else."""
+    if request.method != "POST":
+        return render(request, "endpoints/keys.html", _keys(request))
+    team = team_of(request)
+    access.require(request.user, "keys", team)
+    days = request.POST.get("expires", "")
+    expires_at = timezone.now() + timedelta(days=int(days)) if days in dict(LIVES) and days else None
+    try:
+        key, secret = keys.make(
+            team, request.user, request.POST.get("name", ""), request.POST.getlist("scopes"), expires_at
+        )
+    except keys.KeyRefused as refusal:
+        context = _keys(request, {refusal.field: str(refusal)})
+        return render(request, "endpoints/keys.html", context, status=422)
+    return render(request, "endpoints/keys.html", {**_keys(request), "made": key, "secret": secret, "typed": {}})
+
+
+def _keys(request: Request, errors: dict[str, str] | None = None) -> dict[str, Any]:
+    team = team_of(request)
+    rows = access.visible(request.user, ApiKey.objects.filter(team=team)).select_related("created_by")
+    chosen = request.POST.getlist("scopes") if errors else list(keys.SCOPES)
+    return {
+        "rows": rows.order_by("revoked_at", "-created_at"),
+        "now": timezone.now(),
+        "scopes": [(scope, words, scope in chosen) for scope, words in keys.SCOPES.items()],
+        "lives": LIVES,
+        "typed": {"name": request.POST.get("name", ""), "expires": request.POST.get("expires", "")},
+        "errors": errors or {},
+        "may_make": access.can(request.user, "keys", team),
+    }
+
+
+@require_POST
+def revoke(request: Request, pk: int) -> HttpResponse:
+    key = access.fetch(request.user, ApiKey.objects.select_related("team"), pk, write=True)
+    access.require(request.user, "keys", key.team)
+    if keys.revoke(key, request.user):
+        messages.success(request, f"{key.name} is revoked: refused everywhere within seconds.")
+    return redirect("endpoints:keys")
