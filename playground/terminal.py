@@ -16,7 +16,7 @@ LINE_EVERY_S = 2.0
 
 
 class Step:
-    """One step under way. `say` tells how far it is; what was said last is printed when it ends."""
+    """One step under way. `say` tells how far it is; the last note is printed when it ends."""
 
     def __init__(self, name: str, steps: "Steps") -> None:
         self.name, self.steps = name, steps
@@ -27,6 +27,10 @@ class Step:
         if note != self.note:
             self.note = note
             self.steps.redraw(self)
+
+    def done(self, note: str) -> None:
+        """The note to end with: its line comes with the end of the step."""
+        self.note = note
 
     @property
     def seconds(self) -> float:
