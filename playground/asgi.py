@@ -13,28 +13,15 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "playground.settings")
 pages = get_asgi_application()
 
-from channels.auth import AuthMiddlewareStack  # noqa: E402
-from channels.routing import URLRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.http.request import split_domain_port, validate_host  # noqa: E402
-from django.urls import path  # noqa: E402
 
-from playground import health  # noqa: E402
-
-try:
-    from endpoints import gateway
-    from playground import consumers, engine_client, generation
-except (ImportError, SyntaxError) as missing:
-    print("NOT YET", missing, flush=True)
+from endpoints import gateway, metrics  # noqa: E402
+from playground import consumers, engine_client, generation, health  # noqa: E402
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-try:
-    sockets = AuthMiddlewareStack(URLRouter([path("ws/", consumers.Live.as_asgi())]))
-except NameError:
-    pass
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,6 +33,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await health.healthz(send)
     elif scope["path"] == "/readyz":
         await health.readyz(send)
+    elif scope["path"] == "/metrics":
+        await metrics.application(scope, receive, send)
     elif not names_us(scope):
         await _refuse(send)
     elif is_gateway(scope.get("raw_path") or scope["path"].encode()):
@@ -70,7 +59,7 @@ def is_gateway(raw_path: bytes) -> bool:
 
 async def _socket(scope: Scope, receive: Receive, send: Send) -> None:
     if names_us(scope):
-        await sockets(scope, receive, send)
+        await consumers.websocket_application(scope, receive, send)
     else:
         await receive()
         await send({"type": "websocket.close", "code": 4400})
@@ -80,18 +69,16 @@ async def _live(receive: Receive, send: Send) -> None:
     """Start what this process owns, tell the server, and end it when the server does."""
     await receive()
     try:
-        if "generation" in globals():
-            await generation.startup()
-            await gateway.startup()
+        await generation.startup()
+        await gateway.startup()
     except Exception as error:
         await send({"type": "lifespan.startup.failed", "message": str(error)})
         raise
     await send({"type": "lifespan.startup.complete"})
     await receive()
-    if "generation" in globals():
-        await gateway.shutdown()
-        await generation.shutdown()
-        await engine_client.close()
+    await gateway.shutdown()
+    await generation.shutdown()
+    await engine_client.close()
     await send({"type": "lifespan.shutdown.complete"})
 
 
