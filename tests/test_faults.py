@@ -27,11 +27,13 @@ State = Replica.State
 def worker(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Fleet]:
     """This machine's worker, for the whole module: rows are kept between tests, as on a real node."""
     with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0)
         workers = Fleet()
         workers.work()
         yield workers
         workers.close()
         call_command("flush", interactive=False, verbosity=0)
+        Team.objects.create(slug="default", name="Default")
         connections.close_all()
 
 
