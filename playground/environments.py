@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -51,6 +50,8 @@ def ensure(
     """
     adapter, build = engines.get(engine), build_of(node)
     version = version or default_version(adapter, build)
+    if node.name == settings.NODE_NAME:
+        adopt()
     found = exactly or _newest(engine, version, build)
     if found is not None and _is_on(node, found):
         return found
@@ -121,6 +122,17 @@ def on_disk() -> list[str]:
 def installed() -> list[EngineEnvironment]:
     """The environments of this node, newest first."""
     return list(EngineEnvironment.objects.filter(digest__in=on_disk()).order_by("-pk"))
+
+
+def adopt() -> None:
+    """Write rows for environments that lie here without one: the home may be older than the database."""
+    known = set(EngineEnvironment.objects.values_list("digest", flat=True))
+    for marker in _markers():
+        if marker["digest"] not in known:
+            values = {
+                key: marker[key] for key in ("engine", "version", "build", "packages", "python", "size_bytes")
+            }
+            EngineEnvironment.objects.get_or_create(digest=marker["digest"], defaults=values)
 
 
 def _markers() -> Iterator[dict[str, Any]]:
@@ -333,7 +345,15 @@ def _finish(
     if like is not None and made != like.digest:
         raise JobFailed("The packages installed here differ from those of the first node: see the log.")
     environment = _record(adapter, version, build, listed, python, _size(fresh))
-    marker = {"digest": made, "engine": adapter.name, "version": version, "build": build, "at": time.time()}
+    marker = {
+        "digest": made,
+        "engine": adapter.name,
+        "version": version,
+        "build": build,
+        "packages": environment.packages,
+        "python": python,
+        "size_bytes": environment.size_bytes,
+    }
     (fresh / MARKER).write_text(json.dumps(marker))
     if not path(environment).exists():
         fresh.rename(path(environment))

@@ -248,7 +248,7 @@ def _settle(job: Job, say: Callable[[str], None] | None) -> None:
         logger.exception("job %s broke", job.pk)
         _end(work, Job.State.FAILED, error=f"{type(problem).__name__}: {problem}")
     else:
-        _end(work, Job.State.DONE, result=result)
+        _end(work, Job.State.DONE, result=result, progress=work.summary())
 
 
 def _end(work: "Work", state: Job.State, **values: Any) -> None:
@@ -320,6 +320,10 @@ class Work:
         self._write_progress()
         if self._say:
             self._say(in_words(self._progress))
+
+    def summary(self) -> dict[str, Any]:
+        """The steps done, each with its time; what a finished job keeps of its progress."""
+        return {"step": "done", "done": None, "total": None, "unit": "", "past": self._finish_step()}
 
     def note(self, line: str) -> None:
         """Add a line to the job's log."""
