@@ -196,7 +196,7 @@ async def test_it_passes_on_only_what_is_allowed(fake_engine: Start) -> None:
 
 
 class Closer:
-    """A server that answers the first request of its life, then closes the pooled connection when used again."""
+    """A server that answers its first request, then closes that connection when it is used again."""
 
     def __init__(self) -> None:
         self.connections = self.requests = 0
@@ -222,6 +222,7 @@ async def test_it_retries_once_when_a_pooled_connection_was_closed() -> None:
         assert await engine_client.complete(at, CHAT, {}) == {}
         assert await engine_client.complete(at, CHAT, {}) == {}
         assert (closer.connections, closer.requests) == (2, 3)
+        await engine_client.close()
 
 
 async def test_it_never_sends_twice_on_a_fresh_connection() -> None:
