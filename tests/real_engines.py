@@ -1,0 +1,218 @@
+"""Real engines for tests: environments and the demo model kept between runs, and a process of one that is ready.
+
+Installing and converting are real the first time; SLIPWAY_TEST_CACHE (default ~/.cache/slipway-tests) keeps what they
+made, and later runs link it into their own home.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from django.conf import settings
+
+from playground import catalogue, engines, environments, jobs, teams
+from playground.engines.base import Engine, Hardware, LocalModel, NotReady
+from playground.models import EngineEnvironment, Job, Model, ModelFormat, Node
+
+CACHE = Path(os.environ.get("SLIPWAY_TEST_CACHE", Path.home() / ".cache" / "slipway-tests"))
+HARDWARE = Hardware(cores=2, memory_bytes=8 << 30)
+
+
+def node() -> Node:
+    return Node.objects.get_or_create(name=settings.NODE_NAME)[0]
+
+
+def environment(engine: str) -> EngineEnvironment:
+    """The engine's environment in this home: from the cache, else installed now and kept there."""
+    _borrow_environments()
+    found = environments.ensure(node(), engine)
+    if isinstance(found, EngineEnvironment):
+        return found
+    _carry_out(found)
+    made = environments.ensure(node(), engine)
+    assert isinstance(made, EngineEnvironment)
+    _keep(environments.path(made), CACHE / "environments")
+    return made
+
+
+def demo(kind: str) -> tuple[Model, ModelFormat]:
+    """The demo model with that form ready in this home: from the cache, else fetched or made now and kept there."""
+    model = catalogue.demo(teams.default_team())
+    form = model.formats.get(kind=kind)
+    here, kept = settings.HOME / "models" / form.path, CACHE / "models" / form.path
+    if kept.exists() and not here.exists():
+        _copy(kept, here)
+    if kind == "safetensors":
+        environment("transformers")
+        demo("gguf")
+    found = catalogue.ensure(node(), model, kind)
+    if isinstance(found, Job):
+        _carry_out(found)
+        found = catalogue.ensure(node(), model, kind)
+    assert isinstance(found, ModelFormat)
+    if not kept.exists():
+        _copy(here, kept)
+    return model, found
+
+
+def _carry_out(job: Job) -> None:
+    state = jobs.run(job.pk)
+    job.refresh_from_db()
+    assert state == Job.State.DONE, f"{job.error}\n{job.log_tail}"
+
+
+def _borrow_environments() -> None:
+    """Link what the cache holds into this home; environments are the same wherever they lie."""
+    root = settings.HOME / "environments"
+    root.mkdir(parents=True, exist_ok=True)
+    for kept in (CACHE / "environments").glob(f"*/{environments.MARKER}"):
+        here = root / kept.parent.name
+        if not here.exists():
+            here.symlink_to(kept.parent)
+
+
+def _keep(made: Path, folder: Path) -> None:
+    """Move what was made into the cache, and link it from where it was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = folder / f".{secrets.token_hex(4)}"
+    shutil.move(made, fresh)
+    try:
+        fresh.rename(folder / made.name)
+    except OSError:
+        shutil.rmtree(fresh)  # Another run kept the same one first.
+    made.symlink_to(folder / made.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file or folder so that it is never seen half made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{secrets.token_hex(4)}")
+    if source.is_dir():
+        shutil.copytree(source, fresh)
+    else:
+        shutil.copy2(source, fresh)
+    try:
+        fresh.rename(target)
+    except OSError:
+        shutil.rmtree(fresh)  # Another run was first.
+
+
+@dataclass
+class Running:
+    """A real engine's process that answers its adapter's probe."""
+
+    adapter: Engine
+    base_url: str
+    key: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    ready_s: float
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+    async def metrics(self, session: aiohttp.ClientSession) -> dict[str, float]:
+        """Prometheus values by name, labels summed."""
+        async with session.get(self.base_url + "/metrics", headers=self.headers) as answer:
+            values: dict[str, float] = {}
+            for line in (await answer.text()).splitlines():
+                if line and not line.startswith("#"):
+                    name, _, value = line.rpartition(" ")
+                    name = name.partition("{")[0]
+                    values[name] = values.get(name, 0) + float(value)
+            return values
+
+    async def running(self, session: aiohttp.ClientSession) -> float:
+        return (await self.metrics(session))[self.adapter.quirks.running_metric]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(
+    engine: str, model: LocalModel, options: dict[str, Any], *, within_s: float = 180
+) -> Iterator[Running]:
+    """Start the engine as its adapter says; ended by its group, and checked to leave no process."""
+    adapter = engines.get(engine)
+    typed, port, key = adapter.Options.model_validate(options), free_port(), secrets.token_hex(16)
+    folder = environments.path(environment(engine))
+    command = adapter.command(folder, model, typed, port, "demo", HARDWARE)
+    log = settings.HOME / f"{engine}-{port}.log"
+    mark = {"SLIPWAY_TEST_ENGINE": str(port), "SPT_NOENV": "1"}
+    began = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | adapter.environment(typed, key, settings.HOME) | mark,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    live = Running(adapter, f"http://127.0.0.1:{port}", key, process, log, 0)
+    try:
+        asyncio.run(_until_ready(live, model.task, began + within_s))
+        live.ready_s = time.monotonic() - began
+        yield live
+    finally:
+        _end(process)
+
+
+async def _until_ready(live: Running, task: str, deadline: float) -> None:
+    async with aiohttp.ClientSession() as session:
+        while True:
+            try:
+                await live.adapter.probe(session, live.base_url, live.key, "demo", task)
+                return
+            except (aiohttp.ClientError, NotReady) as problem:
+                text = live.log.read_text(errors="replace")[-4000:]
+                assert live.process.poll() is None, f"it ended with {live.process.returncode}:\n{text}"
+                assert time.monotonic() < deadline, f"not ready: {problem}\n{text}"
+                await asyncio.sleep(0.1)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, then SIGKILL of the whole session."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def body(text: str, **more: Any) -> dict[str, Any]:
+    """A chat request for the engine started by `running`."""
+    return {"model": "demo", "messages": [{"role": "user", "content": text}], "temperature": 0, **more}
+
+
+async def events(answer: aiohttp.ClientResponse) -> list[Any]:
+    """The events of a stream: each the decoded JSON, or "[DONE]"."""
+    found: list[Any] = []
+    async for line in answer.content:
+        data = line.decode().strip().removeprefix("data: ")
+        if data:
+            found.append(data if data == "[DONE]" else json.loads(data))
+    return found
