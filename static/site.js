@@ -274,7 +274,7 @@ setInterval(poll, 1_500);
 document.addEventListener("toggle", poll, true);
 
 function openNamed() {
-  const named = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const named = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   const details = named?.closest("details");
   if (details && !details.open) {
     details.open = true;
