@@ -37,7 +37,8 @@ export function onNotice(topic, fn) {
 export function reconnect() {
   clearTimeout(timer);
   attempt = 0;
-  if (!ended && (!socket || socket.readyState > WebSocket.OPEN)) connect();
+  if (socket?.readyState === WebSocket.OPEN) mark("open");
+  else if (!ended && (!socket || socket.readyState > WebSocket.OPEN)) connect();
 }
 
 function send(message) {

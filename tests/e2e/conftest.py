@@ -1,26 +1,109 @@
-"""One Chromium for all browser tests."""
+"""A real server and a real Chromium, for plain functions: Playwright's sync API wants no running loop.
+
+`server` serves this run's database: rows a test makes (with `transactional_db`) are what the browser sees.
+"""
 
 import os
-from collections.abc import Iterator
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-# Playwright keeps an event loop on the test's thread, where the tests use the ORM too.
-os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
-ARGUMENTS = [
-    "--no-sandbox",
+from playground import teams
+from playground.models import User
+
+ROOT = Path(__file__).parent.parent.parent
+CHROMIUM = [
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-component-update",
-    "--disable-sync",
     "--no-first-run",
 ]
+SYSTEM_CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="session")
+def server(home: Path, django_db_setup: None) -> Iterator[str]:
+    """Address of a web process in this run's home."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "playground.asgi:application",
+        "--port",
+        str(port),
+        "--lifespan",
+        "on",
+    ]
+    log = (home / f"web-{port}.log").open("wb")
+    process = subprocess.Popen(line, cwd=ROOT, env=os.environ | {"PORT": str(port)}, stdout=log, stderr=log)
+    try:
+        _wait_served(process, port, Path(log.name))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+        log.close()
+
+
+def _wait_served(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Return once it answers; fail with its log when it does not."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        connection = HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/sign-in/")
+            if connection.getresponse().status == 200:
+                return
+        except (OSError, HTTPException):
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+        finally:
+            connection.close()
+    pytest.fail(f"the server did not start:\n{log.read_text()}")
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    """Chromium: the system's where there is one, else Playwright's own."""
+    arguments = [*CHROMIUM, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    path = SYSTEM_CHROMIUM if SYSTEM_CHROMIUM.exists() else None
+    # While Playwright's loop runs in this thread, Django would take every ORM call for one from async code.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
         yield chromium
         chromium.close()
+    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.fixture
+def open_page(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open a page signed in as somebody: `page = open_page(user, width=360, color_scheme="dark")`."""
+    contexts: list[BrowserContext] = []
+
+    def opened(person: User | None, *, width: int = 1280, height: int = 860, **wanted: Any) -> Page:
+        context = browser.new_context(
+            base_url=server, viewport={"width": width, "height": height}, reduced_motion="reduce", **wanted
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        if person is not None:
+            page.goto(f"/sign-in/{teams.make_login_link(person)}")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
