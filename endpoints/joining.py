@@ -14,7 +14,9 @@ def needs(team: Team) -> Iterable[Need]:
     for endpoint in Endpoint.objects.filter(team=team):
         last = endpoint.releases.first()
         if last and last.state == Release.State.FAILED and endpoint.live is None:
-            yield Need(f"{endpoint.name} has no live release", reverse("endpoints:detail", args=[endpoint.name]))
+            yield Need(
+                f"{endpoint.name} has no live release", reverse("endpoints:detail", args=[endpoint.name])
+            )
 
 
 def find(team: Team, query: str) -> Iterable[Found]:

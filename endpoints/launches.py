@@ -67,7 +67,10 @@ def differences(endpoint: Endpoint, new: Configuration | None) -> list[Differenc
         Difference("Model", live.model.name, new.model.name),
         Difference("Weights", live.format_digest[:12], new.format_digest[:12]),
         Difference("Engine", *(f"{row.engine} {row.environment.version}" for row in (live, new))),
-        *(Difference(key, str(live.options.get(key, unset)), str(new.options.get(key, unset))) for key in options),
+        *(
+            Difference(key, str(live.options.get(key, unset)), str(new.options.get(key, unset)))
+            for key in options
+        ),
     ]
 
 

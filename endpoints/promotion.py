@@ -1,7 +1,7 @@
 """Which release of an endpoint is live: promote, settle, roll back, stop, take offline.
 
 The only writer of releases. A promotion makes one that starts on a deployment of its own; `settle` moves the
-pointer once that is ready, by a conditional update, so the last good one stays live until another truly serves.
+pointer once that is ready, by a conditional update, so the last good one stays live until another serves.
 Where no second replica fits, the running one that was tested is handed over to the release.
 """
 

@@ -43,7 +43,9 @@ def detail(request: Request, name: str) -> HttpResponse:
 
 def _fetch(request: Request, name: str, *, write: bool = False) -> Endpoint:
     """The endpoint of that name in the person's team."""
-    rows = Endpoint.objects.filter(team=team_of(request), name=name).select_related("team", "live__deployment")
+    rows = Endpoint.objects.filter(team=team_of(request), name=name).select_related(
+        "team", "live__deployment"
+    )
     found = access.visible(request.user, rows).first()
     if found is None:
         if write:
@@ -53,7 +55,9 @@ def _fetch(request: Request, name: str, *, write: bool = False) -> Endpoint:
 
 
 def _detail(request: Request, endpoint: Endpoint) -> dict[str, Any]:
-    releases = endpoint.releases.select_related("configuration__model", "configuration__environment", "created_by")
+    releases = endpoint.releases.select_related(
+        "configuration__model", "configuration__environment", "created_by"
+    )
     starting = releases.filter(state=Release.State.STARTING).select_related("deployment").first()
     last = releases.first()
     base_url = request.build_absolute_uri("/v1")
@@ -167,7 +171,9 @@ def keys_page(request: Request) -> HttpResponse:
     except keys.KeyRefused as refusal:
         context = _keys(request, {refusal.field: str(refusal)})
         return render(request, "endpoints/keys.html", context, status=422)
-    return render(request, "endpoints/keys.html", {**_keys(request), "made": key, "secret": secret, "typed": {}})
+    return render(
+        request, "endpoints/keys.html", {**_keys(request), "made": key, "secret": secret, "typed": {}}
+    )
 
 
 def _keys(request: Request, errors: dict[str, str] | None = None) -> dict[str, Any]:
