@@ -21,7 +21,7 @@ from playground.processes import Listener, Marked
 from playground.spec import Spec
 
 SPAWN = Path(__file__).with_name("spawn.py")
-# Below the range the kernel takes for outgoing connections: a port found free stays free while an engine loads.
+# Below the kernel's range for outgoing connections: a port found free stays free while an engine loads.
 PORTS = range(18000, 32000)
 METRICS_S = 3.0
 KILL_S = 15.0
@@ -153,10 +153,19 @@ class EngineProcess:
         read = await self.metrics()
         return None if read is None else read.get(self.adapter.quirks.running_metric)
 
-    def explain(self) -> Reason:
-        """Why it ended, from its last words."""
+    def count_memory_kills(self, family: list[Marked]) -> None:
+        """While it lives: the kernel's kills up to now were of others and say nothing of its own end."""
+        if any(one.process.pid == self.pid for one in family):
+            self._memory_kills = reasons.memory_kills()
+
+    def explain(self, *, serving: bool) -> Reason:
+        """Why it ended, from its last words.
+
+        Where the kernel does not say whom it killed, a SIGKILL is put down to memory only while loading.
+        """
         now = reasons.memory_kills()
-        ran_out = None if now is None or self._memory_kills is None else now > self._memory_kills
+        unknown = now is None or self._memory_kills is None
+        ran_out = (False if serving else None) if unknown else now != self._memory_kills
         return reasons.explain(self.adapter, self.log.tail(), self.exit_code, ran_out)
 
     async def end(self, grace_s: float) -> list[Marked]:
@@ -185,7 +194,7 @@ class EngineProcess:
             await asyncio.sleep(0.05)
 
     def _signal_group(self, number: int) -> None:
-        """To its group only while the leader is known to be ours: a group id is a pid, and pids are reused."""
+        """To its group, while its leader is known to be ours: a group id is a pid, and pids are reused."""
         if any(one.process.pid == self.pid for one in self.family()):
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, number)

@@ -1,8 +1,8 @@
 """Processes of replicas: whose they are, how they end, the locks that say who may run. Nothing about Django.
 
-An engine and all it starts carry SLIPWAY_REPLICA, SLIPWAY_SLOTS and SLIPWAY_HOME in their environment: the mark.
-Every signal goes to a process found by its mark and checked by its start time, never to a bare pid. A zombie is no
-process.
+An engine and all it starts carry SLIPWAY_REPLICA, SLIPWAY_SLOTS and SLIPWAY_HOME in their environment: the
+mark. Every signal goes to a process found by its mark and checked by its start time, never to a bare pid. A
+zombie is no process.
 """
 
 import contextlib
@@ -77,7 +77,7 @@ def kill_marked(home: Path, replica: int, timeout_s: float = 10.0) -> list[Marke
 
 
 def kill_until_gone(find: Callable[[], list[Marked]], timeout_s: float) -> list[Marked]:
-    """SIGKILL what `find` finds until it finds nothing: a process may fork between the look and the signal."""
+    """SIGKILL what `find` finds until it finds nothing: a process may fork between look and signal."""
     until = time.monotonic() + timeout_s
     while left := find():
         kill(one.process for one in left)
@@ -96,7 +96,7 @@ def reap(pids: Iterable[int]) -> None:
 
 
 def sweep(home: Path, alive: Callable[[int], bool] | None = None, timeout_s: float = 10.0) -> list[int]:
-    """Kill processes of replicas whose runner is dead; returns those replicas. An engine never outlives its runner.
+    """Kill processes of replicas whose runner is dead, which no engine outlives; returns those replicas.
 
     `alive` answers whether a replica's runner lives; by default its lock does.
     """

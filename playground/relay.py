@@ -1,7 +1,7 @@
-"""The way to an engine from another node: one listener a replica, with its own key. Understands nothing of the bytes.
+"""The way to an engine from another node: one listener a replica, with its own key. Knows no more than bytes.
 
-It passes the same (method, path) list as the gateway, streams both ways, and closes the engine's side when the caller
-hangs up. GET /log?offset=N gives a piece of the engine's log.
+It passes the same (method, path) list as the gateway, streams both ways, and closes the engine's side when
+the caller hangs up. GET /log?offset=N gives a piece of the engine's log.
 """
 
 import hmac
@@ -56,11 +56,9 @@ class Relay:
         )
         application = web.Application()
         application.router.add_route("*", "/{path:.*}", self._answer)
-        self._web = web.AppRunner(application, handler_cancellation=True, access_log=None)
+        self._web = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=1)
         await self._web.setup()
-        site = web.TCPSite(
-            self._web, self._spec.node_address, 0, ssl_context=_tls(self._spec), shutdown_timeout=1
-        )
+        site = web.TCPSite(self._web, self._spec.node_address, 0, ssl_context=_tls(self._spec))
         await site.start()
         port: int = self._web.addresses[0][1]
         return port

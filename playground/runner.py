@@ -1,7 +1,7 @@
-"""One replica from claim to end: takes its locks, starts the engine, watches it, stops it. Nothing about Django.
+"""One replica from claim to end: takes its locks, starts the engine, watches and stops it. No Django in it.
 
-Order of a life: runner lock, claim, slot locks, what is left of older replicas killed, engine started, probed, ready,
-watched, drained, ended, verified, reported. Whoever cannot be reached with a report is told later.
+Order of a life: runner lock, claim, slot locks, older replicas' remains killed, engine started, probed,
+ready, watched, drained, ended, verified, reported. Whoever cannot be reached with a report is told later.
 """
 
 import asyncio
@@ -164,7 +164,7 @@ class Life:
             self.log.bound()
 
     async def _until_end(self, session: aiohttp.ClientSession) -> tuple[str, Reason]:
-        """Work until it fails or is ended; answers the last report's verb and reason. The engine may still run."""
+        """Work until it fails or is ended; the last report's verb and reason. The engine may still run."""
         work = asyncio.create_task(self._work(session))
         try:
             await asyncio.wait((work, self._ending), return_when=asyncio.FIRST_COMPLETED)
@@ -264,7 +264,7 @@ class Life:
     async def _exit(self, engine: EngineProcess) -> None:
         """Raise why the engine ended, once it does."""
         await engine.wait()
-        reason = engine.explain()
+        reason = engine.explain(serving=self.vitals is not None)
         if reason.code == ReasonCode.PORT_TAKEN and self.vitals is None:
             raise PortTaken
         raise EngineFailed(reason)

@@ -2,9 +2,9 @@
 
     python -I -S spawn.py RUNNER_PID COMMAND…
 
-The tie (PR_SET_PDEATHSIG) must be made in the child, after the fork, where Python code of a process with threads
-may not run; hence a program instead of a `preexec_fn`. It survives the exec; the engine's own children do not inherit
-it.
+The tie (PR_SET_PDEATHSIG) must be made in the child, after the fork, where Python code of a process with
+threads may not run; hence a program instead of a `preexec_fn`. It survives the exec; the engine's own
+children do not inherit it.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
-"""Judges whether an engine that was ready still lives. Frozen means that every sign of life is missing, not one.
+"""Judges whether an engine that was ready still lives. Frozen: every sign of life is missing, not just one.
 
-Signs of life: its progress counters rise, its processes or GPUs work, a request of one token is answered. A long
-prefill works; a full queue progresses; an idle engine answers. Knows nothing about Django.
+Signs of life: its progress counters rise, its processes or GPUs work, a request of one token is answered. A
+long prefill works; a full queue progresses; an idle engine answers. Knows nothing about Django.
 """
 
 import asyncio
@@ -62,6 +62,7 @@ class Vitals:
             )
         progressed, cores = self._progressed(metrics), self._cores(family, since)
         self._note(family, metrics, cores)
+        self._engine.count_memory_kills(family)
         gpu_busy = await self._gpu_busy()
         if progressed or cores > BUSY_CORES or gpu_busy or self._answered():
             self._lives()
@@ -98,7 +99,7 @@ class Vitals:
         }
 
     async def _gpu_busy(self) -> bool:
-        """Whether our GPUs compute. A share's load cannot be told from its neighbour's, so a share gives no sign."""
+        """Whether our GPUs compute. A share's load cannot be told from its neighbour's: it gives no sign."""
         spec, suspect = self._engine.spec, self._quiet_s() > self._limit_s / 4
         if not spec.gpus or not (suspect or self._now() - self._gpu_read_at > GPU_EVERY_S):
             return False
@@ -131,7 +132,7 @@ class Vitals:
         return True
 
     def _judge(self) -> None:
-        """Ask it something after a quarter of the limit without a sign; call it ill after half, frozen after all."""
+        """No sign for a quarter of the limit: ask it something; for half: it is ill; for all: frozen."""
         quiet = self._quiet_s()
         if quiet > self._limit_s:
             raise EngineFailed(self._reason())
@@ -148,7 +149,7 @@ class Vitals:
         return Reason(ReasonCode.FROZEN, text)
 
     async def _mind_inner(self, family: list[Marked], progressed: bool) -> None:
-        """A process that was there when it became ready is gone: harmless only if a request is still answered."""
+        """A process that was there when it got ready is gone: harmless if a request is still answered."""
         gone = self._inner - {one.identity for one in family}
         if not gone or progressed:
             return

@@ -1,7 +1,8 @@
-"""An engine without a model: a real process that speaks OpenAI HTTP and fails on demand. Standard library only.
+"""An engine without a model: a real process that speaks OpenAI HTTP and fails on demand. Needs no package.
 
-It streams real chunks with real delays, counts what runs in /metrics, stops work when its client hangs up, and asks for
-the bearer key in FAKE_KEY. Options steer the process; directives in the last user message steer one request:
+It streams real chunks with real delays, counts what runs in /metrics, stops work when its client hangs up,
+and asks for the bearer key in FAKE_KEY. Options steer the process; directives in the last user message
+steer one request:
 
     [[tokens=400]] length          [[delay=5]] ms a token       [[wait=0.5]] s before the first byte
     [[die=10]] process dies        [[cut=10]] connection cut    [[hang]] never answers
@@ -38,11 +39,11 @@ REASONS = {
     500: "Internal Server Error",
 }
 CRASHES = {
-    "oom": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 1.00 GiB free.",
+    "oom": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB.",
     "port": "OSError: [Errno 98] error while attempting to bind on address: address already in use",
     "option": "fake_engine.py: error: unrecognized arguments: --frobnicate",
-    "driver": "RuntimeError: Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU.",
-    "context": "ValueError: To serve at least one request with the model's max seq len (131072), 8 GiB KV cache is needed",
+    "driver": "RuntimeError: Found no NVIDIA driver on your system.",
+    "context": "ValueError: To serve one request with the max seq len (131072), 8 GiB KV cache is needed",
     "gated": "huggingface_hub.errors.GatedRepoError: 401 Client Error. Access to model x/y is restricted.",
     "weights": "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge",
     "bug": "AssertionError: something nobody foresaw",
@@ -136,7 +137,8 @@ class Fake:
         self.options = options
         self.key = os.environ.get("FAKE_KEY", "")
         self.running = self.tokens = self.made = 0
-        self.frozen = False
+        self.thawed = asyncio.Event()
+        self.thawed.set()
         self.seen: list[dict[str, object]] = []
         self.inner: asyncio.subprocess.Process | None = None
         self.turn = asyncio.Lock()
@@ -182,8 +184,7 @@ class Fake:
 
     async def think(self) -> None:
         """One token's work. The inner process has its part in it: without it, nothing ever comes."""
-        while self.frozen:
-            await asyncio.sleep(0.02)
+        await self.thawed.wait()
         if self.inner is None:
             return
         assert self.inner.stdin and self.inner.stdout
@@ -209,7 +210,7 @@ class Fake:
     async def _answer_or_hang_up(
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Answer; stop the work when the client goes first. True: the connection may carry another request."""
+        """Answer; stop the work when the client goes first. True: the connection may carry more."""
         work = asyncio.ensure_future(self._answer(request, writer))
         gone = asyncio.ensure_future(reader.read(1))
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -254,8 +255,11 @@ class Fake:
     def _steer(self, request: Request, writer: asyncio.StreamWriter) -> None:
         if request.path == "/fake/requests":
             return send(writer, 200, self.seen)
-        self.frozen = request.path == "/fake/freeze"
-        return send(writer, 200, {"frozen": self.frozen})
+        if request.path == "/fake/freeze":
+            self.thawed.clear()
+        else:
+            self.thawed.set()
+        return send(writer, 200, {"frozen": not self.thawed.is_set()})
 
     def _metrics(self) -> str:
         values = {
@@ -273,7 +277,8 @@ class Fake:
         if not isinstance(request.body, dict) or not request.words:
             return send(writer, 400, error("messages must not be empty", "invalid_request"))
         if self.options.context and len(request.words) > self.options.context:
-            text = f"This model's maximum context length is {self.options.context} tokens, not {len(request.words)}."
+            limit, given = self.options.context, len(request.words)
+            text = f"This model's maximum context length is {limit} tokens, not {given}."
             return send(writer, 400, error(text, "context_length_exceeded", "messages"))
         self.running += 1
         self.made += 1

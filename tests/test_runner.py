@@ -1,27 +1,36 @@
-"""A replica's life under a real runner with real engine processes; each test leaves no process and no lock."""
+"""A replica's life under a real runner with real engine processes; none leaves a process or a lock."""
 
 import asyncio
+import ipaddress
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from playground import engine_process, processes
 from playground.engine_log import EngineLog
+from playground.engines import reasons
 from playground.engines.base import Hardware, LocalModel, Reason, ReasonCode
 from playground.runner import Spec, Superseded, Unreachable, Wish, run
+from tests.fake_adapter import Fake
 
 SLOW_S = 20.0
 SPEC = Spec(
@@ -268,7 +277,7 @@ async def test_a_crash_at_load_is_sorted_into_a_reason(home: Path, crash: str, c
 async def test_a_stranger_on_the_port_makes_it_take_another(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stranger listens after the port was found free and answers nothing: it must never pass for the engine."""
+    """The stranger listens after the port was found free, and answers nothing: it never passes for ours."""
     with socket.socket() as stranger, socket.socket() as spare:
         for taken in (stranger, spare):
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -391,7 +400,7 @@ async def test_a_frozen_engine_is_ended(home: Path, how: str) -> None:
 
 
 async def test_a_frozen_engine_may_recover(home: Path) -> None:
-    async with replica(home, frozen_after_s=6) as one:
+    async with replica(home, frozen_after_s=4) as one:
         await one.ready()
         os.kill(one.engine_pid, signal.SIGSTOP)
         await one.told.hear("unhealthy")
@@ -402,16 +411,16 @@ async def test_a_frozen_engine_may_recover(home: Path) -> None:
 
 async def test_a_long_prefill_is_not_frozen(home: Path) -> None:
     """Deaf for three times the limit: no probe answered, no counter read. Only its CPU time speaks for it."""
-    async with replica(home, frozen_after_s=1.2) as one:
+    async with replica(home, frozen_after_s=1) as one:
         await one.ready()
-        assert (await ask(one.base_url, "[[prefill=3.6]]"))[0] == 200
+        assert (await ask(one.base_url, "[[prefill=3]]"))[0] == 200
         assert one.told.verbs[-1] == "ready"
 
 
 async def test_an_idle_engine_is_not_frozen(home: Path) -> None:
     async with replica(home, frozen_after_s=0.8) as one:
         await one.ready()
-        await asyncio.sleep(2.4)
+        await asyncio.sleep(2)
         assert one.told.verbs[-1] == "ready"
 
 
@@ -566,10 +575,14 @@ async def test_sigusr1_makes_it_look_at_the_wish_at_once(home: Path) -> None:
 
 def test_the_log_stays_bounded_while_the_engine_writes_on(tmp_path: Path) -> None:
     log = EngineLog(tmp_path, limit=20_000)
-    writes = "import sys, time\nfor i in range(3000): print('line', i, flush=True)\nsys.stdin.read()\nprint('last words')"
+    writes = "import sys\nfor i in range(5000): print('line', i)\nsys.stdin.read()\nprint('last words')"
     with log.path.open("ab") as output:
-        writer = subprocess.Popen([sys.executable, "-I", "-c", writes], stdin=subprocess.PIPE, stdout=output)
+        writer = subprocess.Popen(
+            [sys.executable, "-I", "-u", "-c", writes], stdin=subprocess.PIPE, stdout=output
+        )
+    began = time.monotonic()
     while log.path.stat().st_size < 30_000:
+        assert time.monotonic() - began < SLOW_S
         time.sleep(0.01)
     log.bound()
     writer.communicate()
@@ -584,6 +597,26 @@ def test_keys_are_hidden_in_the_log(tmp_path: Path) -> None:
     log.path.write_text("started with canary-key in hand\n")
     assert log.tail() == ["started with ********** in hand"]
     assert b"canary" not in log.read(0, 1000)
+
+
+# Reasons
+
+
+@pytest.mark.parametrize(
+    ("memory_ran_out", "code"),
+    [(True, ReasonCode.OUT_OF_MEMORY), (None, ReasonCode.OUT_OF_MEMORY), (False, ReasonCode.CRASHED)],
+)
+def test_a_sigkill_is_put_down_to_memory_unless_the_kernel_denies_it(
+    memory_ran_out: bool | None, code: ReasonCode
+) -> None:
+    assert reasons.explain(Fake(), ["last words"], -9, memory_ran_out).code == code
+
+
+def test_a_reason_quotes_the_log_without_its_prefix() -> None:
+    line = "(EngineCore pid=12) ERROR 11-25 01:02:03 [core.py:7] torch.OutOfMemoryError: out of memory"
+    reason = reasons.explain(Fake(), ["INFO started", line], 1, False)
+    assert reason.code == ReasonCode.OUT_OF_MEMORY
+    assert reason.text.endswith("It said: torch.OutOfMemoryError: out of memory")
 
 
 # Relay
@@ -705,6 +738,32 @@ async def test_the_relay_serves_the_log_in_pieces(home: Path) -> None:
             assert (await answer.text(), answer.headers["X-Next-Offset"]) == ("", offset)
         async with session.get("/log", params={"offset": "-1"}) as answer:
             assert answer.status == 400
+
+
+async def test_the_relay_speaks_tls_where_files_are_given(home: Path, tmp_path: Path) -> None:
+    certificate, key = certify("127.0.0.1", tmp_path)
+    async with replica(home, relay=True, tls_cert=str(certificate), tls_key=str(key)) as one:
+        await one.ready()
+        url = one.relay_url.replace("http", "https")
+        trust = ssl.create_default_context(cafile=str(certificate))
+        headers = {"Authorization": "Bearer relay-key"}
+        async with aiohttp.ClientSession(url, headers=headers) as session:
+            async with session.post("/v1/chat/completions", json=chat("Hi"), ssl=trust) as answer:
+                assert answer.status == 200
+
+
+def certify(host: str, folder: Path) -> tuple[Path, Path]:
+    """Files of a certificate for an address, signed by itself, and of its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    signed = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    plain = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "cert.pem").write_bytes(signed.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(*plain))
+    return folder / "cert.pem", folder / "key.pem"
 
 
 # Spec

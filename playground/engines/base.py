@@ -301,6 +301,7 @@ class Engine(ABC):
     ) -> None:
         """One real request of the model's task, one token long. Raises NotReady with what was wrong."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        body: dict[str, Any]
         if task == "embedding":
             path, body = "/v1/embeddings", {"model": served_name, "input": "ready"}
         elif task == "completion":

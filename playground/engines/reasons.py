@@ -1,4 +1,4 @@
-"""Sorts an engine's failure into a reason a person can act on: the adapter's own rules first, then those all share."""
+"""Sorts an engine's failure into a reason a person can act on: the adapter's rules first, then ours."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,8 @@ RULES: list[tuple[ReasonCode, str, str]] = [
     (
         ReasonCode.CONTEXT_TOO_LONG,
         r"max seq len .* KV cache|larger than the maximum number of tokens that can be stored in KV cache"
-        r"|KV cache is needed, which is larger|max_model_len .* is greater than|No available memory for the cache blocks",
+        r"|KV cache is needed, which is larger|max_model_len .* is greater than"
+        r"|No available memory for the cache blocks",
         "The context does not fit into the memory left for the KV cache. Choose a shorter context length.",
     ),
     (
@@ -25,7 +26,7 @@ RULES: list[tuple[ReasonCode, str, str]] = [
         r"out of memory|OutOfMemory|Cannot allocate memory|MemoryError|std::bad_alloc|failed to allocate"
         r"|unable to allocate|Free memory on device .* is less than desired|CUBLAS_STATUS_ALLOC_FAILED"
         r"|failed to fit params",
-        "Not enough memory. Shorten the context, lower the number of parallel requests, or take a smaller model.",
+        "Not enough memory. Shorten the context, allow fewer parallel requests, or take a smaller model.",
     ),
     (
         ReasonCode.GATED,
@@ -45,9 +46,9 @@ RULES: list[tuple[ReasonCode, str, str]] = [
     ),
     (
         ReasonCode.BAD_WEIGHTS,
-        r"SafetensorError|HeaderTooLarge|invalid magic|failed to load model|tensor .* not within the file bounds"
-        r"|unknown model architecture|not a valid GGUF|does not recognize this architecture|is not supported for now"
-        r"|Unsupported architecture|shape mismatch|size mismatch for",
+        r"SafetensorError|HeaderTooLarge|invalid magic|failed to load model|not within the file bounds"
+        r"|unknown model architecture|not a valid GGUF|does not recognize this architecture"
+        r"|is not supported for now|Unsupported architecture|shape mismatch|size mismatch for",
         "The weights cannot be loaded by this engine: damaged, or of an architecture it does not know.",
     ),
     (
@@ -86,7 +87,7 @@ def _killed(exit_code: int | None, memory_ran_out: bool | None) -> Reason | None
 
 
 def _common(log: list[str]) -> Reason | None:
-    """The rule whose words come last in the log: early warnings are seldom what ended it."""
+    """The first rule, of those above, whose words the log holds; quoted is the last line that does."""
     for code, pattern, advice in COMPILED:
         for line in reversed(log):
             if pattern.search(line):
@@ -121,7 +122,7 @@ def _said(line: str) -> str:
 
 
 def memory_kills() -> int | None:
-    """How many processes the kernel has killed for memory, in this control group or on this machine; None: unknown."""
+    """Processes the kernel has killed for memory, in this control group or on this machine; None: unknown."""
     for path, name in (
         (Path("/sys/fs/cgroup/memory.events"), "oom_kill"),
         (Path("/proc/vmstat"), "oom_kill"),
