@@ -124,8 +124,8 @@ class Web:
 
 @contextmanager
 def running_web(**environment: str) -> Iterator[Web]:
-    """A web process on the databases of this run; ended by its pid."""
-    port = free_port()
+    """A web process on the databases of this run, on a port of its own or PORT; ended by its pid."""
+    port = int(environment.get("PORT", free_port()))
     command = [sys.executable, "-m", "uvicorn", "playground.asgi:application", "--port", str(port)]
     command += ["--log-level", "warning", "--timeout-graceful-shutdown", "5"]
     process = subprocess.Popen(command, env=os.environ | QUICK | {"PORT": str(port)} | environment)

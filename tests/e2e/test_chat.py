@@ -8,7 +8,6 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from playground.models import Conversation, Deployment, Generation, Team, Turn, User
 from tests import chats
-from tests.chats import Web
 from tests.e2e.axe import violations
 from tests.fakes import RunningFake
 
@@ -41,18 +40,9 @@ def chat(team: Team, served: Deployment) -> Conversation:
 
 
 @pytest.fixture
-def web(chat: Conversation) -> Iterator[Web]:
-    with chats.running_web() as process:
-        yield process
-
-
-@pytest.fixture
-def context(browser: Browser, web: Web, user: User) -> Iterator[BrowserContext]:
+def context(browser: Browser, server: str, user: User) -> Iterator[BrowserContext]:
     """A browser in which `user` is signed in; the test fails when a page raised an error of its own."""
-    context = browser.new_context(viewport={"width": 1200, "height": 800})
-    name, _, value = chats.cookie(user).partition("=")
-    context.add_cookies([{"name": name, "value": value, "url": f"http://127.0.0.1:{web.port}"}])
-    context.set_default_timeout(15_000)
+    context = signed_in(browser, server, user)
     problems: list[str] = []
     context.on("weberror", lambda error: problems.append(str(error.error)))
     yield context
@@ -60,14 +50,22 @@ def context(browser: Browser, web: Web, user: User) -> Iterator[BrowserContext]:
     assert not problems
 
 
+def signed_in(browser: Browser, base_url: str, user: User) -> BrowserContext:
+    context = browser.new_context(base_url=base_url, viewport={"width": 1200, "height": 800})
+    name, _, value = chats.cookie(user).partition("=")
+    context.add_cookies([{"name": name, "value": value, "url": base_url}])
+    context.set_default_timeout(15_000)
+    return context
+
+
 @pytest.fixture
-def page(context: BrowserContext, web: Web, chat: Conversation) -> Page:
-    return opened(context, web, chat)
+def page(context: BrowserContext, chat: Conversation) -> Page:
+    return opened(context, chat)
 
 
-def opened(context: BrowserContext, web: Web, chat: Conversation, query: str = "") -> Page:
+def opened(context: BrowserContext, chat: Conversation, query: str = "") -> Page:
     page = context.new_page()
-    page.goto(f"http://127.0.0.1:{web.port}/playground/{chat.pk}/{query}")
+    page.goto(f"/playground/{chat.pk}/{query}")
     expect(page.locator("html")).to_have_attribute("data-socket", "open")
     return page
 
@@ -134,10 +132,8 @@ def test_a_reload_midway_shows_all_of_it(page: Page) -> None:
     expect(answer.locator(".prose")).to_have_text(chats.words(300))
 
 
-def test_a_second_tab_follows_live(
-    page: Page, context: BrowserContext, web: Web, chat: Conversation
-) -> None:
-    other = opened(context, web, chat)
+def test_a_second_tab_follows_live(page: Page, context: BrowserContext, chat: Conversation) -> None:
+    other = opened(context, chat)
     answer = send(page, "[[tokens=200]] [[delay=5]]")
     followed = other.locator(".answer").last
     expect(followed.locator(".prose")).to_contain_text("word5")
@@ -159,14 +155,18 @@ def test_a_cut_network_heals_without_loss(page: Page, context: BrowserContext) -
     expect(page.locator("#offline")).to_be_hidden()
 
 
-def test_a_killed_web_process_leaves_an_honest_mark(page: Page, web: Web) -> None:
-    answer = send(page, "[[tokens=5000]] [[delay=5]]")
-    expect(answer.locator(".prose")).to_contain_text("word20")
-    web.kill()
-    with chats.running_web(port=web.port):
-        ends(answer, "interrupted")
-        expect(answer).to_contain_text("Interrupted")
-        expect(answer.get_by_role("button", name="Regenerate")).to_be_visible()
+def test_a_killed_web_process_leaves_an_honest_mark(browser: Browser, chat: Conversation, user: User) -> None:
+    with chats.running_web() as first:
+        context = signed_in(browser, f"http://127.0.0.1:{first.port}", user)
+        page = opened(context, chat)
+        answer = send(page, "[[tokens=5000]] [[delay=5]]")
+        expect(answer.locator(".prose")).to_contain_text("word20")
+        first.kill()
+        with chats.running_web(PORT=str(first.port)):
+            expect(answer).to_have_attribute("data-state", "interrupted", timeout=20_000)
+            expect(answer).to_contain_text("Interrupted")
+            expect(answer.get_by_role("button", name="Regenerate")).to_be_visible()
+        context.close()
 
 
 def test_editing_makes_a_branch_and_both_stay_reachable(page: Page) -> None:
@@ -285,10 +285,10 @@ def test_an_engine_that_dies_midway_says_so(page: Page) -> None:
 
 
 def test_a_stopped_model_starts_on_send_and_the_text_is_kept(
-    context: BrowserContext, web: Web, team: Team
+    context: BrowserContext, team: Team
 ) -> None:
     row = chats.deployment(team, "asleep", desired=Deployment.Desired.STOPPED)
-    page = opened(context, web, chats.conversation(team, row))
+    page = opened(context, chats.conversation(team, row))
     send(page, "good morning")
     row.refresh_from_db()
     assert row.desired == Deployment.Desired.RUNNING
