@@ -125,17 +125,28 @@ class Web:
 @contextmanager
 def running_web(**environment: str) -> Iterator[Web]:
     """A web process on the databases of this run, on a port of its own or PORT; ended by its pid."""
+    with running_webs(1, **environment) as (web,):
+        yield web
+
+
+@contextmanager
+def running_webs(count: int, **environment: str) -> Iterator[list[Web]]:
+    """Several, started side by side."""
+    webs = [_start(environment) for _ in range(count)]
+    try:
+        for web in webs:
+            until("the web process listens", web.listens, 60)
+        yield webs
+    finally:
+        for web in webs:
+            web.kill()
+
+
+def _start(environment: dict[str, str]) -> Web:
     port = int(environment.get("PORT", free_port()))
     command = [sys.executable, "-m", "uvicorn", "playground.asgi:application", "--port", str(port)]
     command += ["--log-level", "warning", "--timeout-graceful-shutdown", "5"]
-    process = subprocess.Popen(command, env=os.environ | QUICK | {"PORT": str(port)} | environment)
-    web = Web(port, process)
-    try:
-        until("the web process listens", web.listens, 30)
-        yield web
-    finally:
-        process.kill()
-        process.wait()
+    return Web(port, subprocess.Popen(command, env=os.environ | QUICK | {"PORT": str(port)} | environment))
 
 
 @dataclass
