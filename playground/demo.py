@@ -5,7 +5,9 @@ model.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from playground import environments, teams
+from django.conf import settings
+
+from playground import catalogue, environments, teams
 from playground.models import EngineEnvironment, Job, Model, ModelFormat, Node
 
 ENGINE = "llama.cpp"
@@ -22,6 +24,8 @@ class Progress:
 
 def wanted(node: Node) -> Iterator[tuple[str, Callable[[], Progress]]]:
     """Each thing's name, and a function to be called until its Progress is done."""
+    if not settings.DEMO:
+        return
     yield ENGINE, Provision(lambda: environments.ensure(node, ENGINE)).look
     yield "Demo model", Provision(lambda: _ensure_model(node)).look
 
@@ -49,8 +53,6 @@ class Provision:
 
 
 def _ensure_model(node: Node) -> ModelFormat | Job:
-    from playground import catalogue
-
     model: Model = catalogue.demo(teams.default_team())
     return catalogue.ensure(node, model, ModelFormat.Kind.GGUF)
 

@@ -64,6 +64,8 @@ def _database(url: str) -> dict[str, object]:
         "HOST": host,
         "PORT": str(parts.port or ""),
         "CONN_MAX_AGE": 0,
+        # The pool looks before it hands one out: after a restart of PostgreSQL every pooled connection is dead.
+        "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
             **{key: unquote(value) for key, value in query.items()},
             "connect_timeout": 5,
@@ -91,6 +93,8 @@ try:
     DATABASE_URL = env.str("DATABASE_URL", "")
     REDIS_URL = env.str("REDIS_URL", "")
     DATABASE_POOL = env.int("SLIPWAY_DATABASE_POOL", POOLS.get(COMMAND, 10))
+    # Whether `up` provides llama.cpp and the demo model. Off where a machine serves something else.
+    DEMO = env.bool("SLIPWAY_DEMO", True)
     # Times, in seconds. Tests shorten them; the README gives their meaning.
     HEARTBEAT_S = env.float("SLIPWAY_HEARTBEAT_S", 2.0)
     LOST_AFTER_S = env.float("SLIPWAY_LOST_AFTER_S", 30.0)
