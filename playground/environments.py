@@ -50,6 +50,8 @@ def ensure(
     """
     adapter, build = engines.get(engine), build_of(node)
     version = version or default_version(adapter, build)
+    if not VERSION.fullmatch(version):
+        raise JobRefused(f"{version[:40]!r} is no version: write it like {default_version(adapter, build)}.")
     if node.name == settings.NODE_NAME:
         adopt()
     found = exactly or _newest(engine, version, build)
