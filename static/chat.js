@@ -474,7 +474,7 @@ document.addEventListener("htmx:before:settle", (event) => {
   const came = event.detail.newContent.filter((node) => node.nodeType === Node.ELEMENT_NODE && node.isConnected);
   for (const element of came) adopt(element);
   for (const element of came) prepare(element);
-  if (came.some((element) => element.matches(".turn, #turns"))) follow();
+  if (came.some((element) => element.matches(".turn"))) follow();
   if (came.some((element) => element.matches(".column-head"))) reconsider();
   if (came.some((element) => element.matches("#turns"))) unpin_if_asked(event.detail.task);
 });
@@ -488,7 +488,13 @@ function prepare(element) {
 
 /** Editing and regenerating lead to the newest branch; looking at another one is named in the address. */
 function unpin_if_asked({ sourceElement }) {
-  if (sourceElement?.matches?.("[hx-post]")) unpin();
+  if (sourceElement?.matches?.("[hx-post]")) {
+    unpin();
+    following = true;
+  }
+  // The old messages leave after this event, and with them the place that was scrolled to.
+  const stay = following;
+  requestAnimationFrame(() => stay && go_to_end());
 }
 
 /** The newest answer this page knows of, shown or not. */

@@ -167,7 +167,12 @@ def _settings(conversation: Conversation, errors: dict[str, str]) -> dict[str, A
     for heading in _headings(conversation):
         ignored |= heading.quirks.ignored | heading.quirks.refused
     fields = sampling.fields(conversation.parameters, ignored)
-    return {"conversation": conversation, "fields": fields, "errors": errors, "set": len(conversation.parameters)}
+    return {
+        "conversation": conversation,
+        "fields": fields,
+        "errors": errors,
+        "set": len(conversation.parameters),
+    }
 
 
 def _list(request: Request, current: Conversation | None) -> dict[str, Any]:
@@ -260,7 +265,9 @@ def code(request: Request, pk: int) -> HttpResponse:
 
 def _messages(conversation: Conversation, shown: thread.Shown) -> list[dict[str, Any]]:
     """What was said up to the last message of the shown branch; a greeting where nothing was."""
-    messages = [{"role": "system", "content": conversation.system_prompt}] if conversation.system_prompt else []
+    messages = (
+        [{"role": "system", "content": conversation.system_prompt}] if conversation.system_prompt else []
+    )
     for turn in shown.turns:
         messages.append({"role": "user", "content": turn.turn.text})
         if turn is not shown.turns[-1] and turn.lead:
@@ -361,7 +368,9 @@ def _own_turn(request: Request, pk: int, *, write: bool = False) -> Turn:
     row = Turn.objects.filter(pk=pk).first()
     if row is None:
         raise Http404("no such message")
-    fetch = _writable if write else lambda request, pk: access.fetch(request.user, Conversation.objects.all(), pk)
+    fetch = (
+        _writable if write else lambda request, pk: access.fetch(request.user, Conversation.objects.all(), pk)
+    )
     row.conversation = fetch(request, row.conversation_id)
     return row
 
@@ -373,7 +382,8 @@ def turn(request: Request, pk: int) -> HttpResponse:
     shown = thread.show(row.conversation, thread.Point(row.pk))
     found = next(one for one in shown.turns if one.turn.pk == row.pk)
     may_chat = access.can(request.user, "chat", row.conversation.team)
-    return render(request, f"{PAGE}#said", {"turn": row, "shown": found, "may_chat": may_chat})
+    context = {"turn": row, "shown": found, "may_chat": may_chat, "conversation_pk": row.conversation_id}
+    return render(request, f"{PAGE}#said", context)
 
 
 @writes
@@ -402,7 +412,9 @@ def edit(request: Request, pk: int) -> HttpResponse:
 
 
 def _own_generation(request: Request, pk: int, *, write: bool = False) -> Generation:
-    row = Generation.objects.filter(pk=pk).select_related("column__deployment", "turn", "configuration").first()
+    row = (
+        Generation.objects.filter(pk=pk).select_related("column__deployment", "turn", "configuration").first()
+    )
     if row is None:
         raise Http404("no such answer")
     row.turn.conversation = _own_turn(request, row.turn_id, write=write).conversation
@@ -416,8 +428,12 @@ def answer(request: Request, pk: int) -> HttpResponse:
     row = _own_generation(request, pk)
     shown = thread.show(row.turn.conversation, thread.Point(row.turn_id, row.pk))
     found = next(one for turn in shown.turns for one in turn.answers if one.generation.pk == row.pk)
-    may_chat = access.can(request.user, "chat", row.turn.conversation.team)
-    return render(request, f"{PAGE}#answer", {"answer": _answer(found), "may_chat": may_chat})
+    context = {
+        "answer": _answer(found),
+        "may_chat": access.can(request.user, "chat", row.turn.conversation.team),
+        "conversation_pk": row.turn.conversation_id,
+    }
+    return render(request, f"{PAGE}#answer", context)
 
 
 @writes
