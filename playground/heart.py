@@ -31,6 +31,7 @@ def _once(due: bool) -> None:
             nodes.sweep()
         if reconcile.overdue():
             reconcile.run()
+            nodes.start_assigned()
     except (DatabaseError, InterfaceError) as problem:
         logger.warning("the node waits for the database: %s", str(problem).strip())
     except Exception:

@@ -1,7 +1,7 @@
 """This machine as a node: its row, its runners, and the sweep that keeps rows and processes the same.
 
-The node owns its process tree: what happens to a process here is decided by locks and pids on this machine, and
-only then written to a row, through `deployments`.
+The node owns its process tree: what happens to a process here is decided by locks and pids on this machine,
+and only then written to a row, through `deployments`.
 """
 
 import logging
@@ -98,6 +98,18 @@ def accept() -> None:
 # Runners
 
 
+# When this process last started the runner of a replica.
+_spawned: dict[int, float] = {}
+
+
+def start_assigned() -> None:
+    """Start every replica assigned to this node, without waiting for tasks that do not arrive."""
+    here = Replica.objects.filter(node__name=settings.NODE_NAME, state=Replica.State.ASSIGNED)
+    for pk in here.values_list("pk", flat=True):
+        if time.monotonic() - _spawned.get(pk, -NUDGE_AGAIN_S) >= NUDGE_AGAIN_S:
+            start_replica(pk)
+
+
 def start_replica(pk: int) -> bool:
     """Start the runner of a replica assigned to this node, detached. Its claim decides races."""
     replica = Replica.objects.filter(
@@ -106,6 +118,7 @@ def start_replica(pk: int) -> bool:
     if replica is None:
         return False
     deployments.nudged(replica)
+    _spawned[pk] = time.monotonic()
     spawn("run_replica", pk, replica_folder(pk) / "runner.log")
     return True
 
@@ -146,7 +159,7 @@ def start_job(pk: int) -> bool:
 
 
 def stop_local(timeout: float = STOP_TIMEOUT_S) -> list[int]:
-    """`node stop`: nothing new is placed here, every runner stops its engine; the replicas left after `timeout`.
+    """`node stop`: nothing new is placed here, every runner stops its engine. Returns what is left.
 
     Desired state stays as it is: what ran starts again once the node accepts.
     """

@@ -4,8 +4,8 @@ GPUs: a replica holds whole ones, or one share of one beside others as long as t
 takes every share's lock, so that the locks alone keep a whole and a share apart.
 
 CPU: memory is the hard limit. Cores are shared: comparing engines beside each other is the point, and on two
-cores a lock per core would allow one. So a replica's slot is the first free number, "cpu.0", "cpu.1", …, and the
-note says how many share the cores. Memory that nobody could estimate counts as nothing and is said to be unknown.
+cores a lock per core would allow one. So a replica's slot is the first free number, "cpu.0", "cpu.1", …, and
+the note says how many share the cores. Memory that nobody could estimate counts as nothing and is called unknown.
 """
 
 from collections.abc import Sequence

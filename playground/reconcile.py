@@ -1,6 +1,6 @@
 """Brings what runs to what should run. Decides; every state is written by `deployments`.
 
-A pass holds the deployment's row, so two passes at once take turns and never add two replicas; resources are
+A pass holds the deployment's row, so two passes at once take turns and never add two replicas. Resources are
 given out under the node's row, so no slot is given twice. Every step is idempotent: a pass that dies midway is
 done again.
 """

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from playground import nodes, reconcile
+from playground import leases, nodes, reconcile
 
 
 @shared_task(name="playground.reconcile")
@@ -12,6 +12,7 @@ def reconcile_due(deployment: int | None = None) -> None:
         reconcile.settle(deployment)
         return
     reconcile.run()
+    leases.sweep()
 
 
 @shared_task(name="playground.start_replica")

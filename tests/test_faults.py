@@ -156,6 +156,7 @@ def test_postgresql_away_for_longer_than_the_lost_time_loses_nobody(model: Model
         assert psutil.Process(pid or 0).is_running()
     finally:
         servers.start_postgres(HOME)
+        connections.close_all()
     back = timezone.now()
     until(
         "its runner beats again", lambda: Replica.objects.filter(pk=first.pk, heartbeat_at__gt=back).exists()
