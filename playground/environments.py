@@ -214,7 +214,10 @@ def _turn(work: Work, goal: str) -> Iterator[None]:
 
 
 def make(work: Work, engine: str, version: str, build: str, digest: str = "") -> EngineEnvironment:
-    """Install into a temporary folder, name it by what was resolved, rename. `digest`: make exactly that one again."""
+    """Install into a temporary folder, name it by what was resolved, rename.
+
+    `digest`: make exactly that one again.
+    """
     adapter = engines.get(engine)
     like = EngineEnvironment.objects.filter(digest=digest).first() if digest else None
     fresh = _root() / f".new-{hashlib.sha256(target(engine, version, build).encode()).hexdigest()[:12]}"
@@ -242,7 +245,10 @@ def _make_venv(work: Work, requirements: Requirements, fresh: Path, like: Engine
 
 
 def _python(work: Work, versions: tuple[str, ...], system: bool) -> tuple[str, str]:
-    """The first version there is an interpreter for, and its path; uv may fetch one where none is installed."""
+    """The first version there is an interpreter for, and its path.
+
+    Uv may fetch one where none is installed.
+    """
     for version in versions:
         if system:
             candidate = Path(f"/usr/bin/python{version}")
@@ -261,7 +267,8 @@ def _python(work: Work, versions: tuple[str, ...], system: bool) -> tuple[str, s
         except JobFailed:
             pass  # Said below, in words that help.
     raise JobFailed(
-        f"It needs Python {' or '.join(versions)}, and this node has none of them: install the system's package "
+        f"It needs Python {' or '.join(versions)}, and this node has none of them: install the system's "
+        "package "
         f"python{versions[0]}, then try again."
     )
 
@@ -378,7 +385,10 @@ def _record(
 
 
 def digest_of(engine: str, version: str, build: str, listed: list[str]) -> str:
-    """An environment's identity: SHA-256 of the canonical JSON of engine, version, build and sorted packages."""
+    """An environment's identity.
+
+    SHA-256 of the canonical JSON of engine, version, build and sorted packages.
+    """
     identity = {"engine": engine, "version": version, "build": build, "packages": listed}
     return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

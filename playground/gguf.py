@@ -1,4 +1,6 @@
-"""A reader of GGUF headers: what a file says about its model. Bounded against files that lie. Knows nothing else.
+"""A reader of GGUF headers: what a file says about its model.
+
+Bounded against files that lie. Knows nothing else.
 
 Every length is checked against the bytes that are really there before anything is read or kept, so a hostile
 file costs at most a pass over its own header. Format: the GGUF specification of the ggml project, versions 2
@@ -67,7 +69,10 @@ class Malformed(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What the header says. Long texts and arrays are left out of `values`; an array's length is in `lengths`."""
+    """What the header says.
+
+    Long texts and arrays are left out of `values`; an array's length is in `lengths`.
+    """
 
     values: dict[str, Any]
     lengths: dict[str, int]
@@ -165,7 +170,10 @@ class _Reader:
         return list(struct.unpack_from(f"<{length}{_SCALARS[kind]}", self.data, start))
 
     def texts(self, length: int) -> list[Any] | None:
-        """Texts of an array: each takes at least its eight bytes of length, so a lie ends at the file's end."""
+        """Texts of an array.
+
+        Each takes at least its eight bytes of length, so a lie ends at the file's end.
+        """
         if length * 8 > self.size - self.at:
             raise Malformed("an array is longer than the file")
         kept = [self.text(MAX_TEXT) for _ in range(min(length, MAX_ARRAY))]

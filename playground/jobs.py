@@ -1,4 +1,6 @@
-"""Long work with progress: who asks for it, who runs it, how it is cancelled and what happens when its runner dies.
+"""Long work with progress.
+
+Who asks for it, who runs it, how it is cancelled and what happens when its runner dies.
 
 A Job is a row. `request` makes it (one active row a node and target), a task or the node's sweep spawns
 `manage.py run_job <pk>`, and `run` there claims it, renews its lease and calls the noun that knows the work.
@@ -78,7 +80,10 @@ def request(
     *,
     nudge: bool = True,
 ) -> Job:
-    """The active job on (node, target), made now unless there is one. `nudge` False leaves starting it to the caller."""
+    """The active job on (node, target), made now unless there is one.
+
+    `nudge` False leaves starting it to the caller.
+    """
     while True:
         active = Job.objects.filter(node=node, target=target, state__in=Job.ACTIVE).first()
         if active is not None:
@@ -97,7 +102,10 @@ def request(
 
 
 def failed_since(node: Node, target: str, since: datetime | None) -> Job | None:
-    """The newest job on (node, target) when it failed after `since`: asking again at once would fail again."""
+    """The newest job on (node, target) when it failed after `since`.
+
+    Asking again at once would fail again.
+    """
     newest = Job.objects.filter(node=node, target=target).order_by("-pk").first()
     if newest is None or since is None or newest.state not in (Job.State.FAILED, Job.State.CANCELLED):
         return None
@@ -105,7 +113,10 @@ def failed_since(node: Node, target: str, since: datetime | None) -> Job | None:
 
 
 def cancel(job: Job, user: User | None) -> bool:
-    """Ask for the end of a job; False when it had ended. A queued one ends now, a running one within a second."""
+    """Ask for the end of a job; False when it had ended.
+
+    A queued one ends now, a running one within a second.
+    """
     queued = Job.objects.filter(pk=job.pk, state=Job.State.QUEUED)
     ended = queued.update(
         state=Job.State.CANCELLED, cancel_requested_at=Now(), ended_at=Now(), error=_cancelled_by(user)
@@ -130,7 +141,10 @@ def announce(job: Job) -> None:
 
 
 def due() -> list[Job]:
-    """Jobs of this node that nobody runs and somebody should. Those whose runner died are queued again first."""
+    """Jobs of this node that nobody runs and somebody should.
+
+    Those whose runner died are queued again first.
+    """
     here = Job.objects.filter(node__name=settings.NODE_NAME)
     _requeue_expired(here)
     # A node that is being stopped starts nothing.
@@ -269,7 +283,9 @@ def _give_back(work: "Work") -> None:
 
 
 class Work:
-    """What a job's function works with: progress, subprocesses that end with the job, a log, a way to be stopped.
+    """What a job's function works with.
+
+    Progress, subprocesses that end with the job, a log, a way to be stopped.
 
     Used as a context manager by `run`; a thread renews the lease and watches for a cancel meanwhile.
     """
@@ -348,7 +364,10 @@ class Work:
         on_line: Callable[[str], None] | None = None,
         folder: Path | None = None,
     ) -> list[str]:
-        """Run a program that ends with the job; its lines of output. JobFailed with the last ones when it fails."""
+        """Run a program that ends with the job; its lines of output.
+
+        JobFailed with the last ones when it fails.
+        """
         self.check()
         self.note("$ " + " ".join(command))
         lines: list[str] = []
@@ -389,7 +408,10 @@ class Work:
         self._stopped.set()
 
     def _watch(self) -> None:
-        """Renew the lease and look for a cancel, several times a lease. A database that is away is waited for."""
+        """Renew the lease and look for a cancel, several times a lease.
+
+        A database that is away is waited for.
+        """
         while not self._stopped.wait(min(1.0, settings.LEASE_S / 4)):
             try:
                 if self.row().update(lease_expires_at=_lease()) == 0:

@@ -1,4 +1,6 @@
-"""Package installation by uv, with what pip's configuration on this machine says: folders, indexes, constraints.
+"""Package installation by uv, with what pip's configuration on this machine says.
+
+Folders, indexes, constraints.
 
 uv does not read pip's files, and a machine whose wheels lie in a folder has told only pip so. Variables of uv
 itself (UV_…) win where both are set. Knows nothing about engines or Django.
@@ -48,7 +50,10 @@ def constraint_files() -> list[str]:
 
 
 def cpu_pins(python: str) -> list[str]:
-    """ "torch==2.13.0+cpu" for each CPU build for that Python ("3.11") that lies in a find-links folder, newest."""
+    """ "torch==2.13.0+cpu" for each CPU build for that Python ("3.11") that lies in a find-links folder.
+
+    Newest.
+    """
     pins: dict[str, str] = {}
     for folder in _folders():
         for file in sorted(folder.glob("*+cpu-cp*.whl"), key=lambda file: _release(file.name)):
@@ -73,7 +78,10 @@ def _folders() -> Iterator[Path]:
 
 @cache
 def _pip_options() -> dict[str, list[str]]:
-    """pip's options by name, each with its values: files first, then the environment, as pip itself reads them."""
+    """pip's options by name, each with its values.
+
+    Files first, then the environment, as pip itself reads them.
+    """
     options: dict[str, list[str]] = {}
     parser = configparser.RawConfigParser()
     for file in _pip_files():

@@ -1,4 +1,6 @@
-"""One form of a model's weights as it lies on a disk: whether it may be loaded, what it says of itself, its digest.
+"""One form of a model's weights as it lies on a disk.
+
+Whether it may be loaded, what it says of itself, its digest.
 
 Safetensors and GGUF only. Nothing here runs a model's code or unpickles anything, and nothing a file claims
 is believed before it is checked against the file. Knows nothing about rows.
@@ -82,12 +84,18 @@ class Weights:
 
 
 def inspect(path: Path) -> Weights:
-    """The facts of a .gguf file or a folder of safetensors; Refused with the reason when it may not be loaded."""
+    """The facts of a .gguf file or a folder of safetensors.
+
+    Refused with the reason when it may not be loaded.
+    """
     return _inspect_gguf(path) if path.is_file() else _inspect_folder(path)
 
 
 def files(path: Path) -> list[Path]:
-    """The files that belong to a form, sorted: a folder's, or a .gguf file with the other parts of its series."""
+    """The files that belong to a form, sorted.
+
+    A folder's, or a .gguf file with the other parts of its series.
+    """
     if path.is_dir():
         return sorted(file for file in _walk(path) if file.suffix != ".gguf")
     series = SHARD.fullmatch(path.name)
@@ -309,7 +317,10 @@ def _generates(config: dict[str, Any]) -> bool:
 
 
 def _template(folder: Path, configurations: dict[str, Any]) -> str:
-    """The chat template: a file of its own in newer models, a key of the tokenizer's configuration in older ones."""
+    """The chat template.
+
+    A file of its own in newer models, a key of the tokenizer's configuration in older ones.
+    """
     own = folder / "chat_template.jinja"
     if own.is_file() and own.stat().st_size <= MAX_TEMPLATE:
         return own.read_text(errors="replace")

@@ -1,7 +1,9 @@
-"""Real engines for tests: environments and the demo model kept between runs, and a process of one that is ready.
+"""Real engines for tests.
 
-Installing and converting are real the first time; SLIPWAY_TEST_CACHE (default ~/.cache/slipway-tests) keeps what they
-made, and later runs link it into their own home.
+Environments and the demo model kept between runs, and a process of one that is ready.
+
+Installing and converting are real the first time; SLIPWAY_TEST_CACHE (default ~/.cache/slipway-tests) keeps
+what they made, and later runs link it into their own home.
 """
 
 import asyncio
@@ -48,7 +50,10 @@ def environment(engine: str) -> EngineEnvironment:
 
 
 def demo(kind: str) -> tuple[Model, ModelFormat]:
-    """The demo model with that form ready in this home: from the cache, else fetched or made now and kept there."""
+    """The demo model with that form ready in this home.
+
+    From the cache, else fetched or made now and kept there.
+    """
     model = catalogue.demo(teams.default_team())
     form = model.formats.get(kind=kind)
     here, kept = settings.HOME / "models" / form.path, CACHE / "models" / form.path

@@ -24,10 +24,16 @@ GPU = Hardware(cores=16, memory_bytes=128 << 30, gpus=(Gpu(0, "H100", 80 << 30),
 SHAPE = {"layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64, "hidden_size": 576, "vocab_size": 49152}
 KEY = "canary-key"
 every = pytest.mark.parametrize("adapter", [engines.get(name) for name in NAMES], ids=NAMES)
-heavy = [pytest.mark.engines, pytest.mark.slow]
+# The engine's fixture needs the database; without the mark pytest-django would not make it.
+light = [pytest.mark.django_db]
+heavy = [*light, pytest.mark.engines, pytest.mark.slow]
 real = pytest.mark.parametrize(
     "live",
-    [pytest.param("llama.cpp"), pytest.param("transformers", marks=heavy), pytest.param("vllm", marks=heavy)],
+    [
+        pytest.param("llama.cpp", marks=light),
+        pytest.param("transformers", marks=heavy),
+        pytest.param("vllm", marks=heavy),
+    ],
     indirect=True,
 )
 
@@ -156,7 +162,8 @@ def test_it_names_versions_it_can_install_for_each_build(adapter: Engine) -> Non
 def test_memory_adds_up(adapter: Engine) -> None:
     estimate = adapter.memory(local(adapter), adapter.Options(), CPU)
     assert estimate.unknown == ()
-    assert estimate.total == estimate.weights + estimate.kv_cache + estimate.overhead  # type: ignore[operator]
+    assert estimate.weights and estimate.kv_cache
+    assert estimate.total == estimate.weights + estimate.kv_cache + estimate.overhead
 
 
 @every
@@ -168,7 +175,8 @@ def test_memory_names_what_it_does_not_know(adapter: Engine) -> None:
 
 
 def test_llamacpp_counts_the_kv_cache_as_the_engine_does() -> None:
-    # 30 layers x 3 heads x 64 x (2 + 2 bytes) = 23,040 a token; llama.cpp asked for 6,912,737,280 for 300,032.
+    # 30 layers x 3 heads x 64 x (2 + 2 bytes) = 23,040 a token; llama.cpp asked for 6,912,737,280 for
+    # 300,032.
     adapter = engines.get("llama.cpp")
     options = adapter.Options.model_validate({"context": 300_032})
     assert adapter.memory(local(adapter), options, CPU).kv_cache == 6_912_737_280
@@ -227,9 +235,12 @@ E llama_model_load: error loading model: llama_model_loader: failed to load mode
         "vllm",
         ReasonCode.CONTEXT_TOO_LONG,
         "lower the context to 5,440",
-        "ValueError: To serve at least one request with the models's max seq len (8192), (0.18 GiB KV cache is needed, "
-        "which is larger than the available KV cache memory (0.12 GiB). Based on the available memory, the estimated "
-        "maximum model length is 5440. Try increasing `gpu_memory_utilization` or decreasing `max_model_len`.",
+        "ValueError: To serve at least one request with the models's max seq len (8192), (0.18 GiB KV "
+        "cache is needed, "
+        "which is larger than the available KV cache memory (0.12 GiB). Based on the available memory, "
+        "the estimated "
+        "maximum model length is 5440. Try increasing `gpu_memory_utilization` or decreasing "
+        "`max_model_len`.",
     ),
     (
         "vllm",
@@ -248,15 +259,18 @@ E llama_model_load: error loading model: llama_model_loader: failed to load mode
         "vllm",
         ReasonCode.OUT_OF_MEMORY,
         "100.0 GiB",
-        "ValueError: Available memory on node 0 (6.9/23.5 GiB) on kv cache allocation is less than requested memory "
-        "for kv (100.0 GiB). Decrease --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE, or reduce CPU memory used by "
+        "ValueError: Available memory on node 0 (6.9/23.5 GiB) on kv cache allocation is less than "
+        "requested memory "
+        "for kv (100.0 GiB). Decrease --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE, or reduce CPU "
+        "memory used by "
         "other processes.",
     ),
     (
         "vllm",
         ReasonCode.OUT_OF_MEMORY,
         "no 2.00 GiB left",
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total "
+        "capacity of 79.1 GiB",
     ),
     (
         "vllm",
@@ -269,13 +283,15 @@ E llama_model_load: error loading model: llama_model_loader: failed to load mode
         "transformers",
         ReasonCode.OUT_OF_MEMORY,
         "3.00 GiB",
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has a total capacity of 79 GiB",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.00 GiB. GPU 0 has a total "
+        "capacity of 79 GiB",
     ),
     (
         "transformers",
         ReasonCode.PORT_TAKEN,
         "port",
-        "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address already in use",
+        "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address "
+        "already in use",
     ),
     ("transformers", ReasonCode.UNKNOWN_OPTION, "--nope", "Error: No such option: --nope"),
     (

@@ -1,4 +1,7 @@
-"""The arithmetic of memory estimates that adapters share. Bytes; knows the shape of models, not of engines."""
+"""The arithmetic of memory estimates that adapters share.
+
+Bytes; knows the shape of models, not of engines.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +40,10 @@ DTYPE_BYTES: Mapping[str, float] = {
 
 
 def kv_bytes_per_token(facts: Mapping[str, Any], key: str = "f16", value: str = "f16") -> float | None:
-    """Bytes of KV cache one token takes: layers x kv_heads x head_dim, for keys and for values; None if unknown."""
+    """Bytes of KV cache one token takes: layers x kv_heads x head_dim, for keys and for values.
+
+    None if unknown.
+    """
     layers, heads, size = facts.get("layers"), facts.get("kv_heads"), facts.get("head_dim")
     if not (layers and heads and size):
         return None
@@ -45,7 +51,10 @@ def kv_bytes_per_token(facts: Mapping[str, Any], key: str = "f16", value: str = 
 
 
 def weights_bytes(model: LocalModel, dtype: str | None = None) -> int | None:
-    """Bytes of weights once loaded: by parameters and `dtype` when the engine converts, else the files' size."""
+    """Bytes of weights once loaded.
+
+    By parameters and `dtype` when the engine converts, else the files' size.
+    """
     if dtype and dtype in DTYPE_BYTES and model.parameters:
         return int(model.parameters * DTYPE_BYTES[dtype])
     return model.size_bytes

@@ -1,4 +1,7 @@
-"""llama.cpp: GGUF files, on a CPU or a GPU. Served by xllamacpp through a launcher, or by a llama-server on the PATH."""
+"""llama.cpp: GGUF files, on a CPU or a GPU.
+
+Served by xllamacpp through a launcher, or by a llama-server on the PATH.
+"""
 
 import re
 import shutil
@@ -52,7 +55,8 @@ class LlamaCppOptions(EngineOptions):
     )
     kv_unified: bool | None = option(
         "Share the context",
-        "All requests draw on one context. Off: it is divided evenly between the parallel requests. Unset: on.",
+        "All requests draw on one context. Off: it is divided evenly between the parallel requests. "
+        "Unset: on.",
         "Context",
         "--kv-unified",
         "--no-kv-unified",
@@ -300,7 +304,8 @@ class LlamaCpp(Engine):
             needed = int(found.group(1)) / GIB
             return Reason(
                 ReasonCode.OUT_OF_MEMORY,
-                f"It could not get {needed:.1f} GiB of memory at once: lower the context or take a smaller model.",
+                f"It could not get {needed:.1f} GiB of memory at once: lower the context or take a "
+                "smaller model.",
             )
         if found := re.search(r"cannot open shared object file|libcuda\.so|no CUDA-capable device", text):
             return Reason(
@@ -315,7 +320,8 @@ class LlamaCpp(Engine):
         if found := re.search(r"unknown model architecture: '([^']+)'", text):
             return Reason(
                 ReasonCode.BAD_WEIGHTS,
-                f"This version of llama.cpp does not know the architecture {found.group(1)}: take a newer version.",
+                f"This version of llama.cpp does not know the architecture {found.group(1)}: take a newer "
+                "version.",
             )
         if "error loading model" in text or "gguf_init_from" in text:
             return Reason(ReasonCode.BAD_WEIGHTS, _weights_advice(text))

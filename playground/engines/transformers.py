@@ -233,7 +233,8 @@ class Transformers(Engine):
         if found := re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", text):
             return Reason(
                 ReasonCode.OUT_OF_MEMORY,
-                f"It could not get {int(found[1]) / GIB:.1f} GiB of memory: take a smaller model or data type.",
+                f"It could not get {int(found[1]) / GIB:.1f} GiB of memory: take a smaller model or data "
+                "type.",
             )
         if found := re.search(r"No such option: (\S+)|Invalid value for '?(--[\w-]+)", text):
             named = found[1] or found[2]
@@ -257,6 +258,7 @@ class Transformers(Engine):
         if found := re.search(r"model type `?'?([\w.-]+)`?'? but Transformers does not recognize", text):
             return Reason(
                 ReasonCode.BAD_WEIGHTS,
-                f"This version of transformers does not know models of type {found[1]}: take a newer version.",
+                f"This version of transformers does not know models of type {found[1]}: take a newer "
+                "version.",
             )
         return None

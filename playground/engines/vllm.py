@@ -1,4 +1,7 @@
-"""vLLM: high throughput by paged attention. The CUDA build on GPU nodes, the community's CPU build elsewhere."""
+"""vLLM: high throughput by paged attention.
+
+The CUDA build on GPU nodes, the community's CPU build elsewhere.
+"""
 
 import re
 from collections.abc import Mapping
@@ -86,7 +89,8 @@ class VllmOptions(EngineOptions):
     )
     kv_cache_gib: float | None = option(
         "KV cache",
-        f"GiB set aside for it. Unset: {KV_CACHE_CPU_GIB:g} on a CPU; on a GPU what its share of memory leaves.",
+        f"GiB set aside for it. Unset: {KV_CACHE_CPU_GIB:g} on a CPU; on a GPU what its share of memory "
+        "leaves.",
         "Memory",
         gt=0,
         le=4096,
@@ -101,7 +105,8 @@ class VllmOptions(EngineOptions):
     )
     enforce_eager: bool | None = option(
         "Eager",
-        "Without compilation and CUDA graphs: starts in a third of the time, answers slower. Unset: on for a CPU, off for a GPU.",
+        "Without compilation and CUDA graphs: starts in a third of the time, answers slower. Unset: on "
+        "for a CPU, off for a GPU.",
         "Speed",
         "--enforce-eager",
         "--no-enforce-eager",
@@ -137,7 +142,8 @@ class VllmOptions(EngineOptions):
     )
     generation_config: Literal["auto", "vllm"] | None = option(
         "Sampling defaults",
-        "auto takes them from the model's files where a request names none; vllm uses the API's own. Unset: auto.",
+        "auto takes them from the model's files where a request names none; vllm uses the API's own. "
+        "Unset: auto.",
         "Output",
         "--generation-config",
     )
@@ -234,7 +240,10 @@ class Vllm(Engine):
     def _kv_cache(
         self, model: LocalModel, given: VllmOptions, hardware: Hardware
     ) -> tuple[int | None, tuple[str, ...]]:
-        """What it sets aside: the amount that was named, else on a GPU what one request of full length needs."""
+        """What it sets aside.
+
+        The amount that was named, else on a GPU what one request of full length needs.
+        """
         if given.kv_cache_gib or not hardware.gpus:
             return int((given.kv_cache_gib or KV_CACHE_CPU_GIB) * GIB), ()
         kind = given.kv_cache_dtype or "auto"
