@@ -190,6 +190,10 @@ def _ready_parts(replica: Replica) -> tuple[EngineEnvironment, ModelFormat]:
     if waiting:
         _wait_for(replica, waiting)
     assert isinstance(environment, EngineEnvironment) and isinstance(model_format, ModelFormat)
+    if frozen and model_format.digest != frozen.format_digest:
+        raise jobs.JobRefused(
+            f"The files of {deployment.model.name} changed since this configuration was made: start a new one."
+        )
     return environment, model_format
 
 
