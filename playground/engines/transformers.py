@@ -158,10 +158,10 @@ class Transformers(Engine):
 
     def requirements(self, build: str, version: str) -> Requirements:
         # accelerate and gguf are for the job that makes safetensors of a GGUF file.
-        packages = (f"transformers[serving]=={version}", "torch", "accelerate", "gguf")
+        packages = [f"transformers[serving]=={version}", "torch", "accelerate", "gguf"]
         if build == "cuda":
-            packages += ("bitsandbytes",)
-        return Requirements(python=("3.11", "3.12", "3.13", "3.10"), packages=packages)
+            packages.append("bitsandbytes")
+        return Requirements(python=("3.11", "3.12", "3.13", "3.10"), packages=tuple(packages))
 
     def supports(self, model: LocalModel) -> Verdict:
         if model.kind != "safetensors":
