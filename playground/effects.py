@@ -43,15 +43,14 @@ async def _ask(generation: Generation) -> dict[str, Any]:
         try:
             async with asyncio.timeout(LOOK_S):
                 rendered = await adapter.render(ask, generation.request)
-                defaults = await adapter.defaults(ask)
-                found["added"] = {k: v for k, v in defaults.items() if k not in generation.request}
-        except (EngineError, TimeoutError) as problem:
+        except (EngineError, TimeoutError, KeyError, TypeError) as problem:
             log.info("The effective request of generation %d is not known: %s", generation.pk, problem)
     if rendered is None and (folder := await orm(_folder, generation.pk)):
         rendered, by = await asyncio.to_thread(_by_tokenizer, folder, generation.request), "tokenizer"
     if rendered is not None:
         ids = None if rendered.token_ids is None else list(rendered.token_ids)
         found |= {"rendered": rendered.prompt, "token_ids": ids, "by": by}
+        found["added"] = {k: v for k, v in rendered.sampling.items() if k not in generation.request} or None
     return found
 
 

@@ -185,10 +185,29 @@ class Quirks:
 
 @dataclass(frozen=True)
 class Rendered:
-    """What the model really reads: the prompt after the chat template, and its token ids; None where untold."""
+    """What the model really reads: the prompt after the chat template, and its token ids; None where untold.
+
+    `sampling` are the parameters the engine samples by, by OpenAI names, defaults of engine and model included.
+    """
 
     prompt: str | None
     token_ids: tuple[int, ...] | None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Sampling parameters that a person compares between engines.
+SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "max_tokens",
+)
 
 
 Ask = Callable[[str, str, Mapping[str, Any] | None], Awaitable[dict[str, Any]]]
@@ -291,10 +310,6 @@ class Engine(ABC):
         answer = await ask("POST", "/tokenize", body)
         tokens = answer.get("tokens")
         return len(tokens) if isinstance(tokens, list) else None
-
-    async def defaults(self, ask: Ask) -> dict[str, Any]:
-        """Sampling parameters the engine uses where a request sets none, by OpenAI names; empty where untold."""
-        return {}
 
     async def probe(
         self, session: aiohttp.ClientSession, base_url: str, key: str, served_name: str, task: str

@@ -7,10 +7,12 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from .base import (
     LAUNCHERS,
+    SAMPLING,
+    Ask,
     Engine,
     EngineOptions,
     Estimate,
@@ -19,6 +21,7 @@ from .base import (
     Quirks,
     Reason,
     ReasonCode,
+    Rendered,
     Requirements,
     Verdict,
     option,
@@ -205,6 +208,7 @@ class LlamaCpp(Engine):
             "llamacpp:tokens_predicted_total",
             "llamacpp:n_decode_total",
         ),
+        continuous_usage={"timings_per_token": True},
         routes=frozenset(
             {
                 ("POST", "/v1/chat/completions"),
@@ -215,6 +219,18 @@ class LlamaCpp(Engine):
             }
         ),
     )
+
+    async def render(self, ask: Ask, body: Mapping[str, Any]) -> Rendered | None:
+        """Its template's own text, that text's tokens as a request makes them, and the defaults of its slots."""
+        asked = {name: body[name] for name in ("messages", "tools", "chat_template_kwargs") if name in body}
+        prompt = str((await ask("POST", "/apply-template", asked))["prompt"])
+        tokens = await ask(
+            "POST", "/tokenize", {"content": prompt, "add_special": True, "parse_special": True}
+        )
+        props = await ask("GET", "/props", None)
+        params = props.get("default_generation_settings", {}).get("params", {})
+        sampling = {name: params[name] for name in SAMPLING if name in params}
+        return Rendered(prompt, tuple(tokens["tokens"]), sampling)
 
     def requirements(self, build: str, version: str) -> Requirements:
         return Requirements(python=("3.13", "3.12", "3.11", "3.10"), packages=(f"xllamacpp=={version}",))

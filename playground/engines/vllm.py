@@ -6,9 +6,11 @@ The CUDA build on GPU nodes, the community's CPU build elsewhere.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from .base import (
+    SAMPLING,
+    Ask,
     Engine,
     EngineOptions,
     Estimate,
@@ -17,6 +19,7 @@ from .base import (
     Quirks,
     Reason,
     ReasonCode,
+    Rendered,
     Requirements,
     Verdict,
     option,
@@ -193,6 +196,7 @@ class Vllm(Engine):
             "vllm:prompt_tokens_total",
             "vllm:request_success_total",
         ),
+        continuous_usage={"stream_options": {"continuous_usage_stats": True}},
         routes=frozenset(
             {
                 ("POST", "/v1/chat/completions"),
@@ -208,6 +212,15 @@ class Vllm(Engine):
             }
         ),
     )
+
+    async def render(self, ask: Ask, body: Mapping[str, Any]) -> Rendered | None:
+        """Token ids and sampling as the engine makes them, generation_config.json included; the text from its ids."""
+        found = await ask("POST", "/v1/chat/completions/render", body)
+        ids = tuple(found["token_ids"])
+        text = await ask("POST", "/detokenize", {"model": body["model"], "tokens": list(ids)})
+        params = found.get("sampling_params") or {}
+        sampling = {name: params[name] for name in SAMPLING if params.get(name) is not None}
+        return Rendered(text.get("prompt"), ids, sampling)
 
     def requirements(self, build: str, version: str) -> Requirements:
         if build == "cpu":
