@@ -15,11 +15,11 @@ from typing import Any
 
 import aiohttp
 
-from playground import gpu_memory, processes
+from playground import gpu_memory, processes, slots
 from playground.engine_log import EngineLog
 from playground.engine_process import EngineFailed, EngineProcess
 from playground.engines.base import NotReady, Reason, ReasonCode
-from playground.processes import Listener, Marked
+from playground.processes import Listener
 from playground.relay import Relay
 from playground.reporter import Courier, Reporter, Superseded, Unreachable, Wish
 from playground.spec import Spec
@@ -34,8 +34,6 @@ DONE, LOST_RACE, ALREADY_RUNS, NOBODY_THERE = 0, 3, 4, 75
 
 RUNNER_LOCK_S = 2.0
 CLAIM_S = 30.0
-SLOT_WAIT_S = 60.0
-CLEAR_S = 30.0
 PORT_TRIES = 3
 LOOK_S = 0.1
 PROBE_S = 120.0
@@ -195,8 +193,7 @@ class Life:
 
     async def _work(self, session: aiohttp.ClientSession) -> None:
         """From the locks to the engine's end. Only returns by raising EngineFailed, or a defect."""
-        self._slots = await self._take_slots()
-        await self._clear_slots()
+        await self._take_slots()
         if self.spec.relay:
             await self._start_relay()
         engine = await self._start(session)
@@ -207,33 +204,9 @@ class Life:
     def _recovered(self) -> None:
         self.courier.post("recovered")
 
-    async def _take_slots(self) -> list[int]:
-        """Lock what it was given. A holder whose runner is dead is ended; one that lives is waited for."""
-        loop, spec = asyncio.get_running_loop(), self.spec
-        until = loop.time() + SLOT_WAIT_S
-        while (taken := processes.take_slots(spec.home, spec.slots)) is None:
-            if loop.time() > until:
-                raise EngineFailed(
-                    Reason(ReasonCode.NO_ROOM, f"{', '.join(spec.slots)}: still held by another replica.")
-                )
-            await asyncio.to_thread(processes.sweep, spec.home)
-            await asyncio.sleep(LOOK_S)
-        return taken
-
-    async def _clear_slots(self) -> None:
-        """End what older replicas left on these slots: the locks say that no runner of theirs minds it."""
-        left = await asyncio.to_thread(processes.kill_until_gone, self._older, CLEAR_S)
-        if left:
-            raise EngineFailed(Reason(ReasonCode.NO_ROOM, _undead(left)))
-        await gpu_memory.settle(self.spec.gpus)
-
-    def _older(self) -> list[Marked]:
-        slots = frozenset(self.spec.slots)
-        return [
-            one
-            for one in processes.marked(self.spec.home)
-            if one.replica < self.spec.replica and one.slots & slots
-        ]
+    async def _take_slots(self) -> None:
+        self._slots = await slots.take(self.spec)
+        await slots.clear(self.spec)
 
     async def _start_relay(self) -> None:
         try:
@@ -311,12 +284,7 @@ class Life:
             await gpu_memory.settle(self.spec.gpus)
         processes.release(self._slots)
         self._slots = []
-        return Reason(reason.code, f"{reason.text} {_undead(left)}") if left else reason
-
-
-def _undead(left: list[Marked]) -> str:
-    pids = ", ".join(f"{one.process.pid} of replica {one.replica}" for one in left)
-    return f"These processes cannot be killed: {pids}. The driver may hang: restart the node."
+        return Reason(reason.code, f"{reason.text} {slots.undead(left)}") if left else reason
 
 
 def _reason_of(work: asyncio.Task[None]) -> Reason:
