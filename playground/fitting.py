@@ -59,6 +59,18 @@ class Offer:
             else f"Does not fit: needs {_gib(total)}, {has}."
         )
 
+    @property
+    def brief(self) -> str:
+        """The verdict for a list, where the node's room stands beside it."""
+        if not self.ok:
+            return self.verdict.why
+        total = self.estimate.total if self.estimate else None
+        if total is None:
+            return "can load it, needs are not known"
+        if self.fits is None:
+            return f"can load it, needs {_gib(total)}"
+        return f"{'fits' if self.fits else 'does not fit'}, needs {_gib(total)}"
+
 
 def offers(model: Model) -> list[Offer]:
     """Every engine's answer, with its default options."""

@@ -32,6 +32,19 @@ class Field:
     unset: str = UNSET
 
     @property
+    def range(self) -> str:
+        """Its limits in words: "256 to 10,000,000"."""
+        if self.least and self.most:
+            return f"{_grouped(self.least)} to {_grouped(self.most)}"
+        return (
+            f"At least {_grouped(self.least)}"
+            if self.least
+            else f"At most {_grouped(self.most)}"
+            if self.most
+            else ""
+        )
+
+    @property
     def id(self) -> str:
         return f"id-{self.name}".replace(".", "-")
 
@@ -80,19 +93,21 @@ def given(options: type[BaseModel], posted: QueryDict) -> dict[str, Any]:
 
 def carried(old: type[BaseModel], new: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
     """Values that survive a change of engine: fields of the same name, or the same title, mean the same."""
-    titles = {field.title: name for name, field in new.model_fields.items() if field.title}
+    titles = {str(field.title): name for name, field in new.model_fields.items() if field.title}
     kept = {}
     for name, value in values.items():
         if name in new.model_fields:
             kept[name] = value
-        elif name in old.model_fields and (twin := titles.get(old.model_fields[name].title)):
+        elif name in old.model_fields and (twin := titles.get(str(old.model_fields[name].title))):
             kept[twin] = value
     return kept
 
 
 def _shape(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
     """A property's schema without the "or null" that every option has, and without references."""
-    inner = next((part for part in entry.get("anyOf", []) if part.get("type") != "null"), {})
+    inner: Mapping[str, Any] = next(
+        (part for part in entry.get("anyOf", []) if part.get("type") != "null"), {}
+    )
     merged = {**inner, **{key: value for key, value in entry.items() if key != "anyOf"}}
     if reference := merged.pop("$ref", ""):
         merged = {**definitions[reference.rpartition("/")[2]], **merged}
@@ -124,6 +139,10 @@ def _choices(shape: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         return (("true", "on"), ("false", "off"))
     values = shape.get("enum") or ([shape["const"]] if "const" in shape else [])
     return tuple((text_of(value), text_of(value) or "none") for value in values if text_of(value))
+
+
+def _grouped(text: str) -> str:
+    return f"{int(text):,}" if text.lstrip("-").isdigit() else text
 
 
 def text_of(value: Any) -> str:

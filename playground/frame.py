@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
@@ -80,12 +80,15 @@ def bar(team: Team) -> dict[str, Any]:
     """What runs now: the team's replicas by state, others as a number, what live nodes have and use."""
     states: dict[str, int] = {}
     others = 0
+    nodes = live_nodes()
+    here = {node.pk for node in nodes}
     cores, gpus = 0.0, 0
-    for state, owner, resources, health in Replica.objects.exclude(state__in=Replica.TERMINAL).values_list(
-        "state", "deployment__team_id", "resources", "health"
-    ):
-        cores += health.get("cpu") or 0
-        gpus += len(resources.get("gpus") or [])
+    for state, owner, node, resources, health in Replica.objects.exclude(
+        state__in=Replica.TERMINAL
+    ).values_list("state", "deployment__team_id", "node_id", "resources", "health"):
+        if node in here:
+            cores += health.get("cpu") or 0
+            gpus += len(resources.get("gpus") or [])
         if owner == team.pk:
             states[state] = states.get(state, 0) + 1
         else:
@@ -96,7 +99,7 @@ def bar(team: Team) -> dict[str, Any]:
         "others": others,
         "cores": cores,
         "gpus": gpus,
-        "room": _room(live_nodes()),
+        "room": _room(nodes),
         "needs": len(needs(team)),
     }
 
@@ -176,7 +179,7 @@ def _own_finds(team: Team, query: str) -> Iterable[Found]:
         if query.lower() in item["title"].lower():
             yield Found(item["title"], "page", item["address"])
     running = Deployment.objects.filter(team=team).exclude(desired=Deployment.Desired.DELETED)
-    for row in running.filter(Q(name__icontains=query) | Q(model__name__icontains=query)).order_by("-id")[:4]:
+    for row in running.filter(name__icontains=query).order_by("-id")[:4]:
         yield Found(row.name, row.engine, reverse("deployment", args=[row.pk]))
     for model in Model.objects.filter(team=team, missing=False, name__icontains=query).order_by("name")[:4]:
         yield Found(model.name, "model", reverse("model", args=[model.pk]))

@@ -1,7 +1,8 @@
 """How a deployment stands, read from its rows: one word, why, its start as named steps. Changes nothing."""
 
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from statistics import median
 from typing import Any
@@ -109,28 +110,41 @@ def all_of(rows: QuerySet[Deployment]) -> list[Standing]:
     return [of(row) for row in rows.prefetch_related(Prefetch("replicas", recent)).order_by("-pk")]
 
 
-def steps(replica: Replica, now: datetime) -> list[Step]:
+def steps(replica: Replica) -> list[Step]:
     """The life of one replica until it was ready, or ended, and what is still to come."""
-    seen = _joined(list(replica.events.all()))
+    seen = _joined(replica.events.all())
     done: list[Step] = []
     for event, after in zip(seen, [*seen[1:], None], strict=True):
-        done.append(_step(replica, event, after, now))
-    return done + [Step(name, "next") for name in _to_come(replica, seen)]
+        done.append(_step(replica, event, after))
+    return done + [Step(name, "next") for name in _to_come(replica)]
 
 
-def _joined(seen: list[ReplicaEvent]) -> list[ReplicaEvent]:
-    """Events that say the same twice in a row, joined into the first."""
-    kept: list[ReplicaEvent] = []
-    for event in seen:
-        if kept and (kept[-1].state, kept[-1].note) == (event.state, event.note):
-            continue
-        kept.append(event)
+@dataclass(frozen=True)
+class _Beat:
+    """An event, or several in a row that differ only in their figures: the first's time, the last's words."""
+
+    state: str
+    note: str
+    at: datetime
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        return self.state, re.sub(r"[\d.,% ]+$", "", self.note)
+
+
+def _joined(events: Iterable[ReplicaEvent]) -> list[_Beat]:
+    kept: list[_Beat] = []
+    for event in events:
+        beat = _Beat(event.state, event.note, event.at)
+        if kept and kept[-1].kind == beat.kind:
+            kept[-1] = replace(beat, at=kept[-1].at)
+        else:
+            kept.append(beat)
     return kept
 
 
-def _step(replica: Replica, event: ReplicaEvent, after: ReplicaEvent | None, now: datetime) -> Step:
-    name = NAMES.get(State(event.state), event.state)
-    note = "" if event.note == name or event.note == event.state else event.note
+def _step(replica: Replica, event: _Beat, after: _Beat | None) -> Step:
+    name, note = _words(event)
     if after is not None:
         return Step(name, "done", note, event.at, (after.at - event.at).total_seconds())
     if event.state == State.READY:
@@ -143,7 +157,15 @@ def _step(replica: Replica, event: ReplicaEvent, after: ReplicaEvent | None, now
     return Step(name, "now", note, event.at, None, _jobs(replica) if event.state == State.PREPARING else ())
 
 
-def _to_come(replica: Replica, seen: Iterable[ReplicaEvent]) -> list[str]:
+def _words(event: _Beat) -> tuple[str, str]:
+    """A step's name and what is said beside it. What an engine says while loading is a name itself."""
+    name = NAMES.get(State(event.state), event.state)
+    if event.state == State.LOADING and event.note and len(event.note) <= 24:
+        return event.note, ""
+    return name, "" if event.note in (name, event.state) else event.note
+
+
+def _to_come(replica: Replica) -> list[str]:
     """Names of the steps a start has not reached."""
     if replica.state not in NAMES or replica.state == State.READY:
         return []

@@ -18,7 +18,7 @@ def page(request: HttpRequest) -> dict[str, Any]:
         "team": team,
         "role": SimpleLazyObject(lambda: _role(user, team)),
         "navigation": SimpleLazyObject(lambda: frame.navigation(request.path)),
-        "bar": SimpleLazyObject(lambda: frame.bar(team) if team else {}),
+        "bar": SimpleLazyObject(lambda: _bar(user)),
     }
 
 
@@ -27,6 +27,11 @@ def _team(user: User) -> Team | None:
         return access.team_of(user)
     except Http404:
         return None
+
+
+def _bar(user: User) -> dict[str, Any]:
+    team = _team(user)
+    return frame.bar(team) if team else {}
 
 
 def _role(user: User, team: Any) -> str:

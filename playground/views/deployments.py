@@ -7,7 +7,6 @@ from asgiref.sync import sync_to_async
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
-from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from playground import access, deployments, engine_logs, standing
@@ -58,7 +57,7 @@ async def logs(request: Request, pk: int) -> HttpResponse:
     replica = await sync_to_async(_replica)(request, pk)
     text = await engine_logs.tail(replica) if replica else ""
     return await sync_to_async(render)(
-        request, "playground/deployment.html#log", {"text": text, "replica": replica, "pk": pk}
+        request, "playground/deployment.html#log", {"text": text, "read": True, "deployment": {"pk": pk}}
     )
 
 
@@ -165,7 +164,7 @@ def _context(request: Request, row: Deployment) -> dict[str, Any]:
     now = standing.of(row)
     replicas = list(row.replicas.select_related("node", "deployment__model").order_by("-pk")[:8])
     shown = next((replica for replica in replicas if now.replica and replica.pk == now.replica.pk), None)
-    steps = standing.steps(shown, timezone.now()) if shown else []
+    steps = standing.steps(shown) if shown else []
     return {
         "deployment": row,
         "standing": now,

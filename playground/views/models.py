@@ -23,6 +23,8 @@ def listing(request: Request) -> HttpResponse:
     chosen = [row for row in rows if query in row.name.lower()]
     shown = [(row, [] if row.refused else fitting.offers(row)) for row in chosen]
     context = {"rows": shown, "query": query, "all": len(rows), "folder": settings.HOME / "models"}
+    if node := fitting.roomiest():
+        context |= {"node": node, "free": fitting.free(node)}
     return render(request, "playground/models.html", context)
 
 
@@ -76,7 +78,9 @@ def _request(request: Request, model: Model) -> Deployment:
         options=forms.given(adapter.Options, posted),
         version=posted.get("version", "").strip() or None,
         name=posted.get("name", "").strip(),
-        **numbers,
+        idle_timeout_s=numbers.get("idle_timeout_s"),
+        gpus=numbers.get("gpus"),
+        cores=numbers.get("cores"),
     )
 
 
@@ -95,7 +99,7 @@ def _numbers(posted: QueryDict, names: tuple[str, ...]) -> tuple[dict[str, int],
 def _initial(request: Request) -> QueryDict:
     """What the form starts with: an earlier deployment's wishes when ?from= names one."""
     values = QueryDict(mutable=True)
-    values.update({key: value for key, value in request.GET.items() if key == "engine"})
+    values["engine"] = request.GET.get("engine", "")
     source = request.GET.get("from", "")
     if source.isascii() and source.isdigit():
         row = access.fetch(request.user, Deployment.objects.all(), source)
