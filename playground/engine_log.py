@@ -10,6 +10,7 @@ log = logging.getLogger(__name__)
 
 LIMIT = 16 * 1024 * 1024
 TAIL_LINES = 200
+SECRET_CHARS = 8  # fewer would be found in innocent words
 LINE_CHARS = 2000
 TAIL_BYTES = 256 * 1024
 
@@ -20,7 +21,7 @@ class EngineLog:
     def __init__(self, folder: Path, secrets: Iterable[str] = (), limit: int = LIMIT) -> None:
         self.path = folder / "engine.log"
         self.older = folder / "engine.log.1"
-        self._secrets = [secret.encode() for secret in secrets if secret]
+        self._secrets = [secret.encode() for secret in secrets if len(secret) >= SECRET_CHARS]
         self._limit = limit
         self._seen = 0
         self._start = 0
