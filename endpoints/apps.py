@@ -6,7 +6,7 @@ class EndpointsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Join the site: a line of the navigation, the finder, what needs a person, and when a drain is over."""
+        """Join the site: its navigation, finder and needs, and the end of a drain."""
         from endpoints import drain, joining
         from playground import deployments, frame
 

@@ -1,7 +1,7 @@
 """What happens to the bytes of a streamed answer on their way through: as little as possible.
 
 Bytes pass untouched, a read at a time, cut only at the end of an event. The exceptions: a usage chunk that
-the client did not ask for is left out; one it asked for is made where the engine puts usage on a content chunk;
+the client did not ask for is left out; one it asked for is made where the engine puts usage on content;
 `[DONE]` is added where the engine sends none. Knows nothing about connections.
 """
 
