@@ -5,7 +5,7 @@ takes every share's lock, so that the locks alone keep a whole and a share apart
 
 CPU: memory is the hard limit. Cores are shared: comparing engines beside each other is the point, and on two
 cores a lock per core would allow one. So a replica's slot is the first free number, "cpu.0", "cpu.1", …, and
-the note says how many share the cores. Memory that nobody could estimate counts as nothing and is called unknown.
+the note says how many share the cores. Memory that nobody could estimate counts as nothing.
 """
 
 from collections.abc import Sequence

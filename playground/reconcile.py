@@ -1,8 +1,7 @@
 """Brings what runs to what should run. Decides; every state is written by `deployments`.
 
 A pass holds the deployment's row, so two passes at once take turns and never add two replicas. Resources are
-given out under the node's row, so no slot is given twice. Every step is idempotent: a pass that dies midway is
-done again.
+given out under the node's row, so no slot is given twice. Every step is idempotent.
 """
 
 import logging
@@ -30,7 +29,7 @@ NO_NODE_S = 10.0
 # Its heartbeat must still be missing this long after it was first seen old.
 SUSPECT_S = 5.0
 LIVE = (State.PENDING, State.PREPARING, State.ASSIGNED, *deployments.RUNNING)
-CHANGED = "The weights on disk are not those this was made from: start the model anew."
+CHANGED = "The files of the model changed since this configuration was made: start the model anew."
 REBUILT = "That engine environment cannot be made again here: start the model anew."
 
 _last_pass = time.monotonic()
@@ -190,10 +189,6 @@ def _ready_parts(replica: Replica) -> tuple[EngineEnvironment, ModelFormat]:
     if waiting:
         _wait_for(replica, waiting)
     assert isinstance(environment, EngineEnvironment) and isinstance(model_format, ModelFormat)
-    if frozen and model_format.digest != frozen.format_digest:
-        raise jobs.JobRefused(
-            f"The files of {deployment.model.name} changed since this configuration was made: start a new one."
-        )
     return environment, model_format
 
 

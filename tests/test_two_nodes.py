@@ -3,8 +3,11 @@
 This process is a third node without a worker, as web on a machine of its own is: it reaches both by relays.
 """
 
+import os
 import secrets
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +19,16 @@ from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
+from openai import OpenAI
 from pytest_django import DjangoDbBlocker
 
+from endpoints import keys
 from playground import deployments, engine_client, processes
 from playground.models import Deployment, Model, Node, Replica, Team
 from tests import fleet
+from tests.fakes import free_port
 from tests.fleet import Fleet, ready, start, until
+from tests.home import HOME
 
 pytestmark = pytest.mark.slow
 BODY = {"messages": [{"role": "user", "content": "[[echo]] over there"}], "stream": True}
@@ -118,6 +125,27 @@ def replicas(workers: Fleet) -> dict[str, Replica]:
     return {name: _placed(name, model, workers.homes[name]) for name in workers.workers}
 
 
+@pytest.fixture(scope="module")
+def web(workers: Fleet) -> Iterator[str]:
+    """The address of a web process on this node."""
+    port = free_port()
+    log = (HOME / "web.log").open("ab")
+    command = [sys.executable, "manage.py", "web"]
+    process = subprocess.Popen(
+        command, cwd=fleet.ROOT, env=os.environ | {"PORT": str(port)}, stdout=log, stderr=log
+    )
+    until("web listens", lambda: _listens(port), 40)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(20)
+    log.close()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _placed(name: str, model: Model, home: Path) -> Replica:
     Node.objects.exclude(name=name).update(accepting=False)
     replica = ready(start(model.team, model), within_s=40)
@@ -161,6 +189,22 @@ def test_chat_reaches_both_through_their_relays(
         target = engine_client.target(replica)
         assert target.base_url == f"http://{machines[name].address}:{replica.relay_port}"
         assert "over there" in async_to_sync(_answer)(target)
+
+
+def test_the_gateway_of_a_third_node_serves_from_both(replicas: dict[str, Replica], web: str) -> None:
+    team = Team.objects.get(slug="default")
+    _, secret = keys.make(team, None, "two nodes", ["playground"])
+    with OpenAI(base_url=f"{web}/v1", api_key=secret, max_retries=0) as client:
+        for replica in replicas.values():
+            name = f"deployment/{replica.deployment_id}"
+            until(
+                "its route is known", lambda name=name: name in [model.id for model in client.models.list()]
+            )
+            stream = client.chat.completions.create(
+                model=name, messages=[{"role": "user", "content": "[[echo]] over there"}], stream=True
+            )
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+            assert "over there" in text
 
 
 def test_a_relay_refuses_who_has_no_key_or_anothers(replicas: dict[str, Replica]) -> None:
