@@ -177,7 +177,7 @@ class Quirks:
     progress_metrics: tuple[str, ...] = ()
     """Counters that rise while it works; flat ones are one of the three signs of a frozen engine."""
     continuous_usage: Mapping[str, Any] = field(default_factory=dict)
-    """What a streamed request adds to get the usage so far with each chunk, so that a stopped answer is counted."""
+    """What a streamed request adds to get the usage so far with each chunk: it counts stopped answers."""
     routes: frozenset[tuple[str, str]] = frozenset(
         {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
     )
@@ -185,7 +185,7 @@ class Quirks:
 
 @dataclass(frozen=True)
 class Rendered:
-    """What the model really reads: the prompt after the chat template, and its token ids; None where untold.
+    """What the model really reads: the prompt after its template, and its token ids; None where untold.
 
     `sampling` are the parameters the engine samples by, by OpenAI names, defaults of engine and model included.
     """
@@ -211,7 +211,7 @@ SAMPLING = (
 
 
 Ask = Callable[[str, str, Mapping[str, Any] | None], Awaitable[dict[str, Any]]]
-"""`await ask("POST", "/tokenize", {…})`: one small question to a running engine, answered as a JSON object."""
+"""`await ask("POST", "/tokenize", {…})`: one small question to a running engine, answered by an object."""
 
 
 class NotReady(Exception):

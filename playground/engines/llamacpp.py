@@ -221,7 +221,7 @@ class LlamaCpp(Engine):
     )
 
     async def render(self, ask: Ask, body: Mapping[str, Any]) -> Rendered | None:
-        """Its template's own text, that text's tokens as a request makes them, and the defaults of its slots."""
+        """Its template's text, that text's tokens as a request makes them, and its slots' defaults."""
         asked = {name: body[name] for name in ("messages", "tools", "chat_template_kwargs") if name in body}
         prompt = str((await ask("POST", "/apply-template", asked))["prompt"])
         tokens = await ask(
@@ -229,7 +229,9 @@ class LlamaCpp(Engine):
         )
         props = await ask("GET", "/props", None)
         params = props.get("default_generation_settings", {}).get("params", {})
-        sampling = {name: params[name] for name in SAMPLING if name in params}
+        # It tells its 32-bit floats with all their digits: 0.800000011920929.
+        numbers = {name: params[name] for name in SAMPLING if isinstance(params.get(name), int | float)}
+        sampling = {name: round(number, 6) for name, number in numbers.items()}
         return Rendered(prompt, tuple(tokens["tokens"]), sampling)
 
     def requirements(self, build: str, version: str) -> Requirements:

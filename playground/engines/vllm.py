@@ -214,7 +214,7 @@ class Vllm(Engine):
     )
 
     async def render(self, ask: Ask, body: Mapping[str, Any]) -> Rendered | None:
-        """Token ids and sampling as the engine makes them, generation_config.json included; the text from its ids."""
+        """Token ids and sampling as the engine makes them, generation_config.json included."""
         found = await ask("POST", "/v1/chat/completions/render", body)
         ids = tuple(found["token_ids"])
         text = await ask("POST", "/detokenize", {"model": body["model"], "tokens": list(ids)})
