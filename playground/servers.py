@@ -60,6 +60,8 @@ VALKEY_SETTINGS = {
     "maxmemory-policy": "volatile-ttl",
     "loglevel": "warning",
     "daemonize": "yes",
+    # A title would overwrite the environment, by which this home's processes are found.
+    "set-proc-title": "no",
 }
 
 
@@ -284,7 +286,7 @@ def _valkey_binary(account: pwd.struct_passwd | None) -> Path:
 
 
 def _reachable(program: Path, parts: list[Path], name: str, account: pwd.struct_passwd | None) -> Path:
-    """`program` where `account` reaches it, else its place in a copy of `parts`, made once for each version."""
+    """`program` where `account` reaches it, else its place in a copy of `parts`, one for each version."""
     if _can_execute(program, account):
         return program
     target, root = SERVICE / f"bin-{name}", Path(os.path.commonpath(parts))
@@ -316,9 +318,7 @@ def _can_execute(program: Path, account: pwd.struct_passwd | None) -> bool:
 
 
 def _copy(parts: list[Path], root: Path, target: Path) -> None:
-    """Copy folders below `root` to the same places below `target`, readable for every user; theirs stay as
-    they are.
-    """
+    """Copy folders below `root` to the same places below `target`, readable for every user."""
     temporary = target.with_name(f".{target.name}-{os.getpid()}")
     for part in parts:
         ignored = shutil.ignore_patterns("include", "__pycache__")

@@ -173,6 +173,7 @@ class Up:
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
         self.children: list[Child] = []
+        self.listener: socket.socket | None = None
         self.started = time.monotonic()
         # Threads cannot be cancelled: stopping waits for them before it stops what they may be starting.
         self.threads = ThreadPoolExecutor(4, thread_name_prefix="up")
@@ -181,9 +182,10 @@ class Up:
         self.steps.line(f"Slipway · home {settings.HOME} · node {settings.NODE_NAME}\n")
         (settings.HOME / "logs").mkdir(exist_ok=True, mode=0o700)
         await self._end_leftovers()
-        listener = listen()
+        self.listener = listen()
+        descriptor = self.listener.fileno()
         self.children = [
-            Child("web", ("--fd", str(listener.fileno())), (listener.fileno(),)),
+            Child("web", ("--fd", str(descriptor)), (descriptor,)),
             Child("worker"),
             Child("beat"),
         ]
@@ -222,6 +224,8 @@ class Up:
                 await self._stop_step(name.capitalize(), self._child(name).stop())
             await self._stop_step("Jobs", self._in_thread(_stop_jobs))
             await self._stop_step("Web", self._child("web").stop())
+        if self.listener:
+            self.listener.close()
         await self._in_thread(_end_marked)
         await self._stop_step("Servers", self._in_thread(_stop_servers))
         self.threads.shutdown()
@@ -295,7 +299,8 @@ class Up:
         seconds = time.monotonic() - self.started
         self.steps.line(
             f"\nReady in {seconds:.1f} s. Open this link to sign in:\n\n    {link}\n\n"
-            f"It works once, within {LINK_MINUTES} minutes; `.venv/bin/python manage.py signin` makes another.\n"
+            f"It works once, within {LINK_MINUTES} minutes; "
+            "`.venv/bin/python manage.py signin` makes another.\n"
             "Ctrl-C stops everything."
         )
 
