@@ -483,7 +483,8 @@ document.addEventListener("htmx:before:settle", (event) => {
 function prepare(element) {
   if (element.matches("form.edit")) element.elements.client_id.value = new_id();
   const typed = $("[data-select]", element);
-  if (typed) setTimeout(() => typed.select());
+  typed?.focus();
+  typed?.select();
 }
 
 /** Editing and regenerating lead to the newest branch; looking at another one is named in the address. */

@@ -380,7 +380,9 @@ def turn(request: Request, pk: int) -> HttpResponse:
     """One message as it stands, for whoever gave up editing it."""
     row = _own_turn(request, pk)
     shown = thread.show(row.conversation, thread.Point(row.pk))
-    found = next(one for one in shown.turns if one.turn.pk == row.pk)
+    found = next((one for one in shown.turns if one.turn.pk == row.pk), None)
+    if found is None:
+        raise Http404("no such message")
     may_chat = access.can(request.user, "chat", row.conversation.team)
     context = {"turn": row, "shown": found, "may_chat": may_chat, "conversation_pk": row.conversation_id}
     return render(request, f"{PAGE}#said", context)
@@ -427,7 +429,10 @@ def answer(request: Request, pk: int) -> HttpResponse:
     """One answer as it stands."""
     row = _own_generation(request, pk)
     shown = thread.show(row.turn.conversation, thread.Point(row.turn_id, row.pk))
-    found = next(one for turn in shown.turns for one in turn.answers if one.generation.pk == row.pk)
+    every = (one for turn in shown.turns for one in turn.answers)
+    found = next((one for one in every if one.generation.pk == row.pk), None)
+    if found is None:
+        raise Http404("no such answer")
     context = {
         "answer": _answer(found),
         "may_chat": access.can(request.user, "chat", row.turn.conversation.team),

@@ -167,7 +167,9 @@ def report(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> None:
     for name, at in (("first token", "first"), ("whole answer", "whole")):
         mine, bare = (statistics.median(pair[which][at] for pair in pairs) for which in (0, 1))
         print(f"{name:13} page {mine:7.0f} ms   bare {bare:7.0f} ms")
-    print(f"first token later by {statistics.median(later):.0f} ms (from {min(later):.0f} to {max(later):.0f})")
+    print(
+        f"first token later by {statistics.median(later):.0f} ms (from {min(later):.0f} to {max(later):.0f})"
+    )
     print(f"whole answer × {statistics.median(ratio):.3f} (from {min(ratio):.3f} to {max(ratio):.3f})")
     print(f"{len(pairs)} interleaved pairs")
 

@@ -210,7 +210,17 @@ def test_hostile_output_stays_inert(page: Page) -> None:
     expect(prose.locator("pre")).to_contain_text("<script>alert(4)</script>")
     page.reload()
     expect(prose.get_by_role("link", name="fine")).to_be_visible()
-    for selector in ("script", "img", "svg", "form", "iframe", "[onerror]", "[hx-get]", "[hx-post]", "[style]"):
+    for selector in (
+        "script",
+        "img",
+        "svg",
+        "form",
+        "iframe",
+        "[onerror]",
+        "[hx-get]",
+        "[hx-post]",
+        "[style]",
+    ):
         assert prose.locator(selector).count() == 0, selector
     hrefs = prose.locator("a").evaluate_all("links => links.map(link => link.protocol)")
     assert set(hrefs) <= {"http:", "https:", "mailto:"}
@@ -224,7 +234,9 @@ def test_hostile_depth_does_not_freeze_the_page(page: Page) -> None:
 
 
 def test_code_and_maths_are_set_when_complete(page: Page) -> None:
-    answer = ends(send(page, "[[text=It is $x^2$ and from $5 to $10.\n\n```python\ndef f():\n    pass\n```\n]]"))
+    answer = ends(
+        send(page, "[[text=It is $x^2$ and from $5 to $10.\n\n```python\ndef f():\n    pass\n```\n]]")
+    )
     expect(answer.locator(".katex")).to_have_count(1)
     expect(answer.locator(".hljs-keyword").first).to_have_text("def")
     expect(answer.get_by_role("button", name="Copy code")).to_be_visible()
@@ -284,9 +296,7 @@ def test_an_engine_that_dies_midway_says_so(page: Page) -> None:
     expect(answer.get_by_role("button", name="Regenerate")).to_be_visible()
 
 
-def test_a_stopped_model_starts_on_send_and_the_text_is_kept(
-    context: BrowserContext, team: Team
-) -> None:
+def test_a_stopped_model_starts_on_send_and_the_text_is_kept(context: BrowserContext, team: Team) -> None:
     row = chats.deployment(team, "asleep", desired=Deployment.Desired.STOPPED)
     page = opened(context, chats.conversation(team, row))
     send(page, "good morning")
@@ -327,6 +337,7 @@ def test_all_of_it_by_keyboard(page: Page) -> None:
 def test_a_conversation_is_renamed_found_and_deleted(page: Page) -> None:
     ends(send(page, "needle [[text=one]]"))
     page.get_by_role("button", name="Rename").click()
+    expect(page.get_by_label("Name", exact=True)).to_be_focused()
     page.keyboard.type("Capitals")
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_contain_text("Capitals")
@@ -343,7 +354,12 @@ def test_a_conversation_is_renamed_found_and_deleted(page: Page) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_axe_violation_and_no_sideways_scroll(page: Page, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    ends(send(page, "[[reason=5]] [[text=# Title\n\n- a\n- b\n\n|a|b|\n|-|-|\n|1|2|\n\n```python\nx = 1\n```\n]]"))
+    ends(
+        send(
+            page,
+            "[[reason=5]] [[text=# Title\n\n- a\n- b\n\n|a|b|\n|-|-|\n|1|2|\n\n```python\nx = 1\n```\n]]",
+        )
+    )
     ends(send(page, "long " * 60 + "[[cut=3]]"), "failed")
     page.get_by_text("Parameters", exact=False).first.click()
     assert violations(page) == []
