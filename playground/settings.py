@@ -84,7 +84,7 @@ try:
     TLS_CERT = env.str("SLIPWAY_TLS_CERT", "")
     TLS_KEY = env.str("SLIPWAY_TLS_KEY", "")
     SECRET_KEY = env.str("SLIPWAY_SECRET_KEY", "")
-    ALLOWED_HOSTS = env.list("SLIPWAY_HOSTS", [])
+    ALLOWED_HOSTS: list[str] = env.list("SLIPWAY_HOSTS", [])
     NODE_NAME = env.str("SLIPWAY_NODE", "")
     NODE_ADDRESS = env.str("SLIPWAY_NODE_ADDRESS", "127.0.0.1")
     # Relays speak plain HTTP across machines only in a network its owner calls private; else they need the
