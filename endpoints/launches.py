@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from django.utils import timezone
-
 from endpoints import promotion
 from endpoints.models import Endpoint, Release
 from playground import access, policy, standing
@@ -105,5 +103,5 @@ def _sampling(typed: Mapping[str, str]) -> dict[str, Any]:
 def steps(release: Release) -> list[standing.Step]:
     """A starting release's way: those of its replica, then live."""
     replica = standing.of(release.deployment).replica
-    done = standing.steps(replica, timezone.now()) if replica else [standing.Step("queued", "now")]
+    done = standing.steps(replica) if replica else [standing.Step("queued", "now")]
     return [*done, standing.Step("live", "next")]

@@ -30,6 +30,9 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 _HOST = re.compile(rb"[A-Za-z0-9._-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
+# Made once: `json.dumps` makes an encoder a call.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 KINDS = {
     400: "invalid_request_error",
     401: "invalid_request_error",
@@ -167,7 +170,7 @@ def prepare(body: dict[str, Any], sampling: Mapping[str, Any], served_name: str,
     merged["model"] = served_name
     if merged.get("stream") and "stream_options" not in quirks.ignored:
         merged["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-    return json.dumps(merged, ensure_ascii=False, separators=(",", ":")).encode()
+    return _encode(merged).encode()
 
 
 def refuse_unsupported(body: Mapping[str, Any], quirks: Quirks) -> None:

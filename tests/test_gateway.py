@@ -17,7 +17,7 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from endpoints import keys, promotion
+from endpoints import drain, keys, promotion
 from endpoints.models import ApiKey, Release, WebProcess
 from playground.models import Deployment, Replica, Team
 from tests.fakes import RunningFake, fake_engine
@@ -209,7 +209,8 @@ def test_a_waiting_stream_is_kept_alive_until_a_replica_is_ready(site: Site, tea
 def _make_ready(coming: int, like: int) -> None:
     with psycopg.connect(settings.DATABASE_URL, autocommit=True) as connection:
         connection.execute(
-            "UPDATE playground_replica AS cold SET state = 'ready', port = warm.port, node_id = warm.node_id, "
+            "UPDATE playground_replica AS cold "
+            "SET state = 'ready', port = warm.port, node_id = warm.node_id, "
             "engine_key = warm.engine_key, served_name = warm.served_name FROM playground_replica AS warm "
             "WHERE cold.id = %s AND warm.id = %s",
             [coming, like],
@@ -287,6 +288,19 @@ def test_it_says_how_new_its_table_is(site: Site) -> None:
     site.until(lambda: WebProcess.objects.filter(pid=site.process.pid).exists())
     before = WebProcess.objects.get(pid=site.process.pid).table_at
     site.until(lambda: WebProcess.objects.get(pid=site.process.pid).table_at > before)
+
+
+def test_a_drain_is_over_once_every_live_process_has_a_newer_table(site: Site) -> None:
+    one = Replica.objects.get()
+    assert drain.acknowledged(one), "nothing drains"
+    now = timezone.now()
+    late = WebProcess.objects.create(boot_id="late", node="n", pid=0, table_at=now, heartbeat_at=now)
+    Replica.objects.filter(pk=one.pk).update(state=Replica.State.DRAINING, drain_at=timezone.now())
+    one.refresh_from_db()
+    site.until(lambda: site.post(json=ask()).status_code == 503)
+    assert not drain.acknowledged(one), "a live process may still choose it"
+    late.delete()
+    site.until(lambda: drain.acknowledged(one))
 
 
 def test_its_figures_hold_counts_and_no_prompts(site: Site) -> None:

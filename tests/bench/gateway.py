@@ -1,7 +1,7 @@
-"""What the gateway adds: the same requests straight to a mock engine and through the gateway, in paired rounds.
+"""What the gateway adds: the same requests straight to a mock engine and through it, in paired rounds.
 
-Run as `python -m tests.bench.gateway`. It starts a PostgreSQL of its own, a mock engine and a web process, and ends
-them. Figures are medians over rounds; CPU is the web process's own, from its accounting. It gates nothing.
+Run as `python -m tests.bench.gateway`. It starts a PostgreSQL of its own, a mock engine and a web process, and
+ends them. Figures are medians over rounds; CPU is the web process's own. It gates nothing.
 """
 
 import asyncio
@@ -149,9 +149,8 @@ async def measure(engine: int, gateway: int, key: str, pid: int) -> None:
 async def _round(
     kind: str, connections: int, engine: int, gateway: int, key: str, pid: int
 ) -> tuple[float, float, float, float]:
-    one, stream, process = (
-        (streamed, True, psutil.Process(pid)) if kind == "stream" else (whole, False, psutil.Process(pid))
-    )
+    process, stream = psutil.Process(pid), kind == "stream"
+    one = streamed if stream else whole
     rate, _, direct = await load(engine, request(engine, key, stream=stream), connections, one)
     before = sum(process.cpu_times()[:2])
     through, count, times = await load(gateway, request(gateway, key, stream=stream), connections, one)

@@ -16,6 +16,7 @@ class Command(shell.Verb):
         parser.add_argument("deployment", help="Id or name.")
         parser.add_argument("--endpoint", required=True, metavar="NAME", help="New or existing.")
         parser.add_argument("--note", default="", help="Why.")
+        parser.add_argument("--in-place", action="store_true", help="Hand the running replica over.")
         parser.add_argument("--no-wait", action="store_true", help="Return while the release still starts.")
         parser.add_argument("--timeout", type=float, default=900.0, help="Seconds to wait at most.")
 
@@ -23,7 +24,11 @@ class Command(shell.Verb):
         row = shell.deployment(options["deployment"])
         try:
             release = promotion.promote(
-                row, endpoint=options["endpoint"], user=shell.actor(), note=options["note"]
+                row,
+                endpoint=options["endpoint"],
+                user=shell.actor(),
+                note=options["note"],
+                in_place=options["in_place"],
             )
         except promotion.PromotionRefused as refusal:
             raise shell.Failed(str(refusal), shell.REFUSED) from refusal
