@@ -1,4 +1,6 @@
-"""The engine contract: a command line that ends up speaking OpenAI HTTP on loopback. Knows nothing about Django.
+"""The engine contract: a command line that ends up speaking OpenAI HTTP on loopback.
+
+Knows nothing about Django.
 
 An adapter is one file: it names its options, judges a model, estimates memory, builds a command, proves
 readiness with a real request, and declares where the engine departs from the OpenAI API. It never imports the
@@ -37,11 +39,17 @@ ALLOWED: frozenset[tuple[str, str]] = frozenset(
         ("POST", "/detokenize"),
     }
 )
-"""Every (method, path) that ever reaches an engine from outside its node; the relay answers 404 to all others."""
+"""Every (method, path) that ever reaches an engine from outside its node.
+
+The relay answers 404 to all others.
+"""
 
 
 class ReasonCode(StrEnum):
-    """Why a start or a replica failed. Every failure is sorted into one; a sentence for people goes with it."""
+    """Why a start or a replica failed.
+
+    Every failure is sorted into one; a sentence for people goes with it.
+    """
 
     OUT_OF_MEMORY = "out_of_memory"
     CONTEXT_TOO_LONG = "context_too_long"
@@ -94,7 +102,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model as it lies on the node's disk, and what the catalogue knows of it. `path` is a .gguf file or a folder."""
+    """A model as it lies on the node's disk, and what the catalogue knows of it.
+
+    `path` is a .gguf file or a folder.
+    """
 
     name: str
     path: Path
@@ -110,7 +121,10 @@ class LocalModel:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an engine can serve a model; `why` is shown when it cannot. `kind` is the format it would load."""
+    """Whether an engine can serve a model; `why` is shown when it cannot.
+
+    `kind` is the format it would load.
+    """
 
     ok: bool
     why: str = ""
@@ -152,7 +166,10 @@ class Requirements:
 
 @dataclass(frozen=True)
 class Quirks:
-    """Where an engine departs from the OpenAI API; the gateway and the playground read it instead of its name."""
+    """Where an engine departs from the OpenAI API.
+
+    The gateway and the playground read it instead of its name.
+    """
 
     ignored: frozenset[str] = frozenset()
     """Parameters it accepts and does nothing with."""
@@ -169,7 +186,10 @@ class Quirks:
     takes_key: bool = True
     """Checks a bearer key itself."""
     running_metric: str = ""
-    """Prometheus name of the number of requests running now; an abort shows as its fall to zero. Empty: none."""
+    """Prometheus name of the number of requests running now; an abort shows as its fall to zero.
+
+    Empty: none.
+    """
     waiting_metric: str = ""
     """Prometheus name of the number of requests queued."""
     kv_cache_metric: str = ""
@@ -187,7 +207,8 @@ class Quirks:
 class Rendered:
     """What the model really reads: the prompt after its template, and its token ids; None where untold.
 
-    `sampling` are the parameters the engine samples by, by OpenAI names, defaults of engine and model included.
+    `sampling` are the parameters the engine samples by, by OpenAI names, defaults of engine and model
+    included.
     """
 
     prompt: str | None
@@ -219,10 +240,12 @@ class NotReady(Exception):
 
 
 class EngineOptions(BaseModel):
-    """Base of every `Options`: typed, ranged, described; unknown keys are refused; None means the engine's default.
+    """Base of every `Options`: typed, ranged, described.
 
-    Each field carries `title`, `description`, its range, and `json_schema_extra={"group": "Memory", "flag": "--x"}`:
-    the form is made from these.
+    Unknown keys are refused; None means the engine's default.
+
+    Each field carries `title`, `description`, its range, and `json_schema_extra={"group": "Memory", "flag":
+    "--x"}`: the form is made from these.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -284,11 +307,17 @@ class Engine(ABC):
         served_name: str,
         hardware: Hardware,
     ) -> list[str]:
-        """The argument list. `environment` is the engine's virtual environment (its python is bin/python in it)."""
+        """The argument list.
+
+        `environment` is the engine's virtual environment (its python is bin/python in it).
+        """
 
     @abstractmethod
     def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
-        """Variables for the engine's process. The key goes here, never into the command; caches go below `home`."""
+        """Variables for the engine's process.
+
+        The key goes here, never into the command; caches go below `home`.
+        """
 
     def explain(self, log: list[str], exit_code: int | None) -> Reason | None:
         """Sort a failure from the last log lines; None leaves it to the common rules in `reasons.py`."""
