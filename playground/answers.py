@@ -75,7 +75,7 @@ class Answer:
     _timer: asyncio.TimerHandle | None = None
 
     async def ask(self, question: Question, body: dict[str, Any]) -> None:
-        """Stream the engine's answer into the feed. Raises EngineError; cancelling it stops the engine's work."""
+        """Stream the engine's answer into the feed. Raises EngineError; cancelled, the engine stops."""
         self.sent_at = lateness.start()
         try:
             with sharing.share(question.target.replica) as share:
@@ -158,7 +158,7 @@ class Answer:
         return None if moment is None else round((moment - self.sent_at) * 1000, 2)
 
     async def count(self, target: Target, *, partial: bool) -> dict[str, Any]:
-        """The usage; of a partial answer what continuous usage told, else counted by the engine and marked."""
+        """The usage; a partial answer's by continuous usage, else counted by the engine and marked."""
         if self.usage.get("completion_tokens"):
             return self.usage
         text = self.feed.reasoning + self.feed.content

@@ -1,8 +1,8 @@
 """The text of answers being written, as this process knows it, and who follows it here.
 
 An answer has one writer: the process that runs it, which holds the whole text. Every other process that has
-followers keeps a copy, fed by `replay` from Redis and PostgreSQL. Followers are told only that there is more; each
-takes what it lacks when it can, so a slow one holds up nobody and costs no memory.
+followers keeps a copy, fed by `replay` from Redis and PostgreSQL. Followers are told only that there is more;
+each takes what it lacks when it can, so a slow one holds up nobody and costs no memory.
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The figures under an answer, worked out from its row. Pure. Definitions: README, "Figures". None is "n/a"."""
+"""The figures under an answer, from its row. Pure. Definitions: README, "Figures". None is shown as "n/a"."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """What PostgreSQL holds of answers being written: whose they are, how far they are, how they ended.
 
-The only writer of Generation's state. A process owns what it claimed for as long as it renews its leases; what
+The only writer of Generation's state. A process owns what it claimed as long as it renews its leases; what
 expired is marked interrupted, with its last checkpoint kept. Times are the database's.
 """
 
@@ -44,7 +44,7 @@ def unclaimed() -> list[int]:
 
 
 def replica_for(generation: Generation, in_flight: dict[int, int]) -> Replica | None:
-    """The ready replica with the fewest answers of ours; None while one may come, EngineError when none will."""
+    """The ready replica with the fewest answers of ours; None while one may come, else EngineError."""
     deployment = Deployment.objects.filter(columns=generation.column_id).first()
     if deployment is None or deployment.desired == Deployment.Desired.DELETED:
         raise EngineError("unreachable", "The deployment of this column was deleted. Choose another one.")
@@ -88,7 +88,8 @@ def renew(generations: Sequence[int]) -> dict[int, bool]:
         cursor.execute(
             """
             UPDATE playground_generation
-            SET lease_expires_at = now() + %s * interval '1 second', ended_at = NULL, error_code = '', error = '',
+            SET lease_expires_at = now() + %s * interval '1 second',
+                ended_at = NULL, error_code = '', error = '',
                 state = CASE WHEN state <> 'interrupted' THEN state
                              WHEN replica_id IS NULL THEN 'pending' ELSE 'streaming' END
             WHERE id = ANY(%s) AND owner = %s AND state IN ('pending', 'streaming', 'interrupted')

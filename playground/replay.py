@@ -1,8 +1,8 @@
 """Answers being written, from the process that writes them to those that follow, over Redis Streams.
 
-A stream (`gen:<pk>`) holds frames `[content from, content, reasoning from, reasoning, state]`. The writer appends
-with NOMKSTREAM: where the stream is gone, it first puts the whole text in as one frame. Nothing depends on Redis for
-good: each second a process with followers also asks PostgreSQL, where the checkpoints and the ends are.
+A stream (`gen:<pk>`) holds frames `[content from, content, reasoning from, reasoning, state]`. The writer
+appends with NOMKSTREAM: where the stream is gone, it first puts the whole text in as one frame. Nothing depends
+on Redis for good: each second a process with followers also asks PostgreSQL, which has the checkpoints and ends.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ def _key(generation: int) -> str:
 
 
 class Publisher:
-    """Sends what this process writes. It knows what each stream holds: what was missed goes with the next frame."""
+    """Sends what this process writes. It knows what each stream holds: what was missed goes with the next."""
 
     def __init__(self) -> None:
         self.client = redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2)

@@ -1,4 +1,4 @@
-"""Busy time of replicas, split equally among the answers in flight there. Knows this process's answers only."""
+"""Busy time of replicas, split equally among the answers in flight there. Knows only this process's."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The answers this web process writes: one task and one lease each, stopping them, and the end of the process.
+"""The answers this web process writes: a task and a lease each, stopping them, and the end of the process.
 
 Tasks run on the loop that `Writer.start` was called on; `run` and `look` may be called from any thread.
 """

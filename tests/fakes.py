@@ -71,8 +71,9 @@ def running_fake(*, key: str = "", served_name: str = "fake", **options: object)
         _wait_ready(fake)
         yield fake
     finally:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
         process.kill()
         process.wait()
 

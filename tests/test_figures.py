@@ -1,69 +1,82 @@
-"""The figures under an answer: the definitions, and when there is none."""
+"""Figures as people read them, and forms made from types."""
 
-from types import SimpleNamespace
+from datetime import timedelta
+from typing import Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from django.http import QueryDict
+from pydantic import Field
 
-from playground.figures import Figures, figures
-
-
-def shown(timings: object, usage: object, text: str = "", reasoning: str = "") -> Figures:
-    return figures(SimpleNamespace(timings=timings, usage=usage, text=text, reasoning=reasoning))
+from playground import forms
+from playground.engines.base import EngineOptions, option
+from playground.templatetags import figures
 
 
-TIMES = {"ttft": 100.0, "e2e": 1100.0, "chunks": 11, "queue": 5.0}
+class Small(EngineOptions):
+    context: int | None = option("Context", "Tokens.", "Context", "--ctx", ge=256, le=10_000_000)
+    share: float | None = Field(None, ge=0, le=1)
+    kind: Literal["f16", "q8_0"] | None = option("Kind", "Bits.", "Memory", "--kind")
+    warm: bool | None = option("Warm", "First run.", "Memory", "--warm")
+    stops: tuple[str, ...] | None = option("Stops", "Words.", "Memory", "--stop")
 
 
-def test_tpot_counts_tokens_after_the_first() -> None:
-    found = shown(TIMES, {"completion_tokens": 11})
-    assert (found.tpot, found.tokens_per_s, found.approximate_tpot) == (100.0, 10.0, False)
-    assert found.chunk_gap == 100.0
-
-
-def test_tpot_leaves_out_the_whole_first_chunk_where_its_tokens_are_known() -> None:
-    assert shown(TIMES | {"first_chunk_tokens": 3}, {"completion_tokens": 13}).tpot == 100.0
-
-
-def test_chunks_of_several_tokens_make_it_approximate() -> None:
-    found = shown(TIMES | {"chunks": 5}, {"completion_tokens": 11})
-    assert found.tpot == 100.0 and found.approximate_tpot
+class Other(EngineOptions):
+    max_model_len: int | None = option("Context", "Tokens.", "Context", "--max-model-len")
+    warm: bool | None = option("Warm up", "First run.", "Memory")
 
 
 @pytest.mark.parametrize(
-    ("timings", "usage"),
+    ("text", "expected"),
     [
-        (TIMES, {}),
-        (TIMES, {"completion_tokens": 1}),
-        (TIMES | {"chunks": 1}, {"completion_tokens": 11}),
-        (TIMES | {"e2e": 100.0}, {"completion_tokens": 11}),
-        (TIMES | {"first_chunk_tokens": 11}, {"completion_tokens": 11}),
-        ({}, {"completion_tokens": 11}),
-        (None, None),
-        ({"ttft": "1", "e2e": True, "chunks": -1}, {"completion_tokens": "11"}),
+        (figures.bytes_(1_234_567_890), "1.23 GB"),
+        (figures.bytes_(999_999), "1 MB"),
+        (figures.bytes_(None), "n/a"),
+        (figures.memory(2 << 30), "2 GiB"),
+        (figures.memory(383 << 20), "383 MiB"),
+        (figures.count(134_515_008), "135 M"),
+        (figures.number(32768), "32,768"),
+        (figures.ms(41.3), "41 ms"),
+        (figures.ms(2130), "2.1 s"),
+        (figures.duration(0.12), "0.1 s"),
+        (figures.duration(125), "2 min 5 s"),
+        (figures.duration(timedelta(hours=2, minutes=1)), "2 h 1 min"),
+        (figures.duration(None), "n/a"),
+        (figures.rate(96.42), "96.4 tok/s"),
+        (figures.percent(0.12, 1), "12 %"),
     ],
 )
-def test_tpot_is_not_made_up(timings: object, usage: object) -> None:
-    found = shown(timings, usage)
-    assert (found.tpot, found.tokens_per_s, found.approximate_tpot) == (None, None, False)
+def test_figures_are_short_and_missing_ones_say_so(text: str, expected: str) -> None:
+    assert text == expected
 
 
-def test_characters_a_second_count_reasoning_too() -> None:
-    assert shown({"e2e": 2000.0}, {}, "abcd", "ef").characters_per_s == 3.0
+def test_a_long_name_is_cut_in_the_middle_and_kept_whole_beside_it() -> None:
+    text = figures.cut("a" * 30 + "<b>" + "z" * 30, 21)
+    assert "aaaaaaaaaa…zzzzzzzzzz" in text
+    assert "<b>" not in text
+    assert figures.cut("short", 21) == "short"
 
 
-def test_counted_and_lagged_answers_stay_out_of_aggregates() -> None:
-    assert shown(TIMES, {"completion_tokens": 11}).comparable
-    assert not shown(TIMES, {"completion_tokens": 11, "approximate": True}).comparable
-    assert not shown(TIMES | {"lagged": True}, {"completion_tokens": 11}).comparable
+def test_a_command_is_shown_as_a_shell_takes_it() -> None:
+    text = figures.command_line(["python", "-u", "a b.py", "--flag", "--port", "1;rm"])
+    assert text == "python \\\n  -u 'a b.py' \\\n  --flag \\\n  --port '1;rm'"
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists)
-NAMES = st.sampled_from(["ttft", "e2e", "chunks", "first_chunk_tokens", "completion_tokens", "lagged"])
+def test_a_form_has_a_field_of_the_right_kind_for_each_option() -> None:
+    fields = {field.title: field for group in forms.groups(Small, {"context": "5"}) for field in group.fields}
+    assert (fields["Context"].kind, fields["Context"].value) == ("number", "5")
+    assert fields["Context"].range == "256 to 10,000,000"
+    assert fields["Kind"].choices == (("f16", "f16"), ("q8_0", "q8_0"))
+    assert fields["Warm"].choices == (("true", "on"), ("false", "off"))
+    assert fields["Warm"].unset == "engine default"
 
 
-@given(st.dictionaries(NAMES, JSON), st.dictionaries(NAMES, JSON))
-def test_any_row_has_figures(timings: dict[str, object], usage: dict[str, object]) -> None:
-    found = shown(timings, usage)
-    assert found.tpot is None or found.tpot > 0
+def test_only_what_was_set_is_given() -> None:
+    posted = QueryDict("option.context=512&option.kind=&option.stops=a,+b&other=1&option.none=2")
+    assert forms.given(Small, posted) == {"context": "512", "stops": ["a", "b"]}
+
+
+def test_options_that_mean_the_same_are_carried_to_another_engine() -> None:
+    assert forms.carried(Small, Other, {"context": 512, "kind": "f16", "warm": True}) == {
+        "max_model_len": 512,
+        "warm": True,
+    }
