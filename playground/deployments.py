@@ -16,7 +16,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from playground import access, catalogue, engines, events, nudges
+from playground import access, events, nudges
 from playground import options as engine_options
 from playground.engines.base import Reason, ReasonCode
 from playground.models import Configuration, Deployment, Job, Model, Node, Replica, ReplicaEvent, Team, User
@@ -83,8 +83,8 @@ def request(
 
     With `configuration` it runs exactly that one. `share` asks for a part of one GPU beside others.
     """
-    clean, fields = _judge(team, model, engine, options, version, name)
-    fields |= _judge_numbers(min_replicas, max_replicas, idle_timeout_s, gpus, cores)
+    clean, fields = engine_options.judge(team, model, engine, options, version, name)
+    fields |= engine_options.judge_numbers(min_replicas, max_replicas, idle_timeout_s, gpus, cores)
     if fields:
         raise DeploymentRefused(fields)
     wanted = {"version": version or None, "options": clean, "gpus": gpus, "cores": cores, "share": share}
@@ -448,50 +448,6 @@ def drained(replica: Replica) -> bool:
 
 
 # Parts
-
-
-def _judge(
-    team: Team, model: Model, engine: str, given: dict[str, Any], version: str | None, name: str
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The clean options, and a sentence for each field that is wrong."""
-    try:
-        adapter = engines.get(engine)
-    except engines.UnknownEngine as problem:
-        return {}, {"engine": str(problem)}
-    fields: dict[str, str] = {}
-    clean: dict[str, Any] = {}
-    if model.team_id != team.pk:
-        fields["model"] = "No such model."
-    elif model.refused or model.missing:
-        fields["model"] = model.refused or f"The files of {model.name} are gone."
-    else:
-        _, verdict = catalogue.candidate(model, adapter)
-        if not verdict.ok:
-            fields["engine"] = verdict.why
-    try:
-        clean = engine_options.parse(adapter, given)
-    except engine_options.OptionsRefused as problem:
-        fields |= problem.fields
-    if version and not engine_options.VERSION.fullmatch(version):
-        fields["version"] = "A version looks like 0.32.0."
-    if len(name) > 120 or not name.isprintable():
-        fields["name"] = "At most 120 characters, without line breaks."
-    return clean, fields
-
-
-def _judge_numbers(
-    least: int, most: int, idle_timeout_s: int | None, gpus: int | None, cores: int | None
-) -> dict[str, str]:
-    fields = {}
-    if not 0 <= least <= most <= 64 or most < 1:
-        fields["min_replicas"] = "At least 0, not above the most, and the most between 1 and 64."
-    if idle_timeout_s is not None and not 1 <= idle_timeout_s <= 30 * 24 * 3600:
-        fields["idle_timeout_s"] = "Between one second and thirty days."
-    if gpus is not None and not 1 <= gpus <= 64:
-        fields["gpus"] = "Between 1 and 64."
-    if cores is not None and not 1 <= cores <= 1024:
-        fields["cores"] = "Between 1 and 1024."
-    return fields
 
 
 def _free_name(team: Team, name: str) -> str:

@@ -5,7 +5,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from playground import catalogue, engines
 from playground.engines.base import Engine
+from playground.models import Model, Team
 
 VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]{0,39}")
 # An option becomes one argument of a list; one that looks like another flag or command is a mistake or worse.
@@ -32,6 +34,50 @@ def parse(adapter: Engine, given: dict[str, Any]) -> dict[str, Any]:
     except ValidationError as problem:
         raise OptionsRefused(_sentences(adapter, problem)) from problem
     return parsed.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+
+
+def judge(
+    team: Team, model: Model, engine: str, given: dict[str, Any], version: str | None, name: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The clean options, and a sentence for each field that is wrong."""
+    try:
+        adapter = engines.get(engine)
+    except engines.UnknownEngine as problem:
+        return {}, {"engine": str(problem)}
+    fields: dict[str, str] = {}
+    clean: dict[str, Any] = {}
+    if model.team_id != team.pk:
+        fields["model"] = "No such model."
+    elif model.refused or model.missing:
+        fields["model"] = model.refused or f"The files of {model.name} are gone."
+    else:
+        _, verdict = catalogue.candidate(model, adapter)
+        if not verdict.ok:
+            fields["engine"] = verdict.why
+    try:
+        clean = parse(adapter, given)
+    except OptionsRefused as problem:
+        fields |= problem.fields
+    if version and not VERSION.fullmatch(version):
+        fields["version"] = "A version looks like 0.32.0."
+    if len(name) > 120 or not name.isprintable():
+        fields["name"] = "At most 120 characters, without line breaks."
+    return clean, fields
+
+
+def judge_numbers(
+    least: int, most: int, idle_timeout_s: int | None, gpus: int | None, cores: int | None
+) -> dict[str, str]:
+    fields = {}
+    if not 0 <= least <= most <= 64 or most < 1:
+        fields["min_replicas"] = "At least 0, not above the most, and the most between 1 and 64."
+    if idle_timeout_s is not None and not 1 <= idle_timeout_s <= 30 * 24 * 3600:
+        fields["idle_timeout_s"] = "Between one second and thirty days."
+    if gpus is not None and not 1 <= gpus <= 64:
+        fields["gpus"] = "Between 1 and 64."
+    if cores is not None and not 1 <= cores <= 1024:
+        fields["cores"] = "Between 1 and 1024."
+    return fields
 
 
 def _odd(value: Any) -> bool:
