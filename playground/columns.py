@@ -1,7 +1,7 @@
 """What a column of a conversation says of the deployment that answers in it, and which ones it could take.
 
-Reads only. A deployment's many states become five, each of which the page acts on: none, stopped, loading, ready,
-failed.
+Reads only. A deployment's many states become five, each of which the page acts on: none, stopped, loading,
+ready, failed.
 """
 
 from collections import defaultdict
@@ -76,13 +76,17 @@ def heading(column: Column) -> Heading:
     state = _state(deployment, replicas)
     configuration = deployment.configuration
     adapter = engines.get(deployment.engine)
-    current = next((one for one in replicas if one.state == Replica.State.READY), None) or (replicas or [None])[-1]
+    current = (
+        next((one for one in replicas if one.state == Replica.State.READY), None) or (replicas or [None])[-1]
+    )
     return Heading(
         column,
         state,
         deployment,
         engine=adapter.title,
-        version=configuration.environment.version if configuration else deployment.wanted.get("version") or "",
+        version=configuration.environment.version
+        if configuration
+        else deployment.wanted.get("version") or "",
         dtype=configuration.format.dtype if configuration else "",
         context=deployment.model.context_length,
         problem=_problem(deployment, state),
@@ -106,7 +110,9 @@ def _problem(deployment: Deployment, state: str) -> str:
     if state == "failed":
         return f"{deployment.name} does not run: {deployment.problem}"
     if state == "stopped":
-        return f"{deployment.name} is stopped. Ask an operator of the team to start it, or choose another model."
+        return (
+            f"{deployment.name} is stopped. Ask an operator of the team to start it, or choose another model."
+        )
     return ""
 
 
@@ -132,7 +138,7 @@ def _steps(replica: Replica) -> list[Step]:
 
 
 def choices(team: Team) -> list[Choice]:
-    """Every deployment of the team that can chat: ready ones first, then starting, stopped, failed; newest first."""
+    """Every deployment of the team that can chat: ready, then starting, stopped, failed; newest first."""
     rows = list(
         Deployment.objects.filter(team=team)
         .exclude(desired=Deployment.Desired.DELETED)

@@ -1,4 +1,4 @@
-"""Conversations as people keep them: begun, named, set up, searched, deleted. What is said in one is `generation`'s."""
+"""Conversations as people keep them: begun, named, set up, searched, deleted. What is said: `generation`."""
 
 from typing import Any
 
@@ -19,7 +19,9 @@ class ConversationRefused(Exception):
 
 def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation:
     """An empty conversation with one column; an empty one this person already has is taken first."""
-    empty = Conversation.objects.filter(team=team, created_by=user, turns=None, title=UNTITLED, system_prompt="")
+    empty = Conversation.objects.filter(
+        team=team, created_by=user, turns=None, title=UNTITLED, system_prompt=""
+    )
     with transaction.atomic():
         row = empty.filter(parameters={}).order_by("-pk").first()
         if row is None:
@@ -39,7 +41,7 @@ def rename(conversation: Conversation, title: str) -> None:
 
 
 def name_after(conversation: Conversation, text: str) -> bool:
-    """Call a conversation that has no name yet after its first message; no model is asked. True when it was named."""
+    """Call a conversation without a name after its first message; no model is asked. True if it was."""
     words = " ".join(text[:1000].split())
     title = words if len(words) <= TITLE else words[: TITLE - 1].rsplit(" ", 1)[0] + "…"
     named = Conversation.objects.filter(pk=conversation.pk, title=UNTITLED).update(title=title or UNTITLED)
@@ -51,7 +53,9 @@ def name_after(conversation: Conversation, text: str) -> bool:
 def configure(conversation: Conversation, system_prompt: str, parameters: dict[str, Any]) -> None:
     """From the next message on. `parameters` holds only what was set."""
     if len(system_prompt) > PROMPT:
-        raise ConversationRefused(f"The system prompt has {len(system_prompt):,} characters; {PROMPT:,} is the most.")
+        raise ConversationRefused(
+            f"The system prompt has {len(system_prompt):,} characters; {PROMPT:,} is the most."
+        )
     prompt = system_prompt.replace("\r\n", "\n")
     Conversation.objects.filter(pk=conversation.pk).update(system_prompt=prompt, parameters=parameters)
     conversation.system_prompt, conversation.parameters = prompt, parameters

@@ -1,4 +1,4 @@
-"""Code that asks what a conversation asks, to copy into a terminal or a program. The key stays in the environment."""
+"""Code that asks what a conversation asks, to copy and run. The key stays in the environment."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,9 @@ class Snippet:
     text: str
 
 
-def snippets(base_url: str, model: str, messages: list[dict[str, Any]], parameters: Mapping[str, Any]) -> list[Snippet]:
+def snippets(
+    base_url: str, model: str, messages: list[dict[str, Any]], parameters: Mapping[str, Any]
+) -> list[Snippet]:
     """The same request three ways. `base_url` ends in /v1; `model` is what the endpoint is called by."""
     return [
         Snippet("bash", "curl", _curl(base_url, model, messages, parameters)),
@@ -56,7 +58,9 @@ def _literal(value: Any) -> str:
     return pformat(value, width=90, sort_dicts=False).replace("\n", "\n    ")
 
 
-def _javascript(base_url: str, model: str, messages: list[dict[str, Any]], parameters: Mapping[str, Any]) -> str:
+def _javascript(
+    base_url: str, model: str, messages: list[dict[str, Any]], parameters: Mapping[str, Any]
+) -> str:
     body = {"model": model, "messages": messages, **parameters, "stream": True}
     text = json.dumps(body, indent=2, ensure_ascii=False)
     return (

@@ -1,7 +1,7 @@
 """What a conversation shows: the way from its first turn to the shown answer, and the branches beside it.
 
-A turn continues one answer (its generations' `previous`), so a conversation is a tree of turns and answers by turns.
-Editing makes a sibling turn, regenerating a sibling answer; every one is reachable by its `Point`. Reads rows in two
+A turn continues one answer (its generations' `previous`), so a conversation is a tree of turns and answers by
+turns. Editing makes a sibling turn, regenerating a sibling answer; each has its `Point`. Reads rows in a few
 queries whatever the length. Knows nothing about requests or pages, and changes nothing.
 """
 
@@ -55,7 +55,7 @@ class ShownTurn:
 
 @dataclass(frozen=True)
 class Shown:
-    """The way from the first turn to the shown answer. A message sent now continues `parent` and `previous`."""
+    """The way from the first turn to the shown answer. A message sent now continues its end."""
 
     turns: tuple[ShownTurn, ...]
     newest: int
@@ -79,7 +79,9 @@ class Shown:
 class Tree:
     """All turns and answers of one conversation, by who continues whom."""
 
-    def __init__(self, columns: Sequence[Column], turns: Iterable[Turn], answers: Iterable[Generation]) -> None:
+    def __init__(
+        self, columns: Sequence[Column], turns: Iterable[Turn], answers: Iterable[Generation]
+    ) -> None:
         self.columns = columns
         self.turns = {turn.pk: turn for turn in turns}
         self.answers: dict[tuple[int, int], list[Generation]] = defaultdict(list)

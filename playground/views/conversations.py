@@ -1,7 +1,8 @@
-"""The chat page and its fragments. Each view fetches through `access`, calls one verb and shows what came of it.
+"""The chat page and its fragments. Each view fetches through `access`, calls one verb, shows what came of it.
 
-Fragments are partials of the one template, so a page that is loaded whole and one that grew look the same. A refusal is
-shown where the person looks, and what was typed stays: the answer is 422 and goes to the note at the composer or form.
+Fragments are partials of the one template, so a page that is loaded whole and one that grew look the same. A
+refusal is shown where the person looks, and what was typed stays: the answer is 422 and goes to the note at
+the composer or form.
 """
 
 import json
@@ -67,7 +68,7 @@ def index(request: Request) -> HttpResponse:
 @writes
 @require_http_methods(["GET", "POST"])
 def new(request: Request) -> HttpResponse:
-    """Begin a conversation with ?deployment=; an unused one of this person is taken before another is made."""
+    """Begin a conversation with ?deployment=; an unused one of this person is taken first."""
     team = team_of(request)
     access.require(request.user, "chat", team)
     wanted = (request.POST or request.GET).get("deployment", "")
@@ -84,7 +85,7 @@ def _deployment(request: Request, pk: str) -> Deployment:
 
 
 def _likeliest(request: Request) -> Deployment | None:
-    """What a new conversation speaks to before anybody chose: what is ready, else what starts, else nothing."""
+    """What a new conversation speaks to before anybody chose: what is ready, else what starts."""
     found = columns.choices(team_of(request))
     return next((choice.deployment for choice in found if choice.state in ("ready", "loading")), None)
 
@@ -235,7 +236,7 @@ def delete(request: Request, pk: int) -> HttpResponse:
 @writes
 @require_POST
 def settings(request: Request, pk: int) -> HttpResponse:
-    """Keep the system prompt and the parameters; wrong ones are named beside their fields and nothing is kept."""
+    """Keep the system prompt and the parameters; wrong ones are named by field and nothing is kept."""
     conversation = _writable(request, pk)
     errors: dict[str, str] = {}
     try:

@@ -1,7 +1,7 @@
 """How much later an answer is in our page than in a bare page that reads the engine's own stream.
 
-The fake engine streams the same tokens at the same pace to both, in pairs whose order alternates. Timed in the page,
-from the click to the first and to the whole text being in the document. Prints medians, their differences and spreads.
+The fake engine streams the same tokens at the same pace to both, in pairs of alternating order. Timed in the page,
+ from the click to the first and to the whole text being in the document. Prints medians and spreads.
 
     .venv/bin/python -m tests.bench.page_stream --pairs 7
 """
@@ -25,7 +25,8 @@ ROOT = Path(__file__).parent.parent.parent
 BARE = """<!doctype html><title>bare</title><button id="go">Send</button><div id="out"></div><script>
 document.querySelector("#go").addEventListener("click", async () => {
   const answer = await fetch("/v1/chat/completions", {method: "POST", body: document.body.dataset.body});
-  const out = document.querySelector("#out"), reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const out = document.querySelector("#out");
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const {done, value} = await reader.read();
@@ -75,7 +76,8 @@ def bare_page(engine_port: int, key: str) -> Iterator[str]:
                 engine.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 head = (
                     f"POST {self.path} HTTP/1.1\r\nHost: engine\r\nAuthorization: Bearer {key}\r\n"
-                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close"
+                    "\r\n\r\n"
                 )
                 engine.sendall(head.encode() + body)
                 while chunk := engine.recv(65536):
@@ -170,7 +172,7 @@ def report(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> None:
     print(
         f"first token later by {statistics.median(later):.0f} ms (from {min(later):.0f} to {max(later):.0f})"
     )
-    print(f"whole answer × {statistics.median(ratio):.3f} (from {min(ratio):.3f} to {max(ratio):.3f})")
+    print(f"whole answer times {statistics.median(ratio):.3f} (from {min(ratio):.3f} to {max(ratio):.3f})")
     print(f"{len(pairs)} interleaved pairs")
 
 

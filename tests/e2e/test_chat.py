@@ -1,4 +1,4 @@
-"""The conversation page in a real browser: a real web process, a fake engine that is a real process, no stand-ins."""
+"""The conversation page in a real browser: a real web process, and a fake engine that is a real process."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 HOSTILE = (
     "<script>window.hit = 1</script> <img src=x onerror=alert(1)> "
     "![pixel](http://198.51.100.7/pixel.png) [click](javascript:alert(2)) [data](data:text/html,<b>x</b>)\n\n"
-    '<svg onload=alert(3)></svg> <form action="/sign-out/"><button hx-post="/sign-out/">go</button></form>\n\n'
+    '<svg onload=alert(3)></svg> <form action="/sign-out/"><button hx-post="/x/">go</button></form>\n\n'
     "<div hx-get='/models/' hx-trigger='load'>x</div> [fine](https://example.org/a?b=1)\n\n"
     "```html\n<script>alert(4)</script>\n```\n"
 )
