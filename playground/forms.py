@@ -142,7 +142,9 @@ def _choices(shape: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _grouped(text: str) -> str:
-    return f"{int(text):,}" if text.lstrip("-").isdigit() else text
+    """A limit with thousands apart, without the fraction a float's limit has none of."""
+    whole = text.removesuffix(".0")
+    return f"{int(whole):,}" if whole.lstrip("-").isdigit() else text
 
 
 def text_of(value: Any) -> str:
