@@ -57,7 +57,9 @@ def require(user: User, action: str, team: Team) -> None:
     """Raise Refused, and keep an audit row, unless `user` may do `action` in `team`."""
     if not can(user, action, team):
         audit(user, team, f"refused {action}", f"team:{team.pk}")
-        raise Refused(f"This needs the role of {Membership.Role(NEEDS[action]).label.lower()} in {team.name}.")
+        raise Refused(
+            f"This needs the role of {Membership.Role(NEEDS[action]).label.lower()} in {team.name}."
+        )
 
 
 def visible(user: User, rows: QuerySet[Row]) -> QuerySet[Row]:
