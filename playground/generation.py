@@ -1,7 +1,7 @@
 """Asking models and getting answers: send, regenerate, stop, and what was really asked.
 
-A message makes a Turn and one pending Generation a column; the web process that claims it writes it (`writing`)
-and waits while its model loads. The rows' state is `leases`' alone.
+A message makes a Turn and one pending Generation a column; the web process that claims it writes it
+(`writing`), and waits while its model loads. The rows' state is `leases`' alone.
 """
 
 import asyncio

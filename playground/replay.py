@@ -1,8 +1,8 @@
 """Answers being written, from the process that writes them to those that follow, over Redis Streams.
 
 A stream (`gen:<pk>`) holds frames `[content from, content, reasoning from, reasoning, state]`. The writer
-appends with NOMKSTREAM: where the stream is gone, it first puts the whole text in as one frame. Nothing depends
-on Redis for good: each second a process with followers also asks PostgreSQL, which has the checkpoints and ends.
+appends with NOMKSTREAM: where the stream is gone, it first puts the whole text in as one frame. Nothing
+depends on Redis for good: each second a process with followers also asks PostgreSQL, which has the checkpoints.
 """
 
 import asyncio
