@@ -153,8 +153,8 @@ def delete(deployment: Deployment, user: User | None) -> None:
 
 def set_idle_timeout(deployment: Deployment, seconds: int | None, user: User | None) -> None:
     """After how long without use it stops; None is never."""
-    _refuse_released(deployment, "change the idle time-out of")
-    if fields := _judge_numbers(1, 1, seconds, None, None):
+    _refuse_released(deployment, "an idle time-out")
+    if fields := engine_options.judge_numbers(1, 1, seconds, None, None):
         raise DeploymentRefused(fields)
     Deployment.objects.filter(pk=deployment.pk).update(idle_timeout_s=seconds, last_used_at=Now())
     access.audit(user, deployment.team, "set idle time-out", f"deployment:{deployment.pk}", seconds=seconds)

@@ -393,6 +393,16 @@ def test_nobody_uses_it_so_it_stops_and_touch_keeps_it(model: Model, node: Node)
     )
 
 
+def test_the_idle_time_out_can_be_changed_within_its_range(model: Model, node: Node, user: User) -> None:
+    deployment = ask(model)
+    with pytest.raises(deployments.DeploymentRefused) as refusal:
+        deployments.set_idle_timeout(deployment, 0, user)
+    assert "idle_timeout_s" in refusal.value.fields
+    deployments.set_idle_timeout(deployment, 60, user)
+    deployment.refresh_from_db()
+    assert deployment.idle_timeout_s == 60
+
+
 def test_a_hand_over_moves_the_running_replica_once(model: Model, node: Node) -> None:
     tested = ask(model)
     replica = brought_to_ready(tested)
