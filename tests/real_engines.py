@@ -153,7 +153,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    engine: str, model: LocalModel, options: dict[str, Any], *, within_s: float = 180
+    engine: str, model: LocalModel, options: dict[str, Any], *, within_s: float = 600
 ) -> Iterator[Running]:
     """Start the engine as its adapter says; ended by its group, and checked to leave no process."""
     adapter = engines.get(engine)
