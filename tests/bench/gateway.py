@@ -1,7 +1,7 @@
 """What the gateway adds: the same requests straight to a mock engine and through it, in paired rounds.
 
-Run as `python -m tests.bench.gateway`. It starts a PostgreSQL of its own, a mock engine and a web process, and
-ends them. Figures are medians over rounds; CPU is the web process's own. It gates nothing.
+Run as `python -m tests.bench.gateway`. It starts a PostgreSQL of its own, a mock engine and a web process,
+and ends them. Figures are medians over rounds; CPU is the web process's own. It gates nothing.
 """
 
 import asyncio
@@ -135,7 +135,7 @@ def request(port: int, key: str, *, stream: bool) -> bytes:
 async def measure(engine: int, gateway: int, key: str, pid: int) -> None:
     cells = [("whole", 1), ("whole", 16), ("whole", 64), ("stream", 1), ("stream", 16)]
     sys.stdout.write(
-        "cell         direct req/s   gateway req/s   added p50 ms   CPU us/request   CPU us/event\n"
+        "cell         direct req/s   gateway req/s   added p50 ms   us CPU/request   us CPU/event\n"
     )
     for kind, connections in cells:
         rows = [await _round(kind, connections, engine, gateway, key, pid) for _ in range(ROUNDS)]
