@@ -2,7 +2,7 @@
 
 A stream (`gen:<pk>`) holds frames `[content from, content, reasoning from, reasoning, state]`. The writer
 appends with NOMKSTREAM: where the stream is gone, it first puts the whole text in as one frame. Nothing
-depends on Redis for good: each second a process with followers also asks PostgreSQL, which has the checkpoints.
+depends on Redis for good: each second a process with followers asks PostgreSQL for checkpoints and ends.
 """
 
 import asyncio
