@@ -76,9 +76,8 @@ def heading(column: Column) -> Heading:
     state = _state(deployment, replicas)
     configuration = deployment.configuration
     adapter = engines.get(deployment.engine)
-    current = (
-        next((one for one in replicas if one.state == Replica.State.READY), None) or (replicas or [None])[-1]
-    )
+    ready = [one for one in replicas if one.state == Replica.State.READY]
+    current = (ready or replicas)[-1] if replicas else None
     return Heading(
         column,
         state,

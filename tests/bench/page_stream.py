@@ -1,7 +1,7 @@
 """How much later an answer is in our page than in a bare page that reads the engine's own stream.
 
-The fake engine streams the same tokens at the same pace to both, in pairs of alternating order. Timed in the page,
- from the click to the first and to the whole text being in the document. Prints medians and spreads.
+The fake engine streams the same tokens at the same pace to both, in pairs of alternating order. Timed in the
+page, from the click to the first and to the whole text being in the document. Prints medians and spreads.
 
     .venv/bin/python -m tests.bench.page_stream --pairs 7
 """
@@ -118,6 +118,7 @@ def measure(stack: ExitStack, options: argparse.Namespace) -> None:
     from playwright.sync_api import sync_playwright
 
     from playground import teams
+    from playground.models import Generation
     from tests import chats
     from tests.fakes import running_fake
 
@@ -146,8 +147,9 @@ def measure(stack: ExitStack, options: argparse.Namespace) -> None:
         timed: dict[str, float] = page.evaluate(TIMER, [first, last, ".answer[aria-busy] .prose"])
         page.wait_for_selector(".answer[data-state=complete]:last-child")
         page.close()
+        timings = Generation.objects.get().timings
         chat.turns.all().delete()
-        return timed
+        return timed | {"queue": timings.get("queue", 0.0), "ttft": timings.get("ttft", 0.0)}
 
     def direct() -> dict[str, float]:
         page = context.new_page()
