@@ -175,6 +175,10 @@ def report(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> None:
         f"first token later by {statistics.median(later):.0f} ms (from {min(later):.0f} to {max(later):.0f})"
     )
     print(f"whole answer times {statistics.median(ratio):.3f} (from {min(ratio):.3f} to {max(ratio):.3f})")
+    queue, ttft = (statistics.median(mine[at] for mine, _ in pairs) for at in ("queue", "ttft"))
+    print(
+        f"of the page's first token: {queue:.0f} ms until the engine was asked, {ttft:.0f} ms in the engine"
+    )
     print(f"{len(pairs)} interleaved pairs")
 
 
