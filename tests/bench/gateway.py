@@ -142,7 +142,8 @@ async def measure(engine: int, gateway: int, key: str, pid: int) -> None:
         direct, through, added, cost = (statistics.median(column) for column in zip(*rows, strict=True))
         event = f"{cost / (EVENTS + 1):14.1f}" if kind == "stream" else " " * 14
         sys.stdout.write(
-            f"{kind:6} c{connections:<4}{direct:13.0f}{through:16.0f}{added * 1000:15.2f}{cost:17.0f}{event}\n"
+            f"{kind:6} c{connections:<4}{direct:13.0f}{through:16.0f}"
+            f"{added * 1000:15.2f}{cost:17.0f}{event}\n"
         )
 
 
