@@ -14,3 +14,4 @@ class EndpointsConfig(AppConfig):
         frame.ITEMS.append(frame.Item("Endpoints", "endpoints:list", 70))
         frame.NEEDS.append(joining.needs)
         frame.FINDERS.append(joining.find)
+        frame.SECTIONS.append(joining.section)

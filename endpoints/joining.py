@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from django.urls import reverse
 
 from endpoints.models import Endpoint, Release
-from playground.frame import Found, Need
+from playground.frame import Found, Need, Section
 from playground.models import Team
 
 
@@ -23,3 +23,9 @@ def find(team: Team, query: str) -> Iterable[Found]:
     """Endpoints by name."""
     for endpoint in Endpoint.objects.filter(team=team, name__icontains=query)[:5]:
         yield Found(endpoint.name, "endpoint", reverse("endpoints:detail", args=[endpoint.name]))
+
+
+def section(team: Team) -> Section | None:
+    """The endpoints on the home page, once there are any."""
+    rows = Endpoint.objects.filter(team=team).select_related("live__configuration__model").order_by("name")
+    return Section("endpoints/section.html", {"endpoints": rows}) if rows else None

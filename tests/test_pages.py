@@ -6,6 +6,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
+from endpoints.models import Endpoint
 from playground import teams
 from playground.models import AuditEntry, Deployment, Job, Membership, Replica, Team, User
 from tests import rows
@@ -352,3 +353,11 @@ def test_start_on_home_opens_a_conversation_with_what_was_typed(page: Client, te
     assert answer.headers["Location"].endswith("?text=What+is+2+%26+2%3F")
     page.post(reverse("start-demo"), {"message": "again"})
     assert Deployment.objects.count() == 1
+
+
+def test_home_shows_the_endpoints_there_are(page: Client, team: Team, full: Rows) -> None:
+    assert "All endpoints" not in page.get("/").content.decode()
+    Endpoint.objects.create(team=team, name="capitals")
+    shown = page.get("/").content.decode()
+    assert "capitals" in shown
+    assert "no live release" in shown
