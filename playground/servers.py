@@ -15,6 +15,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -222,14 +223,23 @@ def _prepare_folders(home: Path, where: Addresses, account: pwd.struct_passwd | 
     if account:
         for parent in (SERVICE, where.postgres_data.parent):
             parent.mkdir(exist_ok=True, mode=0o755)
-    for folder in (where.sockets, where.postgres_data, where.valkey_data):
-        try:
-            folder.mkdir(mode=0o700)
-        except FileExistsError:
-            continue
-        if account:
-            os.chown(folder, account.pw_uid, account.pw_gid)
-    check_private(where.sockets, account.pw_uid if account else os.geteuid())
+    # Both servers may start at once: neither may see a folder that the other has made but not given away yet.
+    with _preparing:
+        for folder in (where.sockets, where.postgres_data, where.valkey_data):
+            _make_private(folder, account)
+        check_private(where.sockets, account.pw_uid if account else os.geteuid())
+
+
+_preparing = threading.Lock()
+
+
+def _make_private(folder: Path, account: pwd.struct_passwd | None) -> None:
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    if account:
+        os.chown(folder, account.pw_uid, account.pw_gid)
 
 
 def _run(home: Path, mark: str, command: list[str], account: pwd.struct_passwd | None) -> None:

@@ -64,7 +64,8 @@ def _database(url: str) -> dict[str, object]:
         "HOST": host,
         "PORT": str(parts.port or ""),
         "CONN_MAX_AGE": 0,
-        # The pool looks before it hands one out: after a restart of PostgreSQL every pooled connection is dead.
+        # The pool looks before it hands one out: after a restart of PostgreSQL every pooled connection is
+        # dead.
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
             **{key: unquote(value) for key, value in query.items()},

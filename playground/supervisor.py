@@ -7,6 +7,7 @@ runner does.
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import signal
@@ -67,8 +68,6 @@ class Child:
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL to its whole group after a while; returns when it is gone."""
         self.stopping = True
-        if self.keeper is None:
-            return
         if self.process and self.process.returncode is None:
             self.process.terminate()
             try:
@@ -76,9 +75,10 @@ class Child:
             except TimeoutError:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 await self.process.wait()
-        self.keeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.keeper
+        if self.keeper:
+            self.keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.keeper
 
     async def _spawn(self) -> None:
         with self.log.open("ab") as log:
@@ -174,6 +174,7 @@ class Up:
         self.steps = steps
         self.children: list[Child] = []
         self.listener: socket.socket | None = None
+        self.migrated = False
         self.started = time.monotonic()
         # Threads cannot be cancelled: stopping waits for them before it stops what they may be starting.
         self.threads = ThreadPoolExecutor(4, thread_name_prefix="up")
@@ -181,6 +182,8 @@ class Up:
     async def start(self) -> None:
         self.steps.line(f"Slipway · home {settings.HOME} · node {settings.NODE_NAME}\n")
         (settings.HOME / "logs").mkdir(exist_ok=True, mode=0o700)
+        # The terminal shows steps; what the libraries say goes where the children's logs are.
+        logging.getLogger().handlers = [logging.FileHandler(settings.HOME / "logs" / "up.log")]
         await self._end_leftovers()
         self.listener = listen()
         descriptor = self.listener.fileno()
@@ -213,19 +216,20 @@ class Up:
 
     async def stop(self) -> None:
         """Engines first, so that nothing is asked of a stopped process; the servers last."""
+        if not self.children:
+            return
         self.steps.line("\nStopping. What runs now is started again by the next `make up`.")
         for child in self.children:
             child.stopping = True
         await asyncio.to_thread(self.threads.shutdown)
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="stop")
-        if self.children:
+        if self.migrated:
             await self._stop_step("Replicas", self._in_thread(_stop_replicas))
-            for name in ("beat", "worker"):
-                await self._stop_step(name.capitalize(), self._child(name).stop())
+        for name in ("beat", "worker"):
+            await self._stop_step(name.capitalize(), self._child(name).stop())
+        if self.migrated:
             await self._stop_step("Jobs", self._in_thread(_stop_jobs))
-            await self._stop_step("Web", self._child("web").stop())
-        if self.listener:
-            self.listener.close()
+        await self._stop_step("Web", self._child("web").stop())
         await self._in_thread(_end_marked)
         await self._stop_step("Servers", self._in_thread(_stop_servers))
         self.threads.shutdown()
@@ -266,6 +270,7 @@ class Up:
             step.say("migrating")
             count = await self._in_thread(database.migrate)
             step.done(f"{count} migrations applied" if count else "up to date")
+        self.migrated = True
 
     async def _until_ready(self) -> None:
         with self.steps.step("Processes") as step:
@@ -364,10 +369,8 @@ def _stop_jobs() -> str:
 
 
 def _end_marked() -> None:
-    """Whatever still carries this home's mark, as when the database was away: runners, then engines without
-    one.
-    """
-    instance.end(instance.runners(settings.HOME))
+    """Whatever still carries this home's mark, as when the database was away: runners, then their engines."""
+    instance.end(instance.marked(settings.HOME, instance.CHILDREN) + instance.runners(settings.HOME))
     processes.sweep(settings.HOME)
 
 
