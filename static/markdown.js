@@ -10,7 +10,7 @@ import * as smd from "/static/npm/streaming-markdown/smd.min.js";
 const NPM = "/static/npm";
 const HIGHLIGHT = `${NPM}/@highlightjs/cdn-assets/es`;
 const LONGEST_COLOURED = 100_000;
-const HEADINGS_FROM = 3; // the page has its own first two levels
+const HEADINGS_FROM = 2; // the page's name is the first level
 
 /** `href` when it is an address a person may be sent to; else nothing. */
 function safe(href) {
@@ -117,7 +117,7 @@ export function stream(root) {
 // ---- when it is complete -------------------------------------------------------------------------------------------
 
 const TAGS = (
-  "a blockquote br code del div em h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul"
+  "a blockquote br code del div em h2 h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul"
 ).split(" ");
 const CLEAN = {
   ALLOWED_TAGS: TAGS,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
+from playground import generation
 from playground.models import Conversation, Deployment, Generation, Team, Turn, User
 from tests import chats
 from tests.e2e.axe import violations
@@ -163,6 +164,7 @@ def test_a_killed_web_process_leaves_an_honest_mark(browser: Browser, chat: Conv
         expect(answer.locator(".prose")).to_contain_text("word20")
         first.kill()
         with chats.running_web(PORT=str(first.port)):
+            chats.until("the sweep finds it", generation.sweep)
             expect(answer).to_have_attribute("data-state", "interrupted", timeout=20_000)
             expect(answer).to_contain_text("Interrupted")
             expect(answer.get_by_role("button", name="Regenerate")).to_be_visible()
