@@ -70,7 +70,7 @@ def _database(url: str) -> dict[str, object]:
         "OPTIONS": {
             **{key: unquote(value) for key, value in query.items()},
             "connect_timeout": 5,
-            "pool": {"min_size": 0, "max_size": DATABASE_POOL, "timeout": 10},
+            "pool": {"min_size": 0, "max_size": DATABASE_POOL, "timeout": 10, "max_idle": 30},
         },
         "TEST": {"NAME": name},
     }

@@ -157,7 +157,9 @@ async def run() -> None:
             starting.cancel()
             asked.cancel()
             await asyncio.wait({starting})
-            await up.stop()
+            # Refused before anything was started, as by a taken port: what an earlier run left is left alone.
+            if up.children or stop.is_set():
+                await up.stop()
 
 
 def _stop_event() -> asyncio.Event:
@@ -216,8 +218,6 @@ class Up:
 
     async def stop(self) -> None:
         """Engines first, so that nothing is asked of a stopped process; the servers last."""
-        if not self.children:
-            return
         self.steps.line("\nStopping. What runs now is started again by the next `make up`.")
         for child in self.children:
             child.stopping = True
@@ -225,11 +225,10 @@ class Up:
         self.threads = ThreadPoolExecutor(2, thread_name_prefix="stop")
         if self.migrated:
             await self._stop_step("Replicas", self._in_thread(_stop_replicas))
-        for name in ("beat", "worker"):
-            await self._stop_step(name.capitalize(), self._child(name).stop())
+        await self._stop_children("beat", "worker")
         if self.migrated:
             await self._stop_step("Jobs", self._in_thread(_stop_jobs))
-        await self._stop_step("Web", self._child("web").stop())
+        await self._stop_children("web")
         await self._in_thread(_end_marked)
         await self._stop_step("Servers", self._in_thread(_stop_servers))
         self.threads.shutdown()
@@ -318,8 +317,10 @@ class Up:
         except Exception as failure:
             self._tell(f"{name}: {failure}")
 
-    def _child(self, name: str) -> Child:
-        return next(child for child in self.children if child.name == name)
+    async def _stop_children(self, *names: str) -> None:
+        for child in self.children:
+            if child.name in names:
+                await self._stop_step(child.name.capitalize(), child.stop())
 
     def _tell(self, text: str) -> None:
         self.steps.line(f"{time.strftime('%H:%M:%S')} {text}")

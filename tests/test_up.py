@@ -202,6 +202,20 @@ def test_after_kill_9_of_the_supervisor_the_next_one_takes_over(site: Site) -> N
     assert site.stop() == 0 and site.processes() == []
 
 
+def test_stopped_while_it_recovers_it_leaves_nothing_of_the_killed_run(site: Site) -> None:
+    site.up()
+    site.process.kill()
+    site.process.wait()
+    with site.output.open("wb") as output:
+        site.process = subprocess.Popen(
+            [sys.executable, "manage.py", "up"], cwd=ROOT, env=site.environment, stdout=output, stderr=output
+        )
+    wait_for(lambda: "Slipway" in site.printed(), "first line")
+    assert site.stop() == 0
+    assert site.processes() == []
+    assert not servers.postgres_runs(site.home) and not servers.valkey_runs(site.home)
+
+
 def test_after_kill_9_of_everything_it_comes_back_with_its_rows(site: Site) -> None:
     site.up()
     link = site.command("signin", "--json")
