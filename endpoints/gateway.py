@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from django.conf import settings
 
-from endpoints import metrics, protocol, routing
+from endpoints import idempotency, metrics, protocol, routing
 from endpoints.protocol import Refusal
 from endpoints.routing import Key, Route
 from endpoints.streams import Malformed, Stream
@@ -45,6 +45,7 @@ RETRYABLE = frozenset({"unreachable", "died_midway", "overloaded"})
 
 JSON: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+REPLAYED: Headers = [*JSON, (b"idempotent-replayed", b"true")]
 KEEP_ALIVE = b": keep-alive\n\n"
 
 _active: set["Exchange"] = set()
@@ -55,6 +56,7 @@ async def startup() -> None:
     """Begin keeping the routing table and looking after exchanges."""
     global _janitor
     await routing.startup()
+    await idempotency.startup()
     _janitor = asyncio.create_task(_look_after(), name="gateway janitor")
 
 
@@ -64,6 +66,7 @@ async def shutdown() -> None:
         _janitor.cancel()
         await asyncio.gather(_janitor, return_exceptions=True)
         _janitor = None
+    await idempotency.shutdown()
     await routing.shutdown()
 
 
@@ -88,6 +91,7 @@ class Exchange:
         "_body_until",
         "_buffered",
         "_chat",
+        "_claim",
         "_commenting",
         "_ended_by",
         "_receive",
@@ -121,6 +125,7 @@ class Exchange:
         self.status = 0
         self.started = self.streaming = False
         self._chat = False
+        self._claim: idempotency.Claim | None = None
         self.ttft: float | None = None
         self.usage: dict[str, Any] | None = None
         self._receive, self._send = receive, send
@@ -196,11 +201,11 @@ class Exchange:
         if self.path == protocol.MODELS:
             rows = [route for route in routing.names(key) if route.release or route.replicas]
             data = [protocol.model_object(route.name, route.created) for route in rows]
-            await self._json(200, {"object": "list", "data": data})
+            await self._json({"object": "list", "data": data})
             return
         name = unquote(self.path[len(protocol.MODELS) + 1 :].decode("ascii", "replace"))
         route = self._find(key, name)
-        await self._json(200, protocol.model_object(route.name, route.created))
+        await self._json(protocol.model_object(route.name, route.created))
 
     def _find(self, key: Key, name: str) -> Route:
         scope = "playground" if "/" in name else "endpoints"
@@ -223,7 +228,23 @@ class Exchange:
         protocol.refuse_unsupported(body, route.quirks)
         self.streaming = body.get("stream") is True
         self._watch = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watch)
-        await self._relay(key, route, body, protocol.weight(raw, body))
+        token = idempotency.token(found, streaming=self.streaming)
+        if token is None:
+            await self._relay(key, route, body, protocol.weight(raw, body))
+        else:
+            await self._once(key, route, body, protocol.weight(raw, body), token)
+
+    async def _once(self, key: Key, route: Route, body: dict[str, Any], tokens: int, token: str) -> None:
+        """Relay unless a request with this Idempotency-Key ran or runs: then replay its answer, or refuse."""
+        claim = await idempotency.claim(key.id, token, idempotency.fingerprint(self.path, body))
+        if isinstance(claim, bytes):
+            await self._send_whole(claim, REPLAYED)
+            return
+        self._claim = claim
+        try:
+            await self._relay(key, route, body, tokens)
+        finally:
+            await idempotency.free(claim)
 
     async def _body(self, announced: int | None) -> bytes:
         """The whole body; refused when it is larger than it may be or slower than it should be."""
@@ -319,8 +340,9 @@ class Exchange:
         if not isinstance(answer, dict):
             raise protocol.bad_engine()
         self.usage = answer.get("usage")
-        await self._start(200, [*JSON, (b"content-length", str(size).encode())])
-        await self._write(raw, more=False)
+        if self._claim is not None:
+            await idempotency.keep(self._claim, raw)
+        await self._send_whole(raw)
 
     async def _pass_stream(self, body: AsyncIterator[bytes], stream: Stream) -> None:
         """Pass events on as they come. Once begun it ends with [DONE] or an error event, never silently."""
@@ -354,9 +376,11 @@ class Exchange:
 
     # What the client gets
 
-    async def _json(self, status: int, value: dict[str, Any]) -> None:
-        raw = json.dumps(value).encode()
-        await self._start(status, [*JSON, (b"content-length", str(len(raw)).encode())])
+    async def _json(self, value: dict[str, Any]) -> None:
+        await self._send_whole(json.dumps(value).encode())
+
+    async def _send_whole(self, raw: bytes, headers: Headers = JSON) -> None:
+        await self._start(200, [*headers, (b"content-length", str(len(raw)).encode())])
         await self._write(raw, more=False)
 
     async def _refuse(self, refusal: Refusal) -> None:

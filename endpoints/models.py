@@ -81,3 +81,26 @@ class WebProcess(models.Model):
     pid = models.IntegerField()
     table_at = models.DateTimeField(null=True)
     heartbeat_at = models.DateTimeField()
+
+
+class IdempotentRequest(models.Model):
+    """What one Idempotency-Key stands for: a request that runs under a lease, then its stored answer.
+
+    Written by `endpoints.idempotency` alone. Of the client's own key only a hash is kept.
+    """
+
+    key = models.ForeignKey(ApiKey, on_delete=models.CASCADE, related_name="+")
+    token_hash = models.CharField(max_length=64)
+    body_hash = models.CharField(max_length=64)
+    owner = models.CharField(max_length=32, unique=True)
+    lease_until = models.DateTimeField()
+    # Empty while it runs.
+    answer = models.BinaryField(null=True)
+    size = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["key", "token_hash"], name="idempotency_key_once"),
+        ]
+        indexes = [models.Index(fields=["created_at"], name="idempotency_by_age")]

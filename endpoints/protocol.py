@@ -40,7 +40,9 @@ KINDS = {
     404: "invalid_request_error",
     408: "timeout_error",
     413: "invalid_request_error",
+    409: "invalid_request_error",
     415: "invalid_request_error",
+    422: "invalid_request_error",
     429: "rate_limit_error",
     431: "invalid_request_error",
 }

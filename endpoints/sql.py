@@ -5,7 +5,7 @@ Each function takes an open asynchronous connection in autocommit mode. Rows com
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -52,6 +52,39 @@ _PRESENT = """
 """
 _GONE = "DELETE FROM endpoints_webprocess WHERE boot_id = %s OR heartbeat_at < now() - interval '1 day'"
 _KEYS_USED = "UPDATE endpoints_apikey SET last_used_at = now() WHERE id = ANY(%s)"
+# Takes over what nobody works on any more, and what is too old to be replayed.
+_CLAIM = """
+    INSERT INTO endpoints_idempotentrequest AS held
+           (key_id, token_hash, body_hash, owner, lease_until, created_at, size)
+    VALUES (%(key)s, %(token)s, %(body)s, %(owner)s, now() + %(lease)s, now(), 0)
+    ON CONFLICT (key_id, token_hash) DO UPDATE
+    SET body_hash = excluded.body_hash, owner = excluded.owner, lease_until = excluded.lease_until,
+        created_at = excluded.created_at, answer = NULL, size = 0
+    WHERE held.created_at < now() - %(life)s OR (held.answer IS NULL AND held.lease_until < now())
+    RETURNING owner
+"""
+_HELD = """
+    SELECT body_hash, answer FROM endpoints_idempotentrequest WHERE key_id = %s AND token_hash = %s
+"""
+_RENEW = """
+    UPDATE endpoints_idempotentrequest SET lease_until = now() + %s WHERE owner = ANY(%s) AND answer IS NULL
+"""
+_KEEP = """
+    UPDATE endpoints_idempotentrequest SET answer = %s, size = %s WHERE owner = %s AND answer IS NULL
+"""
+_FREE = "DELETE FROM endpoints_idempotentrequest WHERE owner = %s AND answer IS NULL"
+# Each key's newest answers stay, up to a sum of bytes.
+_SWEEP = """
+    DELETE FROM endpoints_idempotentrequest
+    WHERE (created_at < now() - %(life)s AND (answer IS NOT NULL OR lease_until < now()))
+       OR id IN (
+           SELECT id FROM (
+               SELECT id, sum(size) OVER (PARTITION BY key_id ORDER BY created_at DESC, id DESC) AS total
+               FROM endpoints_idempotentrequest WHERE answer IS NOT NULL
+           ) AS stored
+           WHERE total > %(limit)s
+       )
+"""
 _DEPLOYMENTS_USED = "UPDATE playground_deployment SET last_used_at = now() WHERE id = ANY(%s)"
 
 
@@ -111,3 +144,46 @@ async def used(connection: AsyncConnection[Any], keys: Iterable[int], deployment
         await connection.execute(_KEYS_USED, [ids])
     if ids := list(deployments):
         await connection.execute(_DEPLOYMENTS_USED, [ids])
+
+
+# Idempotency keys
+
+
+async def claim(
+    connection: AsyncConnection[Any],
+    *,
+    key: int,
+    token: str,
+    body: str,
+    owner: str,
+    lease: timedelta,
+    life: timedelta,
+) -> bool:
+    """Take the token for `owner`, unless someone works on it or its answer is kept."""
+    values = {"key": key, "token": token, "body": body, "owner": owner, "lease": lease, "life": life}
+    return await (await connection.execute(_CLAIM, values)).fetchone() is not None
+
+
+async def held(connection: AsyncConnection[Any], key: int, token: str) -> tuple[str, bytes | None] | None:
+    """(hash of the body, the answer when there is one) of a token; None when it was freed meanwhile."""
+    row = await (await connection.execute(_HELD, [key, token])).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+async def renew(connection: AsyncConnection[Any], owners: Iterable[str], lease: timedelta) -> None:
+    await connection.execute(_RENEW, [lease, list(owners)])
+
+
+async def keep(connection: AsyncConnection[Any], owner: str, answer: bytes) -> bool:
+    """Store the answer; False when the lease was lost to someone else."""
+    return (await connection.execute(_KEEP, [answer, len(answer), owner])).rowcount == 1
+
+
+async def free(connection: AsyncConnection[Any], owner: str) -> None:
+    """Forget a claim whose request brought no answer worth keeping."""
+    await connection.execute(_FREE, [owner])
+
+
+async def sweep(connection: AsyncConnection[Any], life: timedelta, limit: int) -> int:
+    """Delete what is older than `life`, and each key's oldest answers beyond `limit` bytes; how many."""
+    return (await connection.execute(_SWEEP, {"life": life, "limit": limit})).rowcount
