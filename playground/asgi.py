@@ -7,6 +7,7 @@ A request that names no host, two hosts or one that is not ours is refused befor
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from django.core.asgi import get_asgi_application
 
@@ -53,8 +54,9 @@ def names_us(scope: Scope) -> bool:
 
 
 def is_gateway(raw_path: bytes) -> bool:
-    """Paths below /v1 as they were sent: an encoded or doubled slash is not undone into one."""
-    return raw_path == b"/v1" or raw_path.startswith(b"/v1/")
+    """Paths below /v1 as they were sent, and those that only look it: they get the API's 404, not a page."""
+    alike = unquote_to_bytes(raw_path).replace(b"\\", b"/").strip(b"/").lower()
+    return raw_path.startswith(b"/v1/") or alike == b"v1" or alike.startswith(b"v1/")
 
 
 async def _socket(scope: Scope, receive: Receive, send: Send) -> None:
