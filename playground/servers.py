@@ -10,14 +10,17 @@ that `slipway` cannot reach are copied.
 import os
 import pwd
 import re
+import secrets
 import shlex
 import shutil
 import socket
 import stat
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -94,8 +97,20 @@ class Addresses:
 
 
 def tag(home: Path) -> str:
-    """Ten hex digits that name a home in short paths and cookie names."""
-    return sha256(str(home).encode()).hexdigest()[:10]
+    """Ten hex digits that name a home in paths and cookies; a later home at the same path gets others."""
+    return sha256(f"{home}\n{_identity(home)}".encode()).hexdigest()[:10]
+
+
+def _identity(home: Path) -> str:
+    """What tells a home from one that was removed and made again: a random file in it, made at first need."""
+    path = home / "identity"
+    if home.is_dir() and not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=home, prefix="identity") as file:
+            file.write(secrets.token_hex(16))
+            file.flush()
+            with suppress(FileExistsError):
+                path.hardlink_to(file.name)
+    return path.read_text() if path.exists() else ""
 
 
 def addresses(home: Path) -> Addresses:
@@ -115,8 +130,9 @@ def addresses(home: Path) -> Addresses:
 
 def start_postgres(home: Path) -> bool:
     """Start the home's PostgreSQL and make its database; False when it ran already."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     where, account = addresses(home), _account()
-    _prepare_folders(home, where, account)
+    _prepare_folders(where, account)
     if _serving(lambda: _postmaster(where.postgres_data), lambda: _postgres_answers(where)):
         return False
     _clear_stale_postgres(where)
@@ -151,8 +167,9 @@ def stop_postgres(home: Path) -> None:
 
 def start_valkey(home: Path) -> bool:
     """Start the home's Valkey and wait until it answers; False when it ran already."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     where, account = addresses(home), _account()
-    _prepare_folders(home, where, account)
+    _prepare_folders(where, account)
     if _serving(lambda: _valkey(where), lambda: _valkey_answers(where)):
         return False
     where.valkey_socket.unlink(missing_ok=True)
@@ -217,9 +234,8 @@ def _account() -> pwd.struct_passwd | None:
     )
 
 
-def _prepare_folders(home: Path, where: Addresses, account: pwd.struct_passwd | None) -> None:
+def _prepare_folders(where: Addresses, account: pwd.struct_passwd | None) -> None:
     """Make the private folders of both servers, and check that the sockets' one is private."""
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if account:
         for parent in (SERVICE, where.postgres_data.parent):
             parent.mkdir(exist_ok=True, mode=0o755)

@@ -114,7 +114,7 @@ def test_a_pid_file_whose_pid_is_somebody_else_now_is_stale(place: Path) -> None
 
 
 def test_an_interrupted_initdb_is_done_again(place: Path) -> None:
-    servers._prepare_folders(place, servers.addresses(place), servers._account())
+    servers._prepare_folders(servers.addresses(place), servers._account())
     (servers.addresses(place).postgres_data / "base").mkdir()
     assert servers.start_postgres(place)
 
@@ -133,6 +133,13 @@ def test_a_sockets_folder_of_somebody_else_is_refused(place: Path) -> None:
     folder.mkdir(mode=0o700)
     with pytest.raises(servers.ServerFailed, match="must belong to user"):
         servers.check_private(folder, os.geteuid() + 1)
+
+
+def test_a_home_made_again_at_the_same_path_does_not_find_the_old_rows(place: Path) -> None:
+    before = servers.tag(place)
+    assert servers.tag(place) == before
+    (place / "identity").unlink()
+    assert servers.tag(place) != before
 
 
 def test_a_long_or_odd_home_gets_a_short_sockets_path() -> None:
