@@ -11,6 +11,7 @@ import pytest
 
 from endpoints.models import ApiKey
 from playground.models import Deployment, Model, Team
+from tests.fleet import tiny_model
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -65,8 +66,9 @@ def test_it_refuses_an_unknown_model(team: Team) -> None:
     assert "nope" in value["error"]
 
 
-def test_it_refuses_an_option_the_engine_does_not_have(deployment: Deployment) -> None:
-    code, value = run("serve", "tiny", "--engine", "fake", "--option", "trust_remote_code=true")
+def test_it_refuses_an_option_the_engine_does_not_have(team: Team) -> None:
+    model = tiny_model(team)
+    code, value = run("serve", model.name, "--engine", "fake", "--option", "trust_remote_code=true")
     assert code == 4
     assert "trust_remote_code" in json.dumps(value["fields"])
 
