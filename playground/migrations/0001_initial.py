@@ -9,365 +9,902 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('auth', '0012_alter_user_first_name_max_length'),
+        ("auth", "0012_alter_user_first_name_max_length"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Configuration',
+            name="Configuration",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('digest', models.CharField(help_text='SHA-256 of `canonical`.', max_length=64, unique=True)),
-                ('canonical', models.TextField(help_text='Canonical JSON the digest is taken over.')),
-                ('format_digest', models.CharField(max_length=64)),
-                ('engine', models.CharField(max_length=30)),
-                ('options', models.JSONField(default=dict, help_text="Only what was set; everything else is the engine's default.")),
-                ('adapters', models.JSONField(default=list)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("digest", models.CharField(help_text="SHA-256 of `canonical`.", max_length=64, unique=True)),
+                ("canonical", models.TextField(help_text="Canonical JSON the digest is taken over.")),
+                ("format_digest", models.CharField(max_length=64)),
+                ("engine", models.CharField(max_length=30)),
+                (
+                    "options",
+                    models.JSONField(
+                        default=dict, help_text="Only what was set; everything else is the engine's default."
+                    ),
+                ),
+                ("adapters", models.JSONField(default=list)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
         migrations.CreateModel(
-            name='EngineEnvironment',
+            name="EngineEnvironment",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('engine', models.CharField(max_length=30)),
-                ('version', models.CharField(max_length=40)),
-                ('build', models.CharField(default='cpu', help_text='cpu, cuda', max_length=20)),
-                ('digest', models.CharField(help_text='SHA-256 of engine, version, build, packages.', max_length=64, unique=True)),
-                ('packages', models.TextField(help_text='The resolved list, one name==version a line, sorted.')),
-                ('python', models.CharField(help_text='3.11, 3.13, …', max_length=20)),
-                ('size_bytes', models.BigIntegerField(null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("engine", models.CharField(max_length=30)),
+                ("version", models.CharField(max_length=40)),
+                ("build", models.CharField(default="cpu", help_text="cpu, cuda", max_length=20)),
+                (
+                    "digest",
+                    models.CharField(
+                        help_text="SHA-256 of engine, version, build, packages.", max_length=64, unique=True
+                    ),
+                ),
+                (
+                    "packages",
+                    models.TextField(help_text="The resolved list, one name==version a line, sorted."),
+                ),
+                ("python", models.CharField(help_text="3.11, 3.13, …", max_length=20)),
+                ("size_bytes", models.BigIntegerField(null=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Node',
+            name="Node",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.SlugField(max_length=60, unique=True)),
-                ('address', models.CharField(default='127.0.0.1', help_text='Where its relays listen.', max_length=255)),
-                ('accepting', models.BooleanField(default=True, help_text='False while it stops: placement passes it by.')),
-                ('heartbeat_at', models.DateTimeField(null=True)),
-                ('price_per_hour', models.DecimalField(decimal_places=4, max_digits=10, null=True)),
-                ('inventory', models.JSONField(default=dict)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.SlugField(max_length=60, unique=True)),
+                (
+                    "address",
+                    models.CharField(
+                        default="127.0.0.1", help_text="Where its relays listen.", max_length=255
+                    ),
+                ),
+                (
+                    "accepting",
+                    models.BooleanField(
+                        default=True, help_text="False while it stops: placement passes it by."
+                    ),
+                ),
+                ("heartbeat_at", models.DateTimeField(null=True)),
+                ("price_per_hour", models.DecimalField(decimal_places=4, max_digits=10, null=True)),
+                ("inventory", models.JSONField(default=dict)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Team',
+            name="Team",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=80)),
-                ('slug', models.SlugField(max_length=80, unique=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=80)),
+                ("slug", models.SlugField(max_length=80, unique=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
         migrations.CreateModel(
-            name='User',
+            name="User",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('password', models.CharField(max_length=128, verbose_name='password')),
-                ('last_login', models.DateTimeField(blank=True, null=True, verbose_name='last login')),
-                ('is_superuser', models.BooleanField(default=False, help_text='Designates that this user has all permissions without explicitly assigning them.', verbose_name='superuser status')),
-                ('username', models.CharField(error_messages={'unique': 'A user with that username already exists.'}, help_text='Required. 150 characters or fewer. Letters, digits and @/./+/-/_ only.', max_length=150, unique=True, validators=[django.contrib.auth.validators.UnicodeUsernameValidator()], verbose_name='username')),
-                ('first_name', models.CharField(blank=True, max_length=150, verbose_name='first name')),
-                ('last_name', models.CharField(blank=True, max_length=150, verbose_name='last name')),
-                ('email', models.EmailField(blank=True, max_length=254, verbose_name='email address')),
-                ('is_staff', models.BooleanField(default=False, help_text='Designates whether the user can log into this admin site.', verbose_name='staff status')),
-                ('is_active', models.BooleanField(default=True, help_text='Designates whether this user should be treated as active. Unselect this instead of deleting accounts.', verbose_name='active')),
-                ('date_joined', models.DateTimeField(default=django.utils.timezone.now, verbose_name='date joined')),
-                ('groups', models.ManyToManyField(blank=True, help_text='The groups this user belongs to. A user will get all permissions granted to each of their groups.', related_name='user_set', related_query_name='user', to='auth.group', verbose_name='groups')),
-                ('user_permissions', models.ManyToManyField(blank=True, help_text='Specific permissions for this user.', related_name='user_set', related_query_name='user', to='auth.permission', verbose_name='user permissions')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("password", models.CharField(max_length=128, verbose_name="password")),
+                ("last_login", models.DateTimeField(blank=True, null=True, verbose_name="last login")),
+                (
+                    "is_superuser",
+                    models.BooleanField(
+                        default=False,
+                        help_text="Designates that this user has all permissions without explicitly assigning them.",
+                        verbose_name="superuser status",
+                    ),
+                ),
+                (
+                    "username",
+                    models.CharField(
+                        error_messages={"unique": "A user with that username already exists."},
+                        help_text="Required. 150 characters or fewer. Letters, digits and @/./+/-/_ only.",
+                        max_length=150,
+                        unique=True,
+                        validators=[django.contrib.auth.validators.UnicodeUsernameValidator()],
+                        verbose_name="username",
+                    ),
+                ),
+                ("first_name", models.CharField(blank=True, max_length=150, verbose_name="first name")),
+                ("last_name", models.CharField(blank=True, max_length=150, verbose_name="last name")),
+                ("email", models.EmailField(blank=True, max_length=254, verbose_name="email address")),
+                (
+                    "is_staff",
+                    models.BooleanField(
+                        default=False,
+                        help_text="Designates whether the user can log into this admin site.",
+                        verbose_name="staff status",
+                    ),
+                ),
+                (
+                    "is_active",
+                    models.BooleanField(
+                        default=True,
+                        help_text="Designates whether this user should be treated as active. Unselect this instead of deleting accounts.",
+                        verbose_name="active",
+                    ),
+                ),
+                (
+                    "date_joined",
+                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="date joined"),
+                ),
+                (
+                    "groups",
+                    models.ManyToManyField(
+                        blank=True,
+                        help_text="The groups this user belongs to. A user will get all permissions granted to each of their groups.",
+                        related_name="user_set",
+                        related_query_name="user",
+                        to="auth.group",
+                        verbose_name="groups",
+                    ),
+                ),
+                (
+                    "user_permissions",
+                    models.ManyToManyField(
+                        blank=True,
+                        help_text="Specific permissions for this user.",
+                        related_name="user_set",
+                        related_query_name="user",
+                        to="auth.permission",
+                        verbose_name="user permissions",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'user',
-                'verbose_name_plural': 'users',
-                'abstract': False,
+                "verbose_name": "user",
+                "verbose_name_plural": "users",
+                "abstract": False,
             },
             managers=[
-                ('objects', django.contrib.auth.models.UserManager()),
+                ("objects", django.contrib.auth.models.UserManager()),
             ],
         ),
         migrations.CreateModel(
-            name='Conversation',
+            name="Conversation",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('title', models.CharField(default='New conversation', max_length=200)),
-                ('system_prompt', models.TextField(blank=True)),
-                ('parameters', models.JSONField(default=dict)),
-                ('updated_at', models.DateTimeField(auto_now=True)),
-                ('created_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('team', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='playground.team')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("title", models.CharField(default="New conversation", max_length=200)),
+                ("system_prompt", models.TextField(blank=True)),
+                ("parameters", models.JSONField(default=dict)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "team",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="playground.team"
+                    ),
+                ),
             ],
             options={
-                'abstract': False,
+                "abstract": False,
             },
         ),
         migrations.CreateModel(
-            name='Deployment',
+            name="Deployment",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('name', models.CharField(max_length=120)),
-                ('engine', models.CharField(max_length=30)),
-                ('wanted', models.JSONField(default=dict)),
-                ('desired', models.CharField(choices=[('running', 'running'), ('stopped', 'stopped'), ('deleted', 'deleted')], default='running', max_length=16)),
-                ('min_replicas', models.PositiveSmallIntegerField(default=1)),
-                ('max_replicas', models.PositiveSmallIntegerField(default=1)),
-                ('idle_timeout_s', models.PositiveIntegerField(help_text='Null: never stopped for being idle.', null=True)),
-                ('last_used_at', models.DateTimeField(null=True)),
-                ('released', models.BooleanField(default=False)),
-                ('failures', models.PositiveSmallIntegerField(default=0)),
-                ('retry_at', models.DateTimeField(null=True)),
-                ('problem', models.TextField(blank=True, help_text='Why it does not run, in words a person can act on.')),
-                ('configuration', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='deployments', to='playground.configuration')),
-                ('created_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("name", models.CharField(max_length=120)),
+                ("engine", models.CharField(max_length=30)),
+                ("wanted", models.JSONField(default=dict)),
+                (
+                    "desired",
+                    models.CharField(
+                        choices=[("running", "running"), ("stopped", "stopped"), ("deleted", "deleted")],
+                        default="running",
+                        max_length=16,
+                    ),
+                ),
+                ("min_replicas", models.PositiveSmallIntegerField(default=1)),
+                ("max_replicas", models.PositiveSmallIntegerField(default=1)),
+                (
+                    "idle_timeout_s",
+                    models.PositiveIntegerField(help_text="Null: never stopped for being idle.", null=True),
+                ),
+                ("last_used_at", models.DateTimeField(null=True)),
+                ("released", models.BooleanField(default=False)),
+                ("failures", models.PositiveSmallIntegerField(default=0)),
+                ("retry_at", models.DateTimeField(null=True)),
+                (
+                    "problem",
+                    models.TextField(
+                        blank=True, help_text="Why it does not run, in words a person can act on."
+                    ),
+                ),
+                (
+                    "configuration",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="deployments",
+                        to="playground.configuration",
+                    ),
+                ),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'abstract': False,
+                "abstract": False,
             },
         ),
         migrations.CreateModel(
-            name='Column',
+            name="Column",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('position', models.PositiveSmallIntegerField(default=0)),
-                ('parameters', models.JSONField(help_text="Null: the conversation's.", null=True)),
-                ('conversation', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='columns', to='playground.conversation')),
-                ('deployment', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='columns', to='playground.deployment')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("position", models.PositiveSmallIntegerField(default=0)),
+                ("parameters", models.JSONField(help_text="Null: the conversation's.", null=True)),
+                (
+                    "conversation",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="columns",
+                        to="playground.conversation",
+                    ),
+                ),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="columns",
+                        to="playground.deployment",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['position', 'id'],
+                "ordering": ["position", "id"],
             },
         ),
         migrations.AddField(
-            model_name='configuration',
-            name='environment',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='configurations', to='playground.engineenvironment'),
+            model_name="configuration",
+            name="environment",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="configurations",
+                to="playground.engineenvironment",
+            ),
         ),
         migrations.CreateModel(
-            name='LoginLink',
+            name="LoginLink",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('token_hash', models.CharField(max_length=64, unique=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('expires_at', models.DateTimeField()),
-                ('used_at', models.DateTimeField(null=True)),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("token_hash", models.CharField(max_length=64, unique=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("expires_at", models.DateTimeField()),
+                ("used_at", models.DateTimeField(null=True)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, to=settings.AUTH_USER_MODEL
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Model',
+            name="Model",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('name', models.CharField(max_length=200)),
-                ('source', models.CharField(max_length=300)),
-                ('task', models.CharField(choices=[('chat', 'Chat'), ('completion', 'Completion'), ('embedding', 'Embedding')], default='chat', max_length=16)),
-                ('architecture', models.CharField(blank=True, max_length=100)),
-                ('licence', models.CharField(blank=True, max_length=80)),
-                ('parameters', models.BigIntegerField(help_text='Number of weights; null where unknown.', null=True)),
-                ('context_length', models.PositiveIntegerField(help_text='Tokens; null where unknown.', null=True)),
-                ('chat_template', models.TextField(blank=True)),
-                ('facts', models.JSONField(default=dict)),
-                ('refused', models.TextField(blank=True, help_text='Why it may not be loaded, in words; empty when it may.')),
-                ('missing', models.BooleanField(default=False, help_text='Its files were gone at the last scan.')),
-                ('created_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('team', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='playground.team')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("name", models.CharField(max_length=200)),
+                ("source", models.CharField(max_length=300)),
+                (
+                    "task",
+                    models.CharField(
+                        choices=[("chat", "Chat"), ("completion", "Completion"), ("embedding", "Embedding")],
+                        default="chat",
+                        max_length=16,
+                    ),
+                ),
+                ("architecture", models.CharField(blank=True, max_length=100)),
+                ("licence", models.CharField(blank=True, max_length=80)),
+                (
+                    "parameters",
+                    models.BigIntegerField(help_text="Number of weights; null where unknown.", null=True),
+                ),
+                (
+                    "context_length",
+                    models.PositiveIntegerField(help_text="Tokens; null where unknown.", null=True),
+                ),
+                ("chat_template", models.TextField(blank=True)),
+                ("facts", models.JSONField(default=dict)),
+                (
+                    "refused",
+                    models.TextField(
+                        blank=True, help_text="Why it may not be loaded, in words; empty when it may."
+                    ),
+                ),
+                (
+                    "missing",
+                    models.BooleanField(default=False, help_text="Its files were gone at the last scan."),
+                ),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "team",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="playground.team"
+                    ),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='deployment',
-            name='model',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='deployments', to='playground.model'),
+            model_name="deployment",
+            name="model",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="deployments", to="playground.model"
+            ),
         ),
         migrations.AddField(
-            model_name='configuration',
-            name='model',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='configurations', to='playground.model'),
+            model_name="configuration",
+            name="model",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="configurations",
+                to="playground.model",
+            ),
         ),
         migrations.CreateModel(
-            name='ModelFormat',
+            name="ModelFormat",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('gguf', 'GGUF'), ('safetensors', 'safetensors')], max_length=16)),
-                ('path', models.CharField(help_text='Relative to SLIPWAY_HOME/models: a .gguf file or a folder.', max_length=400)),
-                ('digest', models.CharField(blank=True, help_text='SHA-256 over names and contents; empty until it exists.', max_length=64)),
-                ('size_bytes', models.BigIntegerField(null=True)),
-                ('dtype', models.CharField(blank=True, help_text='bfloat16, Q4_1, …', max_length=20)),
-                ('recipe', models.JSONField(blank=True, default=dict)),
-                ('model', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='formats', to='playground.model')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("gguf", "GGUF"), ("safetensors", "safetensors")], max_length=16
+                    ),
+                ),
+                (
+                    "path",
+                    models.CharField(
+                        help_text="Relative to SLIPWAY_HOME/models: a .gguf file or a folder.", max_length=400
+                    ),
+                ),
+                (
+                    "digest",
+                    models.CharField(
+                        blank=True,
+                        help_text="SHA-256 over names and contents; empty until it exists.",
+                        max_length=64,
+                    ),
+                ),
+                ("size_bytes", models.BigIntegerField(null=True)),
+                ("dtype", models.CharField(blank=True, help_text="bfloat16, Q4_1, …", max_length=20)),
+                ("recipe", models.JSONField(blank=True, default=dict)),
+                (
+                    "model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="formats",
+                        to="playground.model",
+                    ),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='configuration',
-            name='format',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='playground.modelformat'),
+            model_name="configuration",
+            name="format",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="+", to="playground.modelformat"
+            ),
         ),
         migrations.CreateModel(
-            name='Replica',
+            name="Replica",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('state', models.CharField(choices=[('pending', 'pending'), ('preparing', 'preparing'), ('assigned', 'assigned'), ('starting', 'starting'), ('loading', 'loading'), ('ready', 'ready'), ('unhealthy', 'unhealthy'), ('draining', 'draining'), ('stopping', 'stopping'), ('stopped', 'stopped'), ('failed', 'failed'), ('lost', 'lost')], default='pending', max_length=16)),
-                ('reason_code', models.CharField(blank=True, max_length=40)),
-                ('reason', models.TextField(blank=True)),
-                ('resources', models.JSONField(default=dict)),
-                ('command', models.JSONField(default=list)),
-                ('served_name', models.CharField(blank=True, max_length=300)),
-                ('port', models.PositiveIntegerField(help_text="Engine's loopback port on its node.", null=True)),
-                ('engine_key', models.CharField(blank=True, help_text='Bearer the engine asks for, where it can.', max_length=64)),
-                ('relay_port', models.PositiveIntegerField(null=True)),
-                ('relay_key', models.CharField(blank=True, max_length=64)),
-                ('runner_pid', models.IntegerField(null=True)),
-                ('engine_pid', models.IntegerField(null=True)),
-                ('heartbeat_at', models.DateTimeField(null=True)),
-                ('health', models.JSONField(default=dict)),
-                ('nudged_at', models.DateTimeField(help_text='When its task was last sent; the sweep re-sends.', null=True)),
-                ('drain_at', models.DateTimeField(null=True)),
-                ('log_tail', models.TextField(blank=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('ready_at', models.DateTimeField(null=True)),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('configuration', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='replicas', to='playground.configuration')),
-                ('deployment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='replicas', to='playground.deployment')),
-                ('node', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='replicas', to='playground.node')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("pending", "pending"),
+                            ("preparing", "preparing"),
+                            ("assigned", "assigned"),
+                            ("starting", "starting"),
+                            ("loading", "loading"),
+                            ("ready", "ready"),
+                            ("unhealthy", "unhealthy"),
+                            ("draining", "draining"),
+                            ("stopping", "stopping"),
+                            ("stopped", "stopped"),
+                            ("failed", "failed"),
+                            ("lost", "lost"),
+                        ],
+                        default="pending",
+                        max_length=16,
+                    ),
+                ),
+                ("reason_code", models.CharField(blank=True, max_length=40)),
+                ("reason", models.TextField(blank=True)),
+                ("resources", models.JSONField(default=dict)),
+                ("command", models.JSONField(default=list)),
+                ("served_name", models.CharField(blank=True, max_length=300)),
+                (
+                    "port",
+                    models.PositiveIntegerField(help_text="Engine's loopback port on its node.", null=True),
+                ),
+                (
+                    "engine_key",
+                    models.CharField(
+                        blank=True, help_text="Bearer the engine asks for, where it can.", max_length=64
+                    ),
+                ),
+                ("relay_port", models.PositiveIntegerField(null=True)),
+                ("relay_key", models.CharField(blank=True, max_length=64)),
+                ("runner_pid", models.IntegerField(null=True)),
+                ("engine_pid", models.IntegerField(null=True)),
+                ("heartbeat_at", models.DateTimeField(null=True)),
+                ("health", models.JSONField(default=dict)),
+                (
+                    "nudged_at",
+                    models.DateTimeField(
+                        help_text="When its task was last sent; the sweep re-sends.", null=True
+                    ),
+                ),
+                ("drain_at", models.DateTimeField(null=True)),
+                ("log_tail", models.TextField(blank=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("ready_at", models.DateTimeField(null=True)),
+                ("ended_at", models.DateTimeField(null=True)),
+                (
+                    "configuration",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="replicas",
+                        to="playground.configuration",
+                    ),
+                ),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="replicas",
+                        to="playground.deployment",
+                    ),
+                ),
+                (
+                    "node",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="replicas",
+                        to="playground.node",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='ReplicaEvent',
+            name="ReplicaEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('at', models.DateTimeField(auto_now_add=True)),
-                ('state', models.CharField(max_length=16)),
-                ('note', models.TextField(blank=True)),
-                ('replica', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='events', to='playground.replica')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("at", models.DateTimeField(auto_now_add=True)),
+                ("state", models.CharField(max_length=16)),
+                ("note", models.TextField(blank=True)),
+                (
+                    "replica",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="events",
+                        to="playground.replica",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['at', 'id'],
+                "ordering": ["at", "id"],
             },
         ),
         migrations.CreateModel(
-            name='Membership',
+            name="Membership",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('role', models.CharField(choices=[('viewer', 'Viewer'), ('member', 'Member'), ('operator', 'Operator'), ('admin', 'Administrator')], default='member', max_length=16)),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='memberships', to=settings.AUTH_USER_MODEL)),
-                ('team', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='memberships', to='playground.team')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "role",
+                    models.CharField(
+                        choices=[
+                            ("viewer", "Viewer"),
+                            ("member", "Member"),
+                            ("operator", "Operator"),
+                            ("admin", "Administrator"),
+                        ],
+                        default="member",
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="memberships",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "team",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="memberships",
+                        to="playground.team",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Job',
+            name="Job",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('kind', models.CharField(choices=[('install_environment', 'Install engine'), ('fetch_model', 'Fetch model'), ('convert_model', 'Convert model')], max_length=32)),
-                ('target', models.CharField(max_length=200)),
-                ('arguments', models.JSONField(default=dict)),
-                ('state', models.CharField(choices=[('queued', 'queued'), ('running', 'running'), ('done', 'done'), ('failed', 'failed'), ('cancelled', 'cancelled')], default='queued', max_length=16)),
-                ('progress', models.JSONField(default=dict)),
-                ('result', models.JSONField(default=dict)),
-                ('error', models.TextField(blank=True)),
-                ('log_tail', models.TextField(blank=True)),
-                ('attempt', models.PositiveSmallIntegerField(default=0)),
-                ('cancel_requested_at', models.DateTimeField(null=True)),
-                ('lease_expires_at', models.DateTimeField(null=True)),
-                ('pid', models.IntegerField(null=True)),
-                ('started_at', models.DateTimeField(null=True)),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('created_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('node', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='jobs', to='playground.node')),
-                ('team', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='playground.team')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[
+                            ("install_environment", "Install engine"),
+                            ("fetch_model", "Fetch model"),
+                            ("convert_model", "Convert model"),
+                        ],
+                        max_length=32,
+                    ),
+                ),
+                ("target", models.CharField(max_length=200)),
+                ("arguments", models.JSONField(default=dict)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("queued", "queued"),
+                            ("running", "running"),
+                            ("done", "done"),
+                            ("failed", "failed"),
+                            ("cancelled", "cancelled"),
+                        ],
+                        default="queued",
+                        max_length=16,
+                    ),
+                ),
+                ("progress", models.JSONField(default=dict)),
+                ("result", models.JSONField(default=dict)),
+                ("error", models.TextField(blank=True)),
+                ("log_tail", models.TextField(blank=True)),
+                ("attempt", models.PositiveSmallIntegerField(default=0)),
+                ("cancel_requested_at", models.DateTimeField(null=True)),
+                ("lease_expires_at", models.DateTimeField(null=True)),
+                ("pid", models.IntegerField(null=True)),
+                ("started_at", models.DateTimeField(null=True)),
+                ("ended_at", models.DateTimeField(null=True)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "node",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="jobs", to="playground.node"
+                    ),
+                ),
+                (
+                    "team",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="playground.team"
+                    ),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='deployment',
-            name='team',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='playground.team'),
+            model_name="deployment",
+            name="team",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="+", to="playground.team"
+            ),
         ),
         migrations.CreateModel(
-            name='AuditEntry',
+            name="AuditEntry",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('at', models.DateTimeField(auto_now_add=True)),
-                ('action', models.CharField(max_length=60)),
-                ('object', models.CharField(max_length=120)),
-                ('detail', models.JSONField(default=dict)),
-                ('user', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL)),
-                ('team', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, to='playground.team')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("at", models.DateTimeField(auto_now_add=True)),
+                ("action", models.CharField(max_length=60)),
+                ("object", models.CharField(max_length=120)),
+                ("detail", models.JSONField(default=dict)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.SET_NULL, to=settings.AUTH_USER_MODEL
+                    ),
+                ),
+                (
+                    "team",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.SET_NULL, to="playground.team"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Turn',
+            name="Turn",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('text', models.TextField()),
-                ('client_id', models.CharField(max_length=64)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('conversation', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='turns', to='playground.conversation')),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('parent', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='children', to='playground.turn')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("text", models.TextField()),
+                ("client_id", models.CharField(max_length=64)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "conversation",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="turns",
+                        to="playground.conversation",
+                    ),
+                ),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="children",
+                        to="playground.turn",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
+                "ordering": ["id"],
             },
         ),
         migrations.CreateModel(
-            name='Generation',
+            name="Generation",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('state', models.CharField(choices=[('pending', 'pending'), ('streaming', 'streaming'), ('complete', 'complete'), ('stopped', 'stopped'), ('failed', 'failed'), ('interrupted', 'interrupted')], default='pending', max_length=16)),
-                ('text', models.TextField(blank=True)),
-                ('reasoning', models.TextField(blank=True)),
-                ('error_code', models.CharField(blank=True, max_length=40)),
-                ('error', models.TextField(blank=True)),
-                ('finish_reason', models.CharField(blank=True, max_length=30)),
-                ('request', models.JSONField(default=dict, help_text='The body sent to the engine.')),
-                ('effective', models.JSONField(default=dict)),
-                ('usage', models.JSONField(default=dict)),
-                ('timings', models.JSONField(default=dict)),
-                ('owner', models.CharField(blank=True, help_text='Boot id of the web process that runs it.', max_length=40)),
-                ('lease_expires_at', models.DateTimeField(null=True)),
-                ('stop_requested_at', models.DateTimeField(null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('column', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='generations', to='playground.column')),
-                ('configuration', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='playground.configuration')),
-                ('previous', models.ForeignKey(help_text='The answer whose history it continues.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='playground.generation')),
-                ('replica', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='playground.replica')),
-                ('turn', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='generations', to='playground.turn')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("pending", "pending"),
+                            ("streaming", "streaming"),
+                            ("complete", "complete"),
+                            ("stopped", "stopped"),
+                            ("failed", "failed"),
+                            ("interrupted", "interrupted"),
+                        ],
+                        default="pending",
+                        max_length=16,
+                    ),
+                ),
+                ("text", models.TextField(blank=True)),
+                ("reasoning", models.TextField(blank=True)),
+                ("error_code", models.CharField(blank=True, max_length=40)),
+                ("error", models.TextField(blank=True)),
+                ("finish_reason", models.CharField(blank=True, max_length=30)),
+                ("request", models.JSONField(default=dict, help_text="The body sent to the engine.")),
+                ("effective", models.JSONField(default=dict)),
+                ("usage", models.JSONField(default=dict)),
+                ("timings", models.JSONField(default=dict)),
+                (
+                    "owner",
+                    models.CharField(
+                        blank=True, help_text="Boot id of the web process that runs it.", max_length=40
+                    ),
+                ),
+                ("lease_expires_at", models.DateTimeField(null=True)),
+                ("stop_requested_at", models.DateTimeField(null=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("ended_at", models.DateTimeField(null=True)),
+                (
+                    "column",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="generations",
+                        to="playground.column",
+                    ),
+                ),
+                (
+                    "configuration",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to="playground.configuration",
+                    ),
+                ),
+                (
+                    "previous",
+                    models.ForeignKey(
+                        help_text="The answer whose history it continues.",
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to="playground.generation",
+                    ),
+                ),
+                (
+                    "replica",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to="playground.replica",
+                    ),
+                ),
+                (
+                    "turn",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="generations",
+                        to="playground.turn",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
+                "ordering": ["id"],
             },
         ),
         migrations.AddField(
-            model_name='conversation',
-            name='head',
-            field=models.ForeignKey(help_text='Turn last shown.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='playground.turn'),
+            model_name="conversation",
+            name="head",
+            field=models.ForeignKey(
+                help_text="Turn last shown.",
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to="playground.turn",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='modelformat',
-            constraint=models.UniqueConstraint(fields=('model', 'kind', 'path'), name='format_once'),
+            model_name="modelformat",
+            constraint=models.UniqueConstraint(fields=("model", "kind", "path"), name="format_once"),
         ),
         migrations.AddConstraint(
-            model_name='model',
-            constraint=models.UniqueConstraint(fields=('team', 'source'), name='model_source_once'),
+            model_name="model",
+            constraint=models.UniqueConstraint(fields=("team", "source"), name="model_source_once"),
         ),
         migrations.AddConstraint(
-            model_name='membership',
-            constraint=models.UniqueConstraint(fields=('user', 'team'), name='membership_once'),
+            model_name="membership",
+            constraint=models.UniqueConstraint(fields=("user", "team"), name="membership_once"),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.UniqueConstraint(condition=models.Q(('state__in', ['queued', 'running'])), fields=('node', 'target'), name='job_active_once'),
+            model_name="job",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("state__in", ["queued", "running"])),
+                fields=("node", "target"),
+                name="job_active_once",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='turn',
-            constraint=models.UniqueConstraint(fields=('conversation', 'client_id'), name='turn_sent_once'),
+            model_name="turn",
+            constraint=models.UniqueConstraint(fields=("conversation", "client_id"), name="turn_sent_once"),
         ),
     ]

@@ -4,15 +4,22 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('playground', '0003_replica_waits'),
+        ("playground", "0003_replica_waits"),
     ]
 
     operations = [
         migrations.AlterField(
-            model_name='job',
-            name='kind',
-            field=models.CharField(choices=[('install_environment', 'Install engine'), ('remove_environment', 'Remove engine'), ('fetch_model', 'Fetch model'), ('convert_model', 'Convert model')], max_length=32),
+            model_name="job",
+            name="kind",
+            field=models.CharField(
+                choices=[
+                    ("install_environment", "Install engine"),
+                    ("remove_environment", "Remove engine"),
+                    ("fetch_model", "Fetch model"),
+                    ("convert_model", "Convert model"),
+                ],
+                max_length=32,
+            ),
         ),
     ]

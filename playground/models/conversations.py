@@ -11,7 +11,9 @@ class Conversation(TeamOwned):
     system_prompt = models.TextField(blank=True)
     # Only what was set: {"temperature": 0.7, "max_tokens": 200, "seed": 1}. Absent means the engine's default.
     parameters = models.JSONField(default=dict)
-    head = models.ForeignKey("Turn", on_delete=models.SET_NULL, null=True, related_name="+", help_text="Turn last shown.")
+    head = models.ForeignKey(
+        "Turn", on_delete=models.SET_NULL, null=True, related_name="+", help_text="Turn last shown."
+    )
     updated_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:
@@ -60,7 +62,11 @@ class Generation(models.Model):
     turn = models.ForeignKey(Turn, on_delete=models.CASCADE, related_name="generations")
     column = models.ForeignKey(Column, on_delete=models.CASCADE, related_name="generations")
     previous = models.ForeignKey(
-        "self", on_delete=models.SET_NULL, null=True, related_name="+", help_text="The answer whose history it continues."
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="+",
+        help_text="The answer whose history it continues.",
     )
     configuration = models.ForeignKey(Configuration, on_delete=models.SET_NULL, null=True, related_name="+")
     replica = models.ForeignKey(Replica, on_delete=models.SET_NULL, null=True, related_name="+")

@@ -30,7 +30,9 @@ class EngineEnvironment(models.Model):
     engine = models.CharField(max_length=30)
     version = models.CharField(max_length=40)
     build = models.CharField(max_length=20, default="cpu", help_text="cpu, cuda")
-    digest = models.CharField(max_length=64, unique=True, help_text="SHA-256 of engine, version, build, packages.")
+    digest = models.CharField(
+        max_length=64, unique=True, help_text="SHA-256 of engine, version, build, packages."
+    )
     packages = models.TextField(help_text="The resolved list, one name==version a line, sorted.")
     python = models.CharField(max_length=20, help_text="3.11, 3.13, …")
     size_bytes = models.BigIntegerField(null=True)
@@ -45,9 +47,13 @@ class Configuration(models.Model):
     model = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="configurations")
     format = models.ForeignKey(ModelFormat, on_delete=models.PROTECT, related_name="+")
     format_digest = models.CharField(max_length=64)
-    environment = models.ForeignKey(EngineEnvironment, on_delete=models.PROTECT, related_name="configurations")
+    environment = models.ForeignKey(
+        EngineEnvironment, on_delete=models.PROTECT, related_name="configurations"
+    )
     engine = models.CharField(max_length=30)
-    options = models.JSONField(default=dict, help_text="Only what was set; everything else is the engine's default.")
+    options = models.JSONField(
+        default=dict, help_text="Only what was set; everything else is the engine's default."
+    )
     adapters = models.JSONField(default=list)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -74,7 +80,9 @@ class Deployment(TeamOwned):
     engine = models.CharField(max_length=30)
     # {"version": "0.32.0" | null, "options": {...}, "gpus": 1 | null, "share": false, "cores": 2 | null}
     wanted = models.JSONField(default=dict)
-    configuration = models.ForeignKey(Configuration, on_delete=models.PROTECT, null=True, related_name="deployments")
+    configuration = models.ForeignKey(
+        Configuration, on_delete=models.PROTECT, null=True, related_name="deployments"
+    )
     desired = models.CharField(max_length=16, choices=Desired.choices, default=Desired.RUNNING)
     min_replicas = models.PositiveSmallIntegerField(default=1)
     max_replicas = models.PositiveSmallIntegerField(default=1)
@@ -120,7 +128,9 @@ class Replica(models.Model):
 
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="replicas")
     node = models.ForeignKey(Node, on_delete=models.PROTECT, null=True, related_name="replicas")
-    configuration = models.ForeignKey(Configuration, on_delete=models.PROTECT, null=True, related_name="replicas")
+    configuration = models.ForeignKey(
+        Configuration, on_delete=models.PROTECT, null=True, related_name="replicas"
+    )
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
     # One of `playground.engines.base.ReasonCode`, and the sentence shown to people.
     reason_code = models.CharField(max_length=40, blank=True)
@@ -130,13 +140,17 @@ class Replica(models.Model):
     command = models.JSONField(default=list)
     served_name = models.CharField(max_length=300, blank=True)
     port = models.PositiveIntegerField(null=True, help_text="Engine's loopback port on its node.")
-    engine_key = models.CharField(max_length=64, blank=True, help_text="Bearer the engine asks for, where it can.")
+    engine_key = models.CharField(
+        max_length=64, blank=True, help_text="Bearer the engine asks for, where it can."
+    )
     relay_port = models.PositiveIntegerField(null=True)
     relay_key = models.CharField(max_length=64, blank=True)
     runner_pid = models.IntegerField(null=True)
     engine_pid = models.IntegerField(null=True)
     heartbeat_at = models.DateTimeField(null=True)
-    suspected_at = models.DateTimeField(null=True, help_text="When its heartbeat was first seen old; a beat clears it.")
+    suspected_at = models.DateTimeField(
+        null=True, help_text="When its heartbeat was first seen old; a beat clears it."
+    )
     waits_for = models.ManyToManyField(Job, related_name="+", help_text="Jobs it waits for while preparing.")
     # Latest reading: {"running": 1, "waiting": 0, "kv_cache": 0.1, "rss_bytes": …, "gpu_bytes": …, "cpu": 1.7}
     health = models.JSONField(default=dict)

@@ -42,6 +42,8 @@ class Job(TeamOwned):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["node", "target"], condition=models.Q(state__in=["queued", "running"]), name="job_active_once"
+                fields=["node", "target"],
+                condition=models.Q(state__in=["queued", "running"]),
+                name="job_active_once",
             )
         ]

@@ -41,8 +41,12 @@ class ModelFormat(models.Model):
 
     model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="formats")
     kind = models.CharField(max_length=16, choices=Kind.choices)
-    path = models.CharField(max_length=400, help_text="Relative to SLIPWAY_HOME/models: a .gguf file or a folder.")
-    digest = models.CharField(max_length=64, blank=True, help_text="SHA-256 over names and contents; empty until it exists.")
+    path = models.CharField(
+        max_length=400, help_text="Relative to SLIPWAY_HOME/models: a .gguf file or a folder."
+    )
+    digest = models.CharField(
+        max_length=64, blank=True, help_text="SHA-256 over names and contents; empty until it exists."
+    )
     size_bytes = models.BigIntegerField(null=True)
     dtype = models.CharField(max_length=20, blank=True, help_text="bfloat16, Q4_1, …")
     # How it is made when it does not exist: {"job": "convert_model", "from": "gguf"}; empty for given files.
