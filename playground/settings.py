@@ -88,8 +88,7 @@ try:
     ALLOWED_HOSTS: list[str] = env.list("SLIPWAY_HOSTS", [])
     NODE_NAME = env.str("SLIPWAY_NODE", "")
     NODE_ADDRESS = env.str("SLIPWAY_NODE_ADDRESS", "127.0.0.1")
-    # Relays speak plain HTTP across machines only in a network its owner calls private; else they need the
-    # TLS files.
+    # Across machines relays speak plain HTTP only in a network called private; else they need the TLS files.
     PRIVATE_NETWORK = env.bool("SLIPWAY_PRIVATE_NETWORK", False)
     DATABASE_URL = env.str("DATABASE_URL", "")
     REDIS_URL = env.str("REDIS_URL", "")
@@ -229,14 +228,6 @@ STATIC_URL = "/static/"
 STATIC_ROOT = HOME / "static"
 STATICFILES_DIRS = [BASE_DIR / "static", ("npm", BASE_DIR / "node_modules")]
 SERVESTATIC_USE_FINDERS = True
-
-CHANNEL_LAYERS = {
-    "default": {
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        # redis-py's 5 s socket time-out meets a 5 s blocking read and would end idle sockets.
-        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": None}], "prefix": "slipway"},
-    }
-}
 
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_TASK_SERIALIZER = "json"
