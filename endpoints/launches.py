@@ -18,6 +18,14 @@ SAMPLING: dict[str, tuple[str, type[int] | type[float]]] = {
 }
 
 
+class LaunchRefused(promotion.PromotionRefused):
+    """Everything that was wrong with what was typed: field → sentence."""
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        super().__init__(" ".join(faults.values()))
+        self.faults = faults
+
+
 @dataclass(frozen=True)
 class Difference:
     """One line of what changes for those who call the endpoint."""
@@ -46,12 +54,22 @@ def proposal(
         "standing": standing.of(deployment),
         "evidence": promotion.evidence(deployment),
         "names": names,
-        "differences": [(row, differences(row, deployment.configuration)) for row in names if row.live],
+        "differences": [(row, _changes(row, deployment.configuration)) for row in names if row.live],
         "sampling": [(key, title, typed.get(key, "")) for key, (title, _) in SAMPLING.items()],
         "typed": {"endpoint": name, "note": typed.get("note", ""), "in_place": typed.get("in_place", "")},
-        "errors": {refusal.field or "whole": str(refusal)} if refusal else {},
+        "errors": _faults(refusal) if refusal else {},
         "may_promote": access.can(user, "promote", deployment.team),
     }
+
+
+def _faults(refusal: promotion.PromotionRefused) -> Mapping[str, str]:
+    if isinstance(refusal, LaunchRefused):
+        return refusal.faults
+    return {refusal.field or "whole": str(refusal)}
+
+
+def _changes(endpoint: Endpoint, new: Configuration | None) -> list[Difference]:
+    return [line for line in differences(endpoint, new) if line.changed]
 
 
 def differences(endpoint: Endpoint, new: Configuration | None) -> list[Difference]:
@@ -73,31 +91,39 @@ def differences(endpoint: Endpoint, new: Configuration | None) -> list[Differenc
 
 
 def launch(deployment: Deployment, user: User, typed: Mapping[str, str]) -> Release:
-    """Promote as the form says; PromotionRefused names the field at fault."""
+    """Promote as the form says; what is refused names each field at fault."""
+    sampling, faults = _sampling(typed)
+    try:
+        name = promotion.fitting_name(typed.get("endpoint", ""))
+    except promotion.PromotionRefused as refusal:
+        raise LaunchRefused({"endpoint": str(refusal), **faults}) from refusal
+    if faults:
+        raise LaunchRefused(faults)
     return promotion.promote(
         deployment,
-        endpoint=typed.get("endpoint", ""),
+        endpoint=name,
         user=user,
-        sampling=_sampling(typed),
+        sampling=sampling,
         note=typed.get("note", "")[:2000],
         in_place=bool(typed.get("in_place")),
     )
 
 
-def _sampling(typed: Mapping[str, str]) -> dict[str, Any]:
-    """The sampling defaults that were filled in, within the request policy."""
+def _sampling(typed: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The sampling defaults that were filled in, and what is wrong with those outside the request policy."""
     found: dict[str, Any] = {}
+    faults: dict[str, str] = {}
     for key, (title, kind) in SAMPLING.items():
         if not (text := typed.get(key, "").strip()):
             continue
         try:
             found[key] = kind(text)
             policy.check({"messages": [{"role": "user", "content": ""}], key: found[key]}, chat=True)
-        except ValueError as error:
-            raise promotion.PromotionRefused(f"{title} is a number.", key) from error
+        except ValueError:
+            faults[key] = f"{title} is a {'whole ' if kind is int else ''}number."
         except policy.BadRequest as error:
-            raise promotion.PromotionRefused(error.message, key) from error
-    return found
+            faults[key] = error.message
+    return found, faults
 
 
 def steps(release: Release) -> list[standing.Step]:

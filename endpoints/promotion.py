@@ -49,7 +49,7 @@ def promote(
     With `in_place` the running replica goes over to the release, at once and without a second start.
     """
     configuration = _tested(deployment)
-    name = _name(endpoint)
+    name = fitting_name(endpoint)
     with transaction.atomic():
         target = _locked(deployment.team, name, user)
         release = _number(target, deployment, configuration, user, sampling or {}, note, in_place)
@@ -66,7 +66,8 @@ def _tested(deployment: Deployment) -> Configuration:
     return deployment.configuration
 
 
-def _name(name: str) -> str:
+def fitting_name(name: str) -> str:
+    """The name without spaces around it; refused unless programs can call it everywhere."""
     name = name.strip()
     if not NAME.fullmatch(name):
         raise PromotionRefused(

@@ -22,7 +22,7 @@ from django.conf import settings
 
 from endpoints import sql
 from playground import engine_client, engines
-from playground.engine_client import Target
+from playground.engine_client import EngineError, Target
 from playground.engines.base import Quirks
 from playground.models import Deployment, Node, Replica
 
@@ -78,7 +78,8 @@ class Table:
 _table = Table()
 _changed = asyncio.Event()
 _task: asyncio.Task[None] | None = None
-_targets: dict[tuple[Any, ...], Target] = {}
+# None for a replica that cannot be reached from here.
+_targets: dict[tuple[Any, ...], Target | None] = {}
 # Estimated tokens each replica still owes to requests of this process.
 _outstanding: Counter[int] = Counter()
 _used_keys: set[int] = set()
@@ -167,7 +168,8 @@ async def _keep() -> None:
             async with await sql.connect(settings.DATABASE_URL) as connection:
                 wait, complained = 0.2, False
                 await _follow(connection)
-        except (psycopg.Error, OSError, TimeoutError) as error:
+        except Exception as error:
+            # Whatever it is: a process that gives up here serves nothing until somebody restarts it.
             if not complained:
                 log.warning("the routing table is not being renewed: %s", type(error).__name__)
             complained = True
@@ -214,10 +216,11 @@ def build(snapshot: sql.Snapshot, read: float) -> Table:
     global _targets
     engine_of = {row.id: row.engine for row in snapshot.deployments}
     rows = [tuple(row) for row in snapshot.replicas if row.deployment_id in engine_of]
-    _targets = {row: _targets.get(row) or _target(row, engine_of[row[1]]) for row in rows}
+    _targets = {row: _targets[row] if row in _targets else _target(row, engine_of[row[1]]) for row in rows}
     ready: dict[int, list[Target]] = {}
     for row, target in _targets.items():
-        ready.setdefault(row[1], []).append(target)
+        if target is not None:
+            ready.setdefault(row[1], []).append(target)
     deployments = {row.id: _deployment(row, ready.get(row.id, [])) for row in snapshot.deployments}
     routes = {(route.team, route.name): route for route in deployments.values()}
     routes |= {(row.team_id, row.name): _endpoint(row, deployments) for row in snapshot.endpoints}
@@ -264,8 +267,17 @@ def _quirks(engine: str) -> Quirks:
         return Quirks()
 
 
-def _target(row: tuple[Any, ...], engine: str) -> Target:
-    """How a replica is reached. The rows are made here and never saved: they only carry the facts."""
+def _target(row: tuple[Any, ...], engine: str) -> Target | None:
+    """How a replica is reached; None, said once, where its row does not tell: the others serve on."""
+    try:
+        return _reached(row, engine)
+    except EngineError as error:
+        log.warning("replica %s is not routed to: %s", row[0], error)
+        return None
+
+
+def _reached(row: tuple[Any, ...], engine: str) -> Target:
+    """The rows are made here and never saved: they only carry the facts."""
     pk, deployment, served_name, port, engine_key, relay_port, relay_key, node_name, address = row
     return engine_client.target(
         Replica(

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import Prefetch
+from django.db.models import F, Prefetch
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -181,7 +181,7 @@ def _keys(request: Request, errors: dict[str, str] | None = None) -> dict[str, A
     rows = access.visible(request.user, ApiKey.objects.filter(team=team)).select_related("created_by")
     chosen = request.POST.getlist("scopes") if errors else list(keys.SCOPES)
     return {
-        "rows": rows.order_by("revoked_at", "-created_at"),
+        "rows": rows.order_by(F("revoked_at").desc(nulls_first=True), "-created_at"),
         "now": timezone.now(),
         "scopes": [(scope, words, scope in chosen) for scope, words in keys.SCOPES.items()],
         "lives": LIVES,

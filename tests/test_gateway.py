@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from endpoints import drain, keys, promotion
 from endpoints.models import ApiKey, Release, WebProcess
-from playground.models import Deployment, Replica, Team
+from playground.models import Deployment, Node, Replica, Team
 from tests.fakes import RunningFake, fake_engine
 from tests.gateway_site import Site, ask, deployment, endpoint, replica, running_site
 
@@ -248,6 +248,16 @@ def _used(site: Site, engine: RunningFake) -> bool:
     while any(thread.is_alive() for thread in threads):
         busy = busy or engine.metric("num_requests_running") > 0
     return busy
+
+
+def test_a_replica_that_nobody_can_reach_does_not_stop_the_table(site: Site, team: Team) -> None:
+    """Its node is another one and its relay was never opened."""
+    away = Node.objects.create(name="away")
+    behind = deployment_of("words")
+    Replica.objects.create(deployment=behind, node=away, configuration=behind.configuration, state="ready")
+    endpoint(team, "after", behind)
+    site.until(lambda: site.get("/v1/models/after").status_code == 200)
+    assert {site.post(json=ask()).status_code for _ in range(5)} == {200}
 
 
 def test_rolling_back_moves_traffic_without_a_failed_request(
