@@ -167,7 +167,7 @@ def running_site(folder: Path, **environment: str) -> Iterator[Site]:
         )
     site = Site(port, process, log)
     try:
-        site.until(lambda: _answers(site), 30)
+        site.until(lambda: _answers(site), 90)
         yield site
     finally:
         process.terminate()

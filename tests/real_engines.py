@@ -38,7 +38,7 @@ def node() -> Node:
 
 def environment(engine: str) -> EngineEnvironment:
     """The engine's environment in this home: from the cache, else installed now and kept there."""
-    _borrow_environments()
+    borrow_environments()
     found = environments.ensure(node(), engine)
     if isinstance(found, EngineEnvironment):
         return found
@@ -78,14 +78,27 @@ def _carry_out(job: Job) -> None:
     assert state == Job.State.DONE, f"{job.error}\n{job.log_tail}"
 
 
-def _borrow_environments() -> None:
-    """Link what the cache holds into this home; environments are the same wherever they lie."""
+def borrow_environments(*only: str) -> None:
+    """Link what the cache holds into this home, of all engines or `only` these; the others' links go.
+
+    Environments are the same wherever they lie.
+    """
     root = settings.HOME / "environments"
     root.mkdir(parents=True, exist_ok=True)
     for kept in (CACHE / "environments").glob(f"*/{environments.MARKER}"):
         here = root / kept.parent.name
-        if not here.exists():
+        wanted = not only or json.loads(kept.read_text())["engine"] in only
+        if wanted and not here.exists():
             here.symlink_to(kept.parent)
+        elif not wanted:
+            here.unlink(missing_ok=True)
+
+
+def keep_environments() -> None:
+    """Move what was installed into this home to the cache, for the next run."""
+    for marker in (settings.HOME / "environments").glob(f"[!.]*/{environments.MARKER}"):
+        if not marker.parent.is_symlink():
+            _keep(marker.parent, CACHE / "environments")
 
 
 def _keep(made: Path, folder: Path) -> None:
@@ -161,12 +174,15 @@ def running(
     folder = environments.path(environment(engine))
     command = adapter.command(folder, model, typed, port, "demo", HARDWARE)
     log = settings.HOME / f"{engine}-{port}.log"
+    place = settings.HOME / f"{engine}-{port}"
+    place.mkdir()
     mark = {"SLIPWAY_TEST_ENGINE": str(port), "SPT_NOENV": "1"}
     began = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
             env=os.environ | adapter.environment(typed, key, settings.HOME) | mark,
+            cwd=place,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

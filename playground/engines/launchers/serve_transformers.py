@@ -8,20 +8,22 @@ serve_transformers.py --served-name NAME --model FOLDER [--threads N] [arguments
 - /metrics tells how many requests are running and how many tokens were made.
 - A client that hangs up ends its generation, also where the answer is not streamed.
 - A temperature above zero samples, also where the model's own defaults do not.
+- A prompt beyond the model's context is refused, and an answer ends where the context does.
+
+It works in the folder it is started in, and leaves nothing elsewhere.
 """
 
 import argparse
 import asyncio
 import hmac
 import os
-import signal
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
 import torch
 import uvicorn
+from fastapi import HTTPException
 from transformers.cli.serving import utils as serving
 
 KEY = os.environ.pop("SLIPWAY_ENGINE_KEY", "")
@@ -162,6 +164,33 @@ def sample_when_asked():
     serving.BaseHandler._build_generation_config = built
 
 
+def keep_to_the_context():
+    """The server itself has no limit: beyond what the model was trained for it answers nonsense, slowly."""
+
+    def kept(generate):
+        def within(self, model, processor, inputs, gen_config, *args, **kwargs):
+            bound(model, inputs["input_ids"], gen_config)
+            return generate(self, model, processor, inputs, gen_config, *args, **kwargs)
+
+        return within
+
+    for manager in (serving.GenerateManager, serving.CBGenerateManager):
+        manager.generate_streaming = kept(manager.generate_streaming)
+        manager.generate_non_streaming = kept(manager.generate_non_streaming)
+
+
+def bound(model, ids, gen_config):
+    """Refuse a prompt that fills the context; else let the answer have what it leaves."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not limit:
+        return
+    length = len(ids) if isinstance(ids, list) else ids.shape[-1]
+    if length >= limit:
+        text = f"This model's maximum context length is {limit} tokens; the prompt has {length}."
+        raise HTTPException(status_code=400, detail=text)
+    gen_config.max_new_tokens = min(gen_config.max_new_tokens or limit, limit - length)
+
+
 class Front:
     """ASGI in front of the server: the key, /metrics, and a request that ends when its client does."""
 
@@ -222,13 +251,13 @@ def put_in_front():
 
 
 def link(name, folder):
-    """Stand in a folder where `name`, slashes included, is a link to the model."""
-    base = Path(tempfile.mkdtemp(prefix="slipway-transformers-"))
+    """Make `name`, slashes included, a link to the model, in the folder the process works in."""
+    base = Path("served").absolute()
     place = base / name
     place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
     place.symlink_to(folder)
     os.chdir(base)
-    return base
 
 
 def main():
@@ -237,8 +266,7 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--threads", type=int)
     given, rest = parser.parse_known_args()
-    name = given.served_name
-    base = link(name, given.model)
+    link(given.served_name, given.model)
     if given.threads:
         torch.set_num_threads(given.threads)
     count_running()
@@ -247,21 +275,12 @@ def main():
     abort_unstreamed()
     remember_batchers()
     sample_when_asked()
+    keep_to_the_context()
     put_in_front()
-    sys.argv = ["transformers", "serve", name, *rest]
+    sys.argv = ["transformers", "serve", given.served_name, *rest]
     from transformers.cli.transformers import main as run
 
-    # uvicorn ends in order on SIGTERM and then raises it again; as an exit it lets the folder below be removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        run()
-    finally:
-        os.chdir("/")
-        (base / name).unlink()
-        for parent in (base / name).parents:
-            parent.rmdir()
-            if parent == base:
-                break
+    run()
 
 
 if __name__ == "__main__":
