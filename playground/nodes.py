@@ -123,11 +123,32 @@ def start_replica(pk: int) -> bool:
     return True
 
 
+# What this process started and that still lives, by what it runs.
+_children: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
+_spawning = threading.Lock()
+
+
 def spawn(command: str, pk: int, log: Path) -> None:
-    """`manage.py <command> <pk>` in a session of its own, its output in `log`: it outlives this process."""
+    """`manage.py <command> <pk>` in a session of its own, its output in `log`: it outlives this process.
+
+    One at a time: where a busy machine is slow to start one, asking again only made it slower.
+    """
+    with _spawning:
+        if (command, pk) not in _children:
+            child = _children[command, pk] = _popen(command, pk, log)
+            threading.Thread(target=_reap, args=(command, pk, child), daemon=True).start()
+
+
+def _reap(command: str, pk: int, child: subprocess.Popen[bytes]) -> None:
+    child.wait()
+    with _spawning:
+        del _children[command, pk]
+
+
+def _popen(command: str, pk: int, log: Path) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with log.open("ab") as output:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, str(settings.BASE_DIR / "manage.py"), command, str(pk)],
             cwd=settings.BASE_DIR,
             env=os.environ | {"SLIPWAY_HOME": str(settings.HOME), "SLIPWAY_NODE": settings.NODE_NAME},
@@ -136,7 +157,6 @@ def spawn(command: str, pk: int, log: Path) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    threading.Thread(target=child.wait, name=f"reap-{child.pid}", daemon=True).start()
 
 
 def look(pk: int) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from django.conf import settings
 from django.db import connections
 
-from playground import environments, jobs
+from playground import environments, jobs, nodes
 from playground.models import EngineEnvironment, Job, Node, Team, User
 from tests.slow_engine import write_package
 
@@ -240,3 +240,22 @@ def test_a_node_that_does_not_accept_starts_no_job(job: Job, node: Node) -> None
     assert job in jobs.due()
     Node.objects.filter(pk=node.pk).update(accepting=False)
     assert jobs.due() == []
+
+
+def test_a_sweep_starts_a_job_once_however_slow_its_runner_begins(job: Job) -> None:
+    Job.objects.filter(pk=job.pk).update(created_at="2000-01-01T00:00Z")
+    Node.objects.filter(pk=job.node_id).update(accepting=True)
+    for _ in range(4):
+        nodes.sweep()
+    started = [child for child in psutil.Process().children() if runs(child, job)]
+    assert len(started) == 1
+    until(lambda: step_of(job))
+    jobs.cancel(job, None)
+    until(lambda: not any(runs(child, job) for child in psutil.Process().children()))
+
+
+def runs(process: psutil.Process, job: Job) -> bool:
+    try:
+        return process.cmdline()[-2:] == ["run_job", str(job.pk)]
+    except psutil.NoSuchProcess:
+        return False
