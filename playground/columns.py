@@ -7,11 +7,11 @@ ready, failed.
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from typing import Any
 
-from playground import engines
+from playground import engines, standing
 from playground.engines.base import Quirks
-from playground.models import Column, Deployment, Model, Replica, ReplicaEvent, Team
+from playground.models import Column, Deployment, Model, Replica, Team
 
 WORDS = {
     "none": "no model",
@@ -20,16 +20,6 @@ WORDS = {
     "ready": "ready",
     "failed": "does not run",
 }
-
-
-@dataclass(frozen=True)
-class Step:
-    """One named step of a start. `took` is None while it lasts; `began` is when it did."""
-
-    name: str
-    note: str
-    began: datetime
-    took: timedelta | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class Heading:
     problem: str = ""
     detail: str = ""
     """The replica's own word for its state, where it says more: "unhealthy", "draining"."""
-    steps: list[Step] = field(default_factory=list)
+    steps: list[tuple[standing.Step, list[dict[str, Any]]]] = field(default_factory=list)
     quirks: Quirks = field(default_factory=Quirks)
 
     @property
@@ -54,6 +44,12 @@ class Heading:
     @property
     def name(self) -> str:
         return self.deployment.name if self.deployment else ""
+
+    @property
+    def topics(self) -> str:
+        """What changes it: the deployment, and the jobs its start waits for."""
+        jobs = [f"job:{line['job'].pk}" for _, lines in self.steps for line in lines]
+        return " ".join([f"deployment:{self.deployment.pk}", *jobs]) if self.deployment else ""
 
 
 @dataclass(frozen=True)
@@ -121,19 +117,10 @@ def _detail(state: str, replica: Replica | None) -> str:
     return str(replica.state)
 
 
-def _steps(replica: Replica) -> list[Step]:
-    """The start so far, repeated states as one; the last is going on."""
-    events: list[ReplicaEvent] = []
-    for event in replica.events.all():
-        if events and events[-1].state == event.state:
-            events[-1].note = event.note or events[-1].note
-        else:
-            events.append(event)
-    ends = [event.at for event in events[1:]] + [None]
-    return [
-        Step(event.state, event.note, event.at, end - event.at if end else None)
-        for event, end in zip(events, ends, strict=True)
-    ]
+def _steps(replica: Replica) -> list[tuple[standing.Step, list[dict[str, Any]]]]:
+    """The start so far, each step with how far the jobs are that it waits for."""
+    reached = [step for step in standing.steps(replica) if step.mark != "next"]
+    return [(step, [standing.job_line(job) for job in step.jobs]) for step in reached]
 
 
 def choices(team: Team) -> list[Choice]:

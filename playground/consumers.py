@@ -82,7 +82,9 @@ class Live(AsyncWebsocketConsumer):
         self.user_id = 0
         self.teams: frozenset[int] = frozenset()
         self.watches: dict[int, Watch] = {}
+        self.conversation = 0
         self.due: set[int] = set()
+        self.beginning: list[int] = []
         self.topics: dict[str, None] = {}
         self.wake = asyncio.Event()
         self.writing: asyncio.Task[None] | None = None
@@ -110,6 +112,7 @@ class Live(AsyncWebsocketConsumer):
 
     async def disconnect(self, code: int) -> None:
         sockets.discard(self)
+        feeds.exit(self.conversation, self)
         for watch in self.watches.values():
             feeds.leave(watch.feed, self)
         self.watches.clear()
@@ -139,12 +142,28 @@ class Live(AsyncWebsocketConsumer):
         if user is None:
             await self.close(SIGNED_OUT)
         elif (refusal := await orm(_refusal, user, pk, kind)) is not None:
-            await self._send({"type": "error", "generation": pk, "message": refusal})
+            await self._send({"type": "error", _noun(kind): pk, "message": refusal})
+        elif kind == "follow":
+            self._follow(pk)
         elif kind == "watch":
             await self._watch(pk, {name: _offset(message, name) for name in KINDS})
         else:
             await generation.stop(pk)
             await self._send({"type": "stopping", "generation": pk})
+
+    def _follow(self, conversation: int) -> None:
+        """Send each answer of one conversation from its first word, before the page can ask for it."""
+        feeds.exit(self.conversation, self)
+        self.conversation = conversation
+        feeds.enter(conversation, self)
+
+    def begun(self, feed: Feed) -> None:
+        """Watch from the start; where there are too many watches the page asks, and is told so."""
+        if feed.generation not in self.watches and len(self.watches) < WATCHES:
+            feed.followers.add(self)
+            self.watches[feed.generation] = Watch(feed, dict.fromkeys(KINDS, 0))
+            self.beginning.append(feed.generation)
+            self.wake.set()
 
     async def _watch(self, pk: int, offsets: dict[str, int]) -> None:
         self._unwatch(pk)
@@ -187,6 +206,9 @@ class Live(AsyncWebsocketConsumer):
         while True:
             await self.wake.wait()
             self.wake.clear()
+            beginning, self.beginning = self.beginning, []
+            for pk in beginning:
+                await self._send({"type": "begin", "generation": pk})
             topics, self.topics = self.topics, {}
             for topic in topics:
                 await self._send({"type": "notice", "topic": topic})
@@ -288,7 +310,7 @@ def _session_key(headers: list[tuple[bytes, bytes]]) -> str:
 
 
 def _read(text: str | None) -> tuple[str, int, dict[str, Any]]:
-    """(type, generation, the message)."""
+    """(type, the primary key it is about, the message)."""
     if text is None or len(text) > MESSAGE_BYTES:
         raise Malformed(f"Send JSON of at most {MESSAGE_BYTES} bytes.")
     try:
@@ -296,12 +318,18 @@ def _read(text: str | None) -> tuple[str, int, dict[str, Any]]:
     except (ValueError, RecursionError) as problem:
         raise Malformed("Send JSON.") from problem
     kind = message.get("type") if isinstance(message, dict) else None
-    if kind not in ("watch", "unwatch", "stop"):
-        raise Malformed("type must be watch, unwatch or stop.")
-    pk = message.get("generation")
+    if kind not in ("follow", "watch", "unwatch", "stop"):
+        raise Malformed("type must be follow, watch, unwatch or stop.")
+    noun = _noun(kind)
+    pk = message.get(noun)
     if type(pk) is not int or not 0 < pk < 2**63:
-        raise Malformed("generation must be a whole number.")
+        raise Malformed(f"{noun} must be a whole number.")
     return kind, pk, message
+
+
+def _noun(kind: str) -> str:
+    """What a message of this type is about."""
+    return "conversation" if kind == "follow" else "generation"
 
 
 def _offset(message: dict[str, Any], name: str) -> int:
@@ -320,13 +348,14 @@ def _person(session_key: str) -> User | None:
 
 
 def _refusal(user: User, pk: int, kind: str) -> str | None:
-    """Why `user` may not watch or stop this answer; None when they may."""
-    holding = Conversation.objects.filter(turns__generations=pk)
-    conversation = access.visible(user, holding).first()
+    """Why `user` may not follow this conversation, or watch or stop this answer; None when they may."""
+    which = {"pk": pk} if kind == "follow" else {"turns__generations": pk}
+    rows = Conversation.objects.select_related("team").filter(**which)
+    conversation = access.visible(user, rows).first()
     if conversation is None:
         if kind == "stop":
             access.audit(user, None, "refused write", f"generation:{pk}")
-        return "There is no such answer."
+        return "There is no such conversation." if kind == "follow" else "There is no such answer."
     action = "chat" if kind == "stop" else "view"
     return None if access.can(user, action, conversation.team) else "Your role here is to look on only."
 

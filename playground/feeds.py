@@ -17,6 +17,9 @@ KINDS = ("content", "reasoning")
 class Follower(Protocol):
     """Whoever shows answers: a socket."""
 
+    def begun(self, feed: "Feed") -> None:
+        """An answer of a conversation it follows is being written in this process. Must not block."""
+
     def more(self, generation: int) -> None:
         """There is more of this answer than was taken, or it ended. Must not block."""
 
@@ -61,11 +64,24 @@ class Feeds:
 
     def __init__(self) -> None:
         self.known: dict[int, Feed] = {}
+        self.rooms: dict[int, set[Follower]] = {}
 
-    def own(self, generation: int) -> Feed:
+    def enter(self, conversation: int, follower: Follower) -> None:
+        """Hear of each answer of `conversation` that this process begins to write."""
+        self.rooms.setdefault(conversation, set()).add(follower)
+
+    def exit(self, conversation: int, follower: Follower) -> None:
+        room = self.rooms.get(conversation, set())
+        room.discard(follower)
+        if not room:
+            self.rooms.pop(conversation, None)
+
+    def own(self, generation: int, conversation: int) -> Feed:
         """Become the writer of an answer; who followed a copy of it here goes on with the original."""
         feed = self.known.setdefault(generation, Feed(generation))
         feed.owned = True
+        for follower in self.rooms.get(conversation, ()):
+            follower.begun(feed)
         return feed
 
     def close(self, feed: Feed, state: str) -> None:

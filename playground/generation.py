@@ -7,6 +7,7 @@ A message makes a Turn and one pending Generation a column; the web process that
 import asyncio
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -92,12 +93,6 @@ async def effective(generation: Generation) -> dict[str, Any]:
     return await effects.look(generation)
 
 
-def run(generation_pk: int) -> None:
-    """Write it in this process, unless another one does. Without `startup` another one will."""
-    if _process:
-        _process.writer.run(generation_pk)
-
-
 def _checked(text: str, client_id: str) -> str:
     if not text.strip():
         raise SendRefused("Type a message first.")
@@ -153,11 +148,11 @@ def _continued(column: Column, parent: Turn | None, previous: Generation | None)
 
 
 def _ask(turn: Turn, column: Column, previous: Generation | None) -> Generation:
-    """One pending answer; this process writes it once the transaction commits."""
-    generation = Generation.objects.create(turn=turn, column=column, previous=previous)
-    if column.deployment:
-        deployments.touch(column.deployment)
-    transaction.on_commit(lambda: run(generation.pk))
+    """One pending answer, written here once the transaction commits; without `startup`, elsewhere."""
+    writer = _process.writer if _process and not _process.writer.closing else None
+    generation = leases.make(turn, column, previous, ours=writer is not None)
+    if writer:
+        transaction.on_commit(partial(writer.run, generation))
     return generation
 
 

@@ -5,7 +5,8 @@ expired is marked interrupted, with its last checkpoint kept. Times are the data
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -15,10 +16,10 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from playground import deployments, engine_client, events
-from playground.answers import Question
+from playground.answers import Question, checked
 from playground.engine_client import EngineError
 from playground.history import messages
-from playground.models import Deployment, Generation, Replica
+from playground.models import Column, Deployment, Generation, Replica, Turn
 
 BOOT_ID = secrets.token_hex(8)
 UNCLAIMED_S = 60.0
@@ -26,6 +27,25 @@ ADOPT_S = 1.0
 INTERRUPTED = "Its web process ended before the answer did. What had come is kept; ask again for the whole."
 
 State = Generation.State
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An answer that is ours and about to be asked: whom, what, and the body as it is sent."""
+
+    replica: Replica
+    question: Question
+    body: dict[str, Any]
+
+
+class Lost(Exception):
+    """The answer is not ours any more."""
+
+
+def make(turn: Turn, column: Column, previous: Generation | None, *, ours: bool) -> Generation:
+    """A pending answer: ours from the start, or for whichever process claims it first."""
+    lease = {"owner": BOOT_ID, "lease_expires_at": Now() + _lease()} if ours else {}
+    return Generation.objects.create(turn=turn, column=column, previous=previous, **lease)
 
 
 def claim(pk: int) -> Generation | None:
@@ -43,7 +63,23 @@ def unclaimed() -> list[int]:
     return list(old.order_by("pk").values_list("pk", flat=True)[:50])
 
 
-def replica_for(generation: Generation, in_flight: dict[int, int]) -> Replica | None:
+def begin(generation: Generation, in_flight: Mapping[int, int]) -> Begun | None:
+    """Choose a replica and mark the answer as asked; None while a replica may come, else EngineError or Lost.
+
+    All in one go: what comes before the engine is asked is what a person waits for.
+    """
+    replica = replica_for(generation, in_flight)
+    if replica is None:
+        return None
+    asked = question(generation, replica)
+    begun = Begun(replica, asked, checked(asked))
+    if not _mark(generation, begun):
+        raise Lost
+    deployments.touch(replica.deployment)
+    return begun
+
+
+def replica_for(generation: Generation, in_flight: Mapping[int, int]) -> Replica | None:
     """The ready replica with the fewest answers of ours; None while one may come, else EngineError."""
     deployment = Deployment.objects.filter(columns=generation.column_id).first()
     if deployment is None or deployment.desired == Deployment.Desired.DELETED:
@@ -64,19 +100,20 @@ def question(generation: Generation, replica: Replica) -> Question:
     return Question(engine_client.target(replica), messages(generation), parameters)
 
 
-def begin(generation: Generation, replica: Replica, body: dict[str, Any], ignored: list[str]) -> bool:
-    """Ours, and about to be sent; False when it is not ours any more."""
+def _mark(generation: Generation, begun: Begun) -> bool:
+    """Ours, and about to be sent; False when it is not ours any more.
+
+    Nobody is told: pages hear of an answer when it is made, and of its text by following it.
+    """
     mine = Generation.objects.filter(pk=generation.pk, owner=BOOT_ID, state=State.PENDING)
-    begun = mine.update(
+    marked = mine.update(
         state=State.STREAMING,
-        replica=replica,
-        configuration_id=replica.configuration_id,
-        request=body,
-        effective={"ignored": ignored},
+        replica=begun.replica,
+        configuration_id=begun.replica.configuration_id,
+        request=begun.body,
+        effective={"ignored": begun.question.ignored()},
     )
-    deployments.touch(replica.deployment)
-    _tell(Generation.objects.filter(pk=generation.pk))
-    return bool(begun)
+    return bool(marked)
 
 
 def renew(generations: Sequence[int]) -> dict[int, bool]:

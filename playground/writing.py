@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import Error as DatabaseTrouble
 
 from playground import events, leases
-from playground.answers import Answer, checked
+from playground.answers import Answer
 from playground.engine_client import EngineError, Target
 from playground.events import Heard, Notice, StopWanted
 from playground.feeds import Feed, feeds
@@ -79,9 +79,9 @@ class Writer:
         self.closing = False
         events.listening.listeners.append(self._hear)
 
-    def run(self, generation: int) -> None:
-        """Begin to write an answer, unless somebody else does."""
-        self.loop.call_soon_threadsafe(self._begin, generation)
+    def run(self, claimed: Generation) -> None:
+        """Begin to write an answer that is ours."""
+        self.loop.call_soon_threadsafe(self._begin, claimed.pk, claimed)
 
     def look(self) -> None:
         """Renew the leases now, to learn what is to stop."""
@@ -155,10 +155,10 @@ class Writer:
 
     # One answer
 
-    def _begin(self, pk: int) -> None:
-        if pk in self.tasks or self.closing:
+    def _begin(self, pk: int, claimed: Generation | None = None) -> None:
+        if pk in self.tasks or (self.closing and not claimed):
             return
-        task = self.loop.create_task(self._write(pk), name=f"generation {pk}")
+        task = self.loop.create_task(self._write(pk, claimed), name=f"generation {pk}")
         self.tasks[pk] = task
         task.add_done_callback(lambda done: self._ended(pk, done))
 
@@ -167,11 +167,12 @@ class Writer:
         if not task.cancelled() and (problem := task.exception()):
             log.error("Generation %d ended badly; the sweep marks it", pk, exc_info=problem)
 
-    async def _write(self, pk: int) -> None:
-        row = await orm(leases.claim, pk)
+    async def _write(self, pk: int, claimed: Generation | None) -> None:
+        row = claimed or await orm(leases.claim, pk)
         if row is None:
             return
-        writing = Writing(row, Answer(feeds.own(pk), self.publisher.publish))
+        feed = feeds.own(pk, row.turn.conversation_id)
+        writing = Writing(row, Answer(feed, self.publisher.publish))
         self.writing[pk] = writing
         outcome = Outcome(State.INTERRUPTED, "interrupted", leases.INTERRUPTED)
         try:
@@ -215,23 +216,22 @@ class Writer:
         return Outcome(State.COMPLETE)
 
     async def _ask(self, writing: Writing) -> None:
-        begun = time.monotonic()
-        replica = await self._ready(writing)
-        question = await orm(leases.question, writing.row, replica)
-        body = checked(question)
-        if not await orm(leases.begin, writing.row, replica, body, question.ignored()):
+        since = time.monotonic()
+        try:
+            begun = await self._begun(writing)
+        except leases.Lost:
             writing.gone.set()
             return
-        writing.replica, writing.target = replica, question.target
-        writing.queue_ms = round((time.monotonic() - begun) * 1000, 2)
-        await writing.answer.ask(question, body)
+        writing.replica, writing.target = begun.replica, begun.question.target
+        writing.queue_ms = round((time.monotonic() - since) * 1000, 2)
+        await writing.answer.ask(begun.question, begun.body)
 
-    async def _ready(self, writing: Writing) -> Replica:
-        """A ready replica, waited for as long as one may come."""
+    async def _begun(self, writing: Writing) -> leases.Begun:
+        """With a ready replica, waited for as long as one may come."""
         while True:
             writing.changed.clear()
-            if replica := await orm(leases.replica_for, writing.row, self._in_flight()):
-                return replica
+            if begun := await orm(leases.begin, writing.row, self._in_flight()):
+                return begun
             try:
                 async with asyncio.timeout(LOOK_AGAIN_S):
                     await writing.changed.wait()

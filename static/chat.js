@@ -2,8 +2,8 @@
 // The server owns every row and renders every fragment; this file owns what is between two of them.
 
 import * as markdown from "./markdown.js";
-import { say } from "./site.js";
-import { stop, watch } from "./socket.js";
+import { say, setShortcuts, shortcuts } from "./site.js";
+import { follow as follow_answers, stop, watch } from "./socket.js";
 
 const $ = (selector, within = document) => within.querySelector(selector);
 const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -409,7 +409,7 @@ $("#stop").addEventListener("click", () => {
 // --- Keys ---------------------------------------------------------------------------------------------------------
 
 message.addEventListener("keydown", (event) => {
-  if (event.isComposing || event.keyCode === 229) return;
+  if (!shortcuts() || event.isComposing || event.keyCode === 229) return;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     composer.requestSubmit();
@@ -425,12 +425,25 @@ message.addEventListener("keydown", (event) => {
 
 document.addEventListener("keydown", (event) => {
   const form = event.target.closest?.("form.edit, form.title-form");
-  if (!form || event.isComposing) return;
+  if (!form || !shortcuts() || event.isComposing) return;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     form.requestSubmit();
   } else if (event.key === "Escape") $("[data-cancel]", form).click();
 });
+
+const keys = $("#shortcuts");
+
+function show_shortcuts() {
+  $(".keys-on").hidden = !shortcuts();
+  keys.textContent = shortcuts() ? "Turn shortcuts off" : "Turn shortcuts on";
+}
+
+keys.addEventListener("click", () => {
+  setShortcuts(!shortcuts());
+  show_shortcuts();
+});
+show_shortcuts();
 
 // --- Small acts ---------------------------------------------------------------------------------------------------
 
@@ -513,6 +526,7 @@ function look() {
 
 thread.addEventListener("notice", look);
 
+follow_answers(Number(chat.dataset.conversation));
 recall();
 fit();
 adopt(document.body);

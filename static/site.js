@@ -5,6 +5,24 @@ import { onNotice, reconnect } from "./socket.js";
 const $ = (selector, within = document) => within.querySelector(selector);
 const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
 
+// --- Keys ---------------------------------------------------------------------------------------------------------
+
+const NO_SHORTCUTS = "slipway:no-shortcuts";
+
+/** Whether this person's browser listens for shortcuts. Kept in it alone; where it keeps nothing they are on. */
+export function shortcuts() {
+  try {
+    return localStorage.getItem(NO_SHORTCUTS) === null;
+  } catch {
+    return true;
+  }
+}
+
+export function setShortcuts(on) {
+  if (on) localStorage.removeItem(NO_SHORTCUTS);
+  else localStorage.setItem(NO_SHORTCUTS, "1");
+}
+
 // --- Telling people -----------------------------------------------------------------------------------------------
 
 /** Say a sentence to screen readers. */
@@ -209,6 +227,7 @@ function mark(chosen) {
 if (finder) {
   document.addEventListener("keydown", (event) => {
     if (event.key.toLowerCase() !== "k" || !(event.ctrlKey || event.metaKey) || event.altKey || event.shiftKey) return;
+    if (!shortcuts()) return;
     event.preventDefault();
     openFinder();
   });

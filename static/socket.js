@@ -2,20 +2,30 @@
 // It reconnects by itself, says what it has already seen, and never closes on a hidden tab.
 
 const watched = new Map(); // generation → what it has seen, whether it asked again, and whom to tell
+const EARLY = 16; // answers kept at most that came before the page could show them
 const stops = new Set(); // asked while the socket was closed
 const listeners = new Map(); // topic → functions; "*" hears every topic
 const page = document.documentElement;
 
+let followed = 0; // the conversation whose answers come by themselves
 let socket = null;
 let attempt = 0;
 let timer = 0;
 let opened = false;
 let ended = false; // signed out: nothing to come back to
 
+/** Have the answers of a conversation sent from their first word, before `watch` asks for them. */
+export function follow(conversation) {
+  followed = conversation;
+  send({ type: "follow", conversation });
+}
+
 /** Follow a generation from what the page already shows. Returns a function that ends it. */
 export function watch(generation, { content = 0, reasoning = 0, onText, onSnapshot, onStopping, onEnd }) {
+  const early = watched.get(generation)?.early;
   watched.set(generation, { content, reasoning, asked: false, onText, onSnapshot, onStopping, onEnd });
-  ask(generation);
+  if (early) queueMicrotask(() => early.forEach(receive)); // once whoever watches is ready to hear
+  else ask(generation);
   return () => {
     if (watched.delete(generation)) send({ type: "unwatch", generation });
   };
@@ -65,7 +75,8 @@ function connect() {
 function onOpen() {
   attempt = 0;
   mark("open");
-  for (const generation of watched.keys()) ask(generation);
+  if (followed) follow(followed);
+  for (const [generation, { early }] of watched) early ? watched.delete(generation) : ask(generation);
   for (const generation of stops) send({ type: "stop", generation });
   stops.clear();
   if (opened) for (const topic of listeners.keys()) announce(topic);
@@ -94,9 +105,11 @@ function announce(topic) {
 
 function receive(message) {
   if (message.type === "notice") return announce(message.topic);
+  if (message.type === "begin") return expect(message.generation);
   const seen = watched.get(message.generation);
   if (!seen) return;
-  if (message.type === "text") onFrame(seen, message);
+  if (seen.early) seen.early.push(message);
+  else if (message.type === "text") onFrame(seen, message);
   else if (message.type === "snapshot") {
     seen[message.kind] = message.to;
     seen.asked = false;
@@ -106,6 +119,14 @@ function receive(message) {
     watched.delete(message.generation);
     seen.onEnd?.(message.state);
   }
+}
+
+/** An answer begins that the page cannot show yet: keep what comes. */
+function expect(generation) {
+  if (watched.has(generation)) return;
+  watched.set(generation, { content: 0, reasoning: 0, asked: false, early: [] });
+  const early = [...watched].filter(([, seen]) => seen.early);
+  if (early.length > EARLY) watched.delete(early[0][0]);
 }
 
 /** Offsets are the server's units: they are only compared. A gap is asked for again, once; what was seen is dropped. */

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, WebSocketRoute, expect
 
 from playground import generation
-from playground.models import Conversation, Deployment, Generation, Team, Turn, User
+from playground.models import Conversation, Deployment, Generation, Membership, Team, Turn, User
 from tests import chats
 from tests.e2e.axe import violations
 from tests.fakes import RunningFake
@@ -370,3 +370,82 @@ def test_no_axe_violation_and_no_sideways_scroll(page: Page, scheme: str) -> Non
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_in_viewport()
+
+
+def test_a_key_that_an_input_method_is_composing_with_does_nothing(page: Page) -> None:
+    message = page.get_by_label("Message", exact=True)
+    message.fill("変換 [[tokens=5000]] [[delay=5]]")
+    enter = {"key": "Enter", "ctrlKey": True, "bubbles": True, "cancelable": True}
+    message.dispatch_event("keydown", enter | {"isComposing": True})
+    expect(page.locator("#composer")).not_to_have_attribute("aria-busy", "true")
+    assert not Turn.objects.exists()
+    message.dispatch_event("keydown", enter)
+    answer = page.locator(".answer").last
+    expect(answer.locator(".prose")).to_contain_text("word5")
+    escape = {"key": "Escape", "bubbles": True, "cancelable": True}
+    message.dispatch_event("keydown", escape | {"isComposing": True})
+    assert answer.get_attribute("data-stopping") is None
+    message.dispatch_event("keydown", escape)
+    ends(answer, "stopped")
+
+
+def test_stop_reaches_the_engine_while_the_socket_is_closed(
+    context: BrowserContext, chat: Conversation, fake: RunningFake
+) -> None:
+    page = context.new_page()
+    sockets: list[WebSocketRoute] = []
+    page.route_web_socket(re.compile("/ws/"), lambda route: _pass_once(route, sockets))
+    page.goto(f"/playground/{chat.pk}/")
+    answer = send(page, "[[tokens=5000]] [[delay=5]]")
+    expect(answer.locator(".prose")).to_contain_text("word5")
+    sockets[0].close()
+    expect(page.locator("html")).to_have_attribute("data-socket", "closed")
+    with page.expect_response(re.compile("/stop/$")) as stopped:
+        page.get_by_role("button", name="Stop", exact=True).click()
+    assert stopped.value.status == 204
+    fake.wait_idle()
+    assert chats.answer(Generation.objects.get().pk).state == "stopped"
+
+
+def _pass_once(route: WebSocketRoute, sockets: list[WebSocketRoute]) -> None:
+    """Let the page's first socket through; the ones it opens after that are closed."""
+    if sockets:
+        route.close()
+    else:
+        route.connect_to_server()
+        sockets.append(route)
+
+
+def test_shortcuts_can_be_turned_off_and_stay_off(page: Page) -> None:
+    message = page.get_by_label("Message", exact=True)
+    page.get_by_role("button", name="Turn shortcuts off").click()
+    page.reload()
+    expect(page.locator(".keys-on")).to_be_hidden()
+    message.fill("[[text=one]]")
+    page.keyboard.press("Control+Enter")
+    page.keyboard.press("Control+k")
+    expect(page.locator("#finder")).to_be_hidden()
+    assert not Turn.objects.exists()
+    page.get_by_role("button", name="Turn shortcuts on").click()
+    message.focus()
+    page.keyboard.press("Control+Enter")
+    ends(page.locator(".answer").last)
+
+
+def test_whoever_only_reads_sees_answers_set_and_no_composer(
+    page: Page, user: User, team: Team, chat: Conversation
+) -> None:
+    ends(send(page, "[[text=**bold**]]"))
+    Membership.objects.filter(user=user, team=team).update(role=Membership.Role.VIEWER)
+    page.reload()
+    expect(page.locator(".prose strong")).to_have_text("bold")
+    expect(page.locator("#composer")).to_be_hidden()
+    expect(page.locator(".composer-dock")).to_contain_text("You can read here.")
+
+
+def test_narrow_bars_leave_the_room_to_the_messages(page: Page) -> None:
+    page.set_viewport_size({"width": 400, "height": 700})
+    thread = page.locator("#thread").bounding_box()
+    assert thread and thread["y"] < 190
+    page.get_by_text("Conversations", exact=True).click()
+    expect(page.get_by_label("Search conversations")).to_be_in_viewport()
