@@ -151,6 +151,7 @@ def session() -> aiohttp.ClientSession:
         found = _sessions[loop] = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=0),
             cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             trace_configs=[_notes_reuse()],
             headers={"Accept-Encoding": "identity", "User-Agent": "slipway"},
@@ -348,19 +349,54 @@ def _said(raw: bytes) -> tuple[str, str]:
 
 async def _chunks(answer: aiohttp.ClientResponse, first_s: float = BETWEEN_CHUNKS_S) -> AsyncGenerator[bytes]:
     """Bytes as they come: the first within `first_s`, the others at most BETWEEN_CHUNKS_S apart."""
+    silence = Silence(answer.content)
     wait_s = first_s
-    while True:
-        try:
-            async with asyncio.timeout(wait_s):
-                chunk = await answer.content.readany()
-        except TimeoutError as problem:
-            raise EngineError("timeout", f"The engine fell silent for {wait_s:g} s.") from problem
-        except aiohttp.ClientError as problem:
-            raise EngineError("died_midway", "The engine broke off in the middle of the answer.") from problem
-        if not chunk:
-            return
-        yield chunk
-        wait_s = BETWEEN_CHUNKS_S
+    try:
+        while chunk := await silence.read(wait_s):
+            yield chunk
+            wait_s = BETWEEN_CHUNKS_S
+    except TimeoutError as problem:
+        raise EngineError("timeout", f"The engine fell silent for {wait_s:g} s.") from problem
+    except aiohttp.ClientError as problem:
+        raise EngineError("died_midway", "The engine broke off in the middle of the answer.") from problem
+    finally:
+        silence.stop()
+
+
+class Silence:
+    """Ends reads that wait too long. One timer serves all reads of an answer: setting one each costs more
+    than the read. The time between reads, while the reader's own client is slow, does not count.
+    """
+
+    __slots__ = ("_content", "_loop", "_timer", "_until")
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+        self._loop = asyncio.get_running_loop()
+        self._until = float("inf")
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def read(self, wait_s: float) -> bytes:
+        """What came, empty at the end; TimeoutError when nothing does within `wait_s`."""
+        self._until = self._loop.time() + wait_s
+        if self._timer is None or self._timer.when() > self._until:
+            self.stop()
+            self._timer = self._loop.call_at(self._until, self._look)
+        chunk = await self._content.readany()
+        self._until = float("inf")
+        return chunk
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._loop.time() >= self._until:
+            self._content.set_exception(TimeoutError())
+        elif self._until != float("inf"):
+            self._timer = self._loop.call_at(self._until, self._look)
 
 
 async def _whole(answer: aiohttp.ClientResponse) -> bytes:
