@@ -110,9 +110,7 @@ def candidate(model: Model, adapter: Engine) -> tuple[LocalModel | None, Verdict
             verdicts.append(verdict)
     forms = " or ".join(ModelFormat.Kind(kind).label for kind in adapter.kinds)
     why = (
-        verdicts[0]
-        if verdicts
-        else Verdict(False, f"{adapter.title} loads {forms}; {model.name} has neither.")
+        verdicts[0] if verdicts else Verdict(False, f"{adapter.title} loads {forms}; {model.name} has none.")
     )
     return None, why
 

@@ -14,6 +14,7 @@ from django.db.models import Exists, OuterRef
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
+from playground import standing
 from playground.models import Conversation, Deployment, Job, Model, Node, Replica, Team
 
 
@@ -90,10 +91,11 @@ def bar(team: Team) -> dict[str, Any]:
             cores += health.get("cpu") or 0
             gpus += len(resources.get("gpus") or [])
         if owner == team.pk:
-            states[state] = states.get(state, 0) + 1
+            word = standing.word(state)
+            states[word] = states.get(word, 0) + 1
         else:
             others += 1
-    order = [str(state) for state in Replica.State]
+    order = [standing.word(state) for state in Replica.State]
     return {
         "states": sorted(states.items(), key=lambda entry: order.index(entry[0])),
         "others": others,

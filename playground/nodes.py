@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ def accept() -> None:
     node = local_node()
     heartbeat()
     Node.objects.filter(pk=node.pk).update(accepting=True)
+    events.notify(None, f"node:{node.pk}", "nodes")
+
+
+def set_price(node: Node, per_hour: Decimal | None) -> None:
+    """What an hour of it costs, in whatever currency the team reckons; None is unknown."""
+    Node.objects.filter(pk=node.pk).update(price_per_hour=per_hour)
     events.notify(None, f"node:{node.pk}", "nodes")
 
 

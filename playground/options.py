@@ -90,6 +90,28 @@ def _number(text: str) -> bool:
     return bool(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text))
 
 
+# What people did, in words; pydantic's own speak of parsing and of inputs.
+_WORDS = {
+    "greater_than_equal": "at least {ge}.",
+    "less_than_equal": "at most {le}.",
+    "greater_than": "more than {gt}.",
+    "less_than": "less than {lt}.",
+    "int_parsing": "a whole number is needed.",
+    "int_from_float": "a whole number is needed.",
+    "float_parsing": "a number is needed.",
+    "bool_parsing": "true or false.",
+    "literal_error": "one of {expected}.",
+    "enum": "one of {expected}.",
+}
+
+
+def _wrong(error: Any) -> str:
+    """One of pydantic's errors as a sentence."""
+    if words := _WORDS.get(error["type"]):
+        return words.format(**error.get("ctx", {}))
+    return f"{error['msg'][:1].lower()}{error['msg'][1:]}."
+
+
 def _sentences(adapter: Engine, problem: ValidationError) -> dict[str, str]:
     fields = {}
     for error in problem.errors():
@@ -97,5 +119,5 @@ def _sentences(adapter: Engine, problem: ValidationError) -> dict[str, str]:
         if error["type"] == "extra_forbidden":
             fields[name] = f"{adapter.title} has no option called {name!r} here."
         else:
-            fields[name] = f"{name}: {error['msg'][:1].lower()}{error['msg'][1:]}."
+            fields[name] = f"{name}: {_wrong(error)}"
     return fields

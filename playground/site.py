@@ -55,6 +55,7 @@ urlpatterns: list[URLPattern] = [
     page("playground/answers/<int:pk>/request/", conversations.effective, "generation-request"),
     page("nodes/", nodes.page, "nodes"),
     page("nodes/<int:pk>/install/", nodes.install, "node-install"),
+    page("nodes/<int:pk>/price/", nodes.price, "node-price"),
     page("nodes/<int:pk>/remove/<int:environment>/", nodes.remove, "node-remove"),
     page("jobs/<int:pk>/cancel/", jobs.cancel, "job-cancel"),
     page("bar/", search.bar, "bar"),

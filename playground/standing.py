@@ -83,11 +83,15 @@ def of(deployment: Deployment) -> Standing:
     ready = sum(replica.state == State.READY for replica in alive)
     if alive:
         best = min(alive, key=lambda replica: ORDER.index(State(replica.state)))
-        word = "queued" if best.state == State.PENDING else best.state
-        return Standing(deployment, word, best.reason or deployment.problem, best, ready, len(alive))
+        why = best.reason or deployment.problem
+        return Standing(deployment, word(best.state), why, best, ready, len(alive))
     newest = replicas[0] if replicas else None
-    word, why = _at_rest(deployment, newest)
-    return Standing(deployment, word, why, newest, 0, 0)
+    return Standing(deployment, *_at_rest(deployment, newest), newest, 0, 0)
+
+
+def word(state: str) -> str:
+    """A replica's state as people read it everywhere: a pending one is queued."""
+    return "queued" if state == State.PENDING else str(state)
 
 
 def _at_rest(deployment: Deployment, newest: Replica | None) -> tuple[str, str]:

@@ -5,10 +5,21 @@ from collections.abc import Iterator
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from endpoints.models import Endpoint
 from playground import teams
-from playground.models import AuditEntry, Deployment, Job, Membership, Replica, Team, User
+from playground.models import (
+    AuditEntry,
+    Deployment,
+    EngineEnvironment,
+    Job,
+    Membership,
+    Node,
+    Replica,
+    Team,
+    User,
+)
 from tests import rows
 from tests.rows import Rows
 
@@ -361,3 +372,43 @@ def test_home_shows_the_endpoints_there_are(page: Client, team: Team, full: Rows
     shown = page.get("/").content.decode()
     assert "capitals" in shown
     assert "no live release" in shown
+
+
+def test_the_price_of_a_machine_is_edited_within_limits(page: Client, viewer: Client, full: Rows) -> None:
+    address = reverse("node-price", args=[full.node.pk])
+    for text, status, expected in (
+        ("2.49", 302, "2.4900"),
+        ("free", 422, "2.4900"),
+        ("-1", 422, "2.4900"),
+        ("1e5", 422, "2.4900"),
+        ("", 302, "None"),
+    ):
+        assert page.post(address, {"price_per_hour": text}).status_code == status, text
+        full.node.refresh_from_db()
+        assert str(full.node.price_per_hour) == expected, text
+    assert "A number like 2.49" in page.post(address, {"price_per_hour": "free"}).content.decode()
+    assert viewer.post(address, {"price_per_hour": "1"}).status_code == 403
+    assert page.get(address).status_code == 405
+
+
+def test_the_bar_says_a_state_as_the_list_it_links_to_does(page: Client, full: Rows) -> None:
+    Replica.objects.filter(deployment=full.starting).update(state=Replica.State.PENDING, node=None)
+    bar = page.get(reverse("bar")).content.decode()
+    assert "pending" not in bar
+    assert "?state=queued" in bar
+    assert full.starting.name in page.get(reverse("running"), {"state": "queued"}).content.decode()
+
+
+def test_home_says_what_must_be_installed_first(page: Client, team: Team) -> None:
+    says = "llama.cpp is not installed yet"
+    assert says in page.get("/").content.decode()
+    held = EngineEnvironment.objects.create(engine="llama.cpp", version="1", digest="d" * 64, packages=[])
+    Node.objects.create(name="n", heartbeat_at=timezone.now(), inventory={"environments": [held.digest]})
+    assert says not in page.get("/").content.decode()
+
+
+def test_a_wrong_option_is_told_in_words(page: Client, full: Rows) -> None:
+    for text, words in (("-4", "at least 256."), ("abc", "a whole number is needed.")):
+        posted = {"engine": "llama.cpp", "option.context": text}
+        answer = page.post(reverse("model-start", args=[full.model.pk]), posted)
+        assert words in answer.content.decode()

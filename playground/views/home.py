@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST
 
 from playground import access, catalogue, conversations, deployments, frame, standing
-from playground.models import Conversation, Deployment, Team, User
+from playground.models import Conversation, Deployment, EngineEnvironment, Team, User
 from playground.views.request import Request, team_of
 
 EXAMPLE = "What is the capital of France? Answer in one sentence."
@@ -51,6 +51,12 @@ def _demo_deployment(team: Team, user: User) -> Deployment:
     return row
 
 
+def _installed() -> bool:
+    """Whether some machine that reports holds the demo's engine."""
+    held = [digest for node in frame.live_nodes() for digest in node.inventory.get("environments") or []]
+    return EngineEnvironment.objects.filter(engine=DEMO_ENGINE, digest__in=held).exists()
+
+
 def _context(request: Request) -> dict[str, Any]:
     team = team_of(request)
     found = standing.all_of(access.visible(request.user, Deployment.objects.filter(team=team)))
@@ -60,6 +66,7 @@ def _context(request: Request) -> dict[str, Any]:
     return {
         "demo": None if any(row.alive or row.word == "queued" for row in running) else catalogue.demo(team),
         "example": EXAMPLE,
+        "installed": _installed(),
         "running": running[:SHOWN],
         "conversations": talks.order_by("-updated_at")[:SHOWN],
         "needs": frame.needs(team),

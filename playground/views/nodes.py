@@ -1,5 +1,7 @@
 """Machines: what each has and holds, engine environments and their installs."""
 
+import re
+from decimal import Decimal
 from typing import Any
 
 from django.contrib import messages
@@ -8,10 +10,13 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
 from playground import access, engines, environments, frame, jobs, options, standing
+from playground import nodes as machines
 from playground.models import EngineEnvironment, Job, Node, Replica, Team
 from playground.views.request import Request, team_of
 
 ENDED_SHOWN = 3
+# As the column holds it: six digits, four after the point.
+PRICE = re.compile(r"[0-9]{1,6}(\.[0-9]{1,4})?")
 
 
 def page(request: Request) -> HttpResponse:
@@ -39,6 +44,22 @@ def install(request: Request, pk: int) -> HttpResponse:
         return redirect("nodes")
     if isinstance(made, EngineEnvironment):
         messages.info(request, f"{engine} {made.version} is installed on {node.name} already.")
+    return redirect("nodes")
+
+
+@require_POST
+def price(request: Request, pk: int) -> HttpResponse:
+    """What an hour of this machine costs; empty is unknown."""
+    team = team_of(request)
+    access.require(request.user, "install", team)
+    node = get_object_or_404(Node, pk=pk)
+    text = request.POST.get("price_per_hour", "").strip()
+    if text and not PRICE.fullmatch(text):
+        wrong = {"node": node.pk, "price": text, "price_error": "A number like 2.49, or nothing."}
+        return render(request, "playground/nodes.html", _context(request) | {"wrong": wrong}, status=422)
+    machines.set_price(node, Decimal(text) if text else None)
+    access.audit(request.user, team, "set price", f"node:{node.pk}", price_per_hour=text)
+    messages.success(request, f"The price of {node.name} was changed.")
     return redirect("nodes")
 
 
