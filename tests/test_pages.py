@@ -412,3 +412,13 @@ def test_a_wrong_option_is_told_in_words(page: Client, full: Rows) -> None:
         posted = {"engine": "llama.cpp", "option.context": text}
         answer = page.post(reverse("model-start", args=[full.model.pk]), posted)
         assert words in answer.content.decode()
+
+
+def test_a_replica_that_is_ready_but_reported_no_figures_yet_is_shown(page: Client, full: Rows) -> None:
+    Replica.objects.filter(deployment=full.ready).update(health={})
+    for name in ("deployment", "deployment-status"):
+        answer = page.get(reverse(name, args=[full.ready.pk]))
+        assert answer.status_code == 200
+        assert "KV cache" in answer.content.decode()
+    assert page.get(reverse("running")).status_code == 200
+    assert page.get(reverse("nodes")).status_code == 200

@@ -58,7 +58,7 @@ def number(value: Number | None) -> str:
 @register.filter
 def percent(part: Number | None, whole: Number | None) -> str:
     """Share of `whole`, without decimals: 62|percent:100 → "62 %"."""
-    return MISSING if part is None or not whole else f"{100 * part / whole:.0f} %"
+    return MISSING if part is None or part == "" or not whole else f"{100 * part / whole:.0f} %"
 
 
 @register.filter
