@@ -293,7 +293,7 @@ E llama_model_load: error loading model: llama_model_loader: failed to load mode
         "ERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 1): address "
         "already in use",
     ),
-    ("transformers", ReasonCode.UNKNOWN_OPTION, "--nope", "Error: No such option: --nope"),
+    ("transformers", ReasonCode.UNKNOWN_OPTION, "--nope", "Error: No such option '--nope'."),
     (
         "transformers",
         ReasonCode.BAD_WEIGHTS,

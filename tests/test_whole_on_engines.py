@@ -9,12 +9,14 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2 as httpx
 import psutil
 import pytest
+from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
 from pytest_django import DjangoDbBlocker
@@ -72,6 +74,12 @@ WORKER = {
     "SLIPWAY_DRAIN_S": "10",
 }
 WEB = {"SLIPWAY_BODY_TIMEOUT_S": "30", "SLIPWAY_HOLD_S": "60", "SLIPWAY_STALL_S": "30"}
+LENGTH = 1500
+TOKENS = {
+    "llama.cpp": "llamacpp:tokens_predicted_total",
+    "transformers": "transformers:generation_tokens_total",
+    "vllm": "vllm:generation_tokens_total",
+}
 LONG = "Write a very long story about a lighthouse."
 
 
@@ -91,28 +99,39 @@ class Live:
     def engine(self) -> str:
         return self.row.engine
 
-    def running(self) -> float:
-        """Requests the engine works on now, by its own count."""
-        metric = engines.get(self.engine).quirks.running_metric
+    def metric(self, name: str) -> float:
+        """One of the engine's own numbers."""
         headers = {"Authorization": f"Bearer {self.replica.engine_key}"}
-        text = httpx.get(f"http://127.0.0.1:{self.replica.port}/metrics", headers=headers, timeout=10).text
-        values = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(metric)]
-        assert values, f"{metric} is not told"
+        text = httpx.get(f"http://127.0.0.1:{self.replica.port}/metrics", headers=headers, timeout=20).text
+        values = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(name)]
+        assert values, f"{name} is not told"
         return sum(float(value) for value in values)
+
+    def running(self) -> float:
+        """Requests the engine works on now."""
+        return self.metric(engines.get(self.engine).quirks.running_metric)
+
+    @contextmanager
+    def stops_early(self) -> Iterator[None]:
+        """What is asked inside for LENGTH tokens is given up long before: the engine's own counts say so.
+
+        By tokens, not by seconds: a busy machine is slow to notice, and slow to answer, too.
+        """
+        before = self.metric(TOKENS[self.engine])
+        yield
+        until("the engine stops", lambda: self.running() == 0, 60)
+        assert self.metric(TOKENS[self.engine]) - before < LENGTH / 2
 
     def works(self) -> None:
         until("the engine works", self.running, 30)
 
-    def rests(self) -> None:
-        """Well under the time that the rest of a long answer takes."""
-        until("the engine stops", lambda: self.running() == 0, 10)
-
     def http(self) -> httpx.Client:
         """A browser that is signed in, with the token its forms carry."""
-        client = httpx.Client(base_url=self.site.url, headers={"Cookie": chats.cookie(self.user)}, timeout=30)
+        client = httpx.Client(base_url=self.site.url, timeout=30)
+        name, _, value = chats.cookie(self.user).partition("=")
+        client.cookies.set(name, value)
         client.get(f"/playground/{self.chat.pk}/").raise_for_status()
-        token = client.cookies["csrftoken"]
-        client.headers["Cookie"] += f"; csrftoken={token}"
+        token = client.cookies[settings.CSRF_COOKIE_NAME]
         client.headers["X-CSRFToken"] = token
         return client
 
@@ -206,8 +225,8 @@ def test_it_starts_by_named_steps(live: Live) -> None:
     notes = [event.note for event in live.replica.events.filter(state=State.LOADING)]
     assert any("loading weights" in note for note in notes), notes
     assert live.replica.command[0].startswith(str(HOME / "environments"))
-    done = live.replica.waits_for.filter(state=Job.State.DONE).values_list("kind", flat=True)
-    assert JOBS[live.engine] <= set(done)
+    jobs = Job.objects.filter(created_at__gte=live.row.created_at, state=Job.State.DONE)
+    assert JOBS[live.engine] <= set(jobs.values_list("kind", flat=True))
     spent = live.replica.ready_at - live.replica.events.filter(state=State.STARTING).earliest("at").at
     print(
         f"{live.engine}: ready {live.ready_s:.1f} s after the wish, {spent.total_seconds():.1f} s of engine"
@@ -234,8 +253,8 @@ def test_a_conversation_of_two_turns_is_streamed_and_measured(live: Live) -> Non
     live.set(max_tokens=24, temperature=0, presence_penalty=0.5)
     for text in ("What is the capital of France?", "And of Italy?"):
         page = live.page()
-        row = live.send(text)
         with page.socket:
+            row = live.send(text)
             page.watch(row.pk)
             assert page.until_end(60) == "complete"
         row = chats.answer(row.pk)
@@ -272,20 +291,19 @@ def test_it_tells_what_was_really_asked(live: Live) -> None:
 
 @every
 def test_stop_reaches_the_engine_and_the_text_stays(live: Live) -> None:
-    live.set(max_tokens=1500, temperature=1)
+    live.set(max_tokens=LENGTH, temperature=1)
     page = live.page()
-    row = live.send(LONG)
-    with page.socket:
+    with page.socket, live.stops_early():
+        row = live.send(LONG)
         page.watch(row.pk)
         page.until(lambda: len(page.text["content"]) > 40, 60)
         assert live.running() == 1
         page.send(type="stop", generation=row.pk)
         assert page.until_end(10) == "stopped"
-    live.rests()
     row = chats.answer(row.pk)
     assert row.state == Generation.State.STOPPED
     assert row.text and row.text.startswith(page.text["content"][:40])
-    assert 0 < figures(row).tokens < 1500  # type: ignore[operator]
+    assert 0 < figures(row).tokens < LENGTH  # type: ignore[operator]
 
 
 @every
@@ -309,7 +327,6 @@ def asked(live: Live, text: str = "What is the capital of France?", **more: Any)
 def test_the_openai_client_gets_an_answer(live: Live) -> None:
     answer = live.site.client().chat.completions.create(**asked(live, max_tokens=8))
     assert answer.choices[0].message.content
-    assert answer.model == f"deployment/{live.row.pk}"
     assert answer.usage and 0 < answer.usage.completion_tokens <= 8
 
 
@@ -321,32 +338,31 @@ def test_the_openai_client_gets_a_stream(live: Live) -> None:
     assert len([part for part in parts if part]) >= 2
     assert chunks[-1].choices == [] and chunks[-1].usage
     assert 0 < chunks[-1].usage.completion_tokens <= 8
-    assert {chunk.model for chunk in chunks} == {f"deployment/{live.row.pk}"}
 
 
 @every
 def test_a_client_that_hangs_up_on_a_stream_stops_the_engine(live: Live) -> None:
-    wanted = asked(live, LONG, max_tokens=1500, temperature=1, stream=True)
-    with live.site.client().chat.completions.create(**wanted) as stream:
-        next(iter(stream))
-        live.works()
-    live.rests()
+    wanted = asked(live, LONG, max_tokens=LENGTH, temperature=1, stream=True)
+    with live.stops_early():
+        with live.site.client().chat.completions.create(**wanted) as stream:
+            next(iter(stream))
+            live.works()
 
 
 @every
 def test_a_client_that_hangs_up_on_a_whole_answer_stops_the_engine(live: Live) -> None:
     body = httpx.Request(
-        "POST", live.site.url, json=asked(live, LONG, max_tokens=1500, temperature=1)
+        "POST", live.site.url, json=asked(live, LONG, max_tokens=LENGTH, temperature=1)
     ).content
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{live.site.port}\r\n"
         f"Authorization: Bearer {live.site.secret}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", live.site.port), 10) as client:
-        client.sendall(head.encode() + body)
-        live.works()
-    live.rests()
+    with live.stops_early():
+        with socket.create_connection(("127.0.0.1", live.site.port), 10) as client:
+            client.sendall(head.encode() + body)
+            live.works()
 
 
 # The end, last: what stands below starts it again

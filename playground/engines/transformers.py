@@ -236,7 +236,7 @@ class Transformers(Engine):
                 f"It could not get {int(found[1]) / GIB:.1f} GiB of memory: take a smaller model or data "
                 "type.",
             )
-        if found := re.search(r"No such option: (\S+)|Invalid value for '?(--[\w-]+)", text):
+        if found := re.search(r"No such option:? '?(-[\w-]+)|Invalid value for '?(--[\w-]+)", text):
             named = found[1] or found[2]
             return Reason(
                 ReasonCode.UNKNOWN_OPTION, f"This version of transformers does not take {named} so."
