@@ -330,6 +330,8 @@ def main() -> None:
     parser.add_argument("--browser", action="store_true", help="check that there is a Chromium")
     chosen = parser.parse_args()
     wanted = "dev" if chosen.dev else "site"
+    # What this machine trusts, uv trusts: behind a company's proxy its built-in roots are not enough.
+    os.environ.setdefault("UV_SYSTEM_CERTS", "1")
     try:
         if chosen.browser:
             find_browser()

@@ -34,14 +34,15 @@ def uv(*arguments: str) -> list[str]:
 
 
 def variables() -> dict[str, str]:
-    """Variables for uv that pass pip's configuration on; those of uv that are set already are left alone."""
+    """Variables for uv that pass pip's configuration on; those of uv that are set already are left alone.
+
+    uv trusts the certificates that the machine trusts: behind a company's proxy its own are not enough.
+    """
     found = _pip_options()
     named = {UV_NAMES[name]: values for name, values in found.items() if name in UV_NAMES and values}
-    return {
-        variable: separator.join(values)
-        for (variable, separator), values in named.items()
-        if variable not in os.environ
-    }
+    passed = {variable: separator.join(values) for (variable, separator), values in named.items()}
+    passed["UV_SYSTEM_CERTS"] = "1"
+    return {variable: value for variable, value in passed.items() if variable not in os.environ}
 
 
 def constraint_files() -> list[str]:
