@@ -1,6 +1,7 @@
 """What the shell's verbs share: who acts, how rows are named and results printed, what exit codes mean.
 
-Exit codes: 0 done; 1 it was tried and failed; 2 wrong usage; 3 no such thing; 4 refused; 5 not done in time.
+Exit codes: 0 done; 1 it was tried and failed; 2 wrong usage; 3 no such thing; 4 refused; 5 not done in time;
+130 ended by Ctrl-C, which stops the verb and not what it started.
 With --json exactly one JSON value goes to standard output, an error included: {"error": "…", "fields": {…}}.
 """
 
@@ -18,6 +19,8 @@ from playground import teams
 from playground.models import Deployment, Model, Team, User
 
 FAILED, USAGE, MISSING, REFUSED, LATE = 1, 2, 3, 4, 5
+# As shells say of what Ctrl-C ended.
+INTERRUPTED = 130
 
 
 class Failed(CommandError):
@@ -49,6 +52,8 @@ class Verb(BaseCommand):
                 raise
             print_json({"error": str(problem), "fields": problem.fields})
             sys.exit(problem.returncode)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
         if as_json:
             print_json(value)
         else:

@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 
 from endpoints.models import ApiKey
-from playground.models import Deployment, Model, Team
+from playground.models import Deployment, Model, Replica, Team
 from tests.fleet import tiny_model
 
 ROOT = Path(__file__).parent.parent
@@ -96,3 +98,17 @@ def test_it_refuses_to_roll_back_an_endpoint_that_is_not_there(team: Team) -> No
 def test_usage_errors_exit_with_two() -> None:
     done = subprocess.run([sys.executable, "manage.py", "serve"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
+
+
+def test_ctrl_c_ends_a_followed_log_without_a_traceback(deployment: Deployment) -> None:
+    replica = Replica.objects.create(deployment=deployment, state=Replica.State.LOADING)
+    log = settings.HOME / "replicas" / str(replica.pk) / "engine.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("loading weights\n")
+    line = [sys.executable, "manage.py", "logs", str(deployment.pk), "--follow"]
+    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as verb:
+        assert verb.stdout is not None
+        assert verb.stdout.readline() == "loading weights\n"
+        verb.send_signal(signal.SIGINT)
+        _, complaint = verb.communicate(timeout=20)
+    assert (verb.returncode, complaint) == (130, "")
