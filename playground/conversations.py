@@ -42,6 +42,8 @@ def rename(conversation: Conversation, title: str) -> None:
 
 def name_after(conversation: Conversation, text: str) -> bool:
     """Call a conversation without a name after its first message; no model is asked. True if it was."""
+    if conversation.title != UNTITLED:
+        return False
     words = " ".join(text[:1000].split())
     title = words if len(words) <= TITLE else words[: TITLE - 1].rsplit(" ", 1)[0] + "…"
     named = Conversation.objects.filter(pk=conversation.pk, title=UNTITLED).update(title=title or UNTITLED)

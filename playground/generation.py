@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from playground import access, conversations, deployments, effects, events, leases
 from playground.answers import PATH as PATH
@@ -53,16 +53,17 @@ def send(
     text = _checked(text, client_id)
     _check_place(conversation, parent, previous)
     columns = _running(conversation)
-    with transaction.atomic():
-        turn, made = Turn.objects.get_or_create(
-            conversation=conversation,
-            client_id=client_id,
-            defaults={"parent": parent, "text": text, "created_by": user},
-        )
-        if made:
+    try:
+        with transaction.atomic():
+            turn = Turn.objects.create(
+                conversation=conversation, client_id=client_id, parent=parent, text=text, created_by=user
+            )
             for column in columns:
                 _ask(turn, column, _continued(column, parent, previous))
             _show(conversation, turn)
+    except IntegrityError:
+        # The same message, sent at the same moment.
+        return conversation.turns.get(client_id=client_id)
     return turn
 
 
@@ -157,8 +158,7 @@ def _ask(turn: Turn, column: Column, previous: Generation | None) -> Generation:
 
 
 def _show(conversation: Conversation, turn: Turn) -> None:
-    conversation.head = turn
-    conversation.save(update_fields=["head", "updated_at"])
+    conversation.save(update_fields=["updated_at"])
     conversations.name_after(conversation, turn.text)
     events.notify(conversation.team_id, f"conversation:{conversation.pk}", "conversations")
 

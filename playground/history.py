@@ -17,10 +17,12 @@ def messages(generation: Generation) -> list[dict[str, Any]]:
 
 def _before(generation: Generation) -> list[Generation]:
     """The answers whose history `generation` continues, first one first."""
+    at: int | None = generation.previous_id
+    if at is None:
+        return []
     rows = Generation.objects.filter(turn__conversation_id=generation.turn.conversation_id)
     known = {row.pk: row for row in rows.select_related("turn").only("text", "previous_id", "turn__text")}
     way: list[Generation] = []
-    at = generation.previous_id
     while at is not None and (row := known.pop(at, None)):
         if row.text:
             way.append(row)

@@ -185,3 +185,20 @@ def show(conversation: Conversation, start: Point | None = None) -> Shown:
 def _answers(tree: Tree, start: Point) -> bool:
     """Whether the answer that `start` names, if any, is one to its turn."""
     return start.answer is None or any(answer.pk == start.answer for answer in tree.of_turn[start.turn])
+
+
+def alone(turn: Turn) -> Shown | None:
+    """What a turn without siblings shows by itself, when each column answered once; else None.
+
+    For a message just sent: its cost does not grow with the conversation.
+    """
+    if Turn.objects.filter(conversation_id=turn.conversation_id, parent_id=turn.parent_id).count() > 1:
+        return None
+    rows = turn.generations.select_related("column__deployment", "turn").order_by("column__position", "pk")
+    answers = list(rows)
+    if len({answer.column_id for answer in answers}) < len(answers):
+        return None
+    shown = tuple(_answer(turn, [answer], None) for answer in answers)
+    place = _place([Point(turn.pk)], Point(turn.pk))
+    newest = max((answer.pk for answer in answers), default=0)
+    return Shown((ShownTurn(turn, place, shown),), newest)

@@ -5,7 +5,19 @@ from django.test import Client
 from django.urls import reverse
 
 from playground import deployments, generation
-from playground.models import Conversation, Deployment, Generation, Membership, Replica, Team, Turn, User
+from playground.models import (
+    Conversation,
+    Deployment,
+    Generation,
+    Job,
+    Membership,
+    Node,
+    Replica,
+    ReplicaEvent,
+    Team,
+    Turn,
+    User,
+)
 from tests import chats
 from tests.fakes import RunningFake
 
@@ -229,6 +241,33 @@ def test_a_stopped_model_is_started_by_who_may(page: Client, viewer: Client, tea
     assert b'data-state="loading"' in page.post(address).content
     row.refresh_from_db()
     assert row.desired == Deployment.Desired.RUNNING
+
+
+def test_a_start_shows_how_far_its_download_is(page: Client, team: Team) -> None:
+    row = chats.deployment(team, "coming")
+    node = Node.objects.create(name="far")
+    replica = Replica.objects.create(deployment=row, node=node, state=Replica.State.PREPARING)
+    ReplicaEvent.objects.create(replica=replica, state=Replica.State.PREPARING)
+    job = Job.objects.create(
+        kind=Job.Kind.INSTALL_ENVIRONMENT,
+        node=node,
+        team=team,
+        target="environment:fake==1",
+        state=Job.State.RUNNING,
+        progress={"step": "downloading", "done": 31, "total": 50, "unit": "files"},
+    )
+    column = chats.conversation(team, row).columns.get()
+    shown = page.get(reverse("column", args=[column.pk])).content.decode()
+    assert 'value="62"' in shown
+    assert f'data-topic="deployment:{row.pk} job:{job.pk}"' in shown
+
+
+def test_a_message_sent_beside_another_shows_its_place(page: Client, chat: Conversation) -> None:
+    """Two tabs answer the same end: the second message is a branch, and says so at once."""
+    address = reverse("turn-send", args=[chat.pk])
+    first = page.post(address, {"text": "one", "client_id": "a"}).content.decode()
+    assert "1/2" not in first
+    assert 'aria-label="2 of 2"' in page.post(address, {"text": "two", "client_id": "b"}).content.decode()
 
 
 def test_code_quotes_what_people_typed(page: Client, chat: Conversation, user: User) -> None:

@@ -273,3 +273,32 @@ def frame(message: dict[str, Any]) -> bytes:
     """A masked text frame; the mask is zero."""
     raw = json.dumps(message).encode()
     return bytes([0x81, 0x80 | len(raw)]) + bytes(4) + raw
+
+
+def test_whoever_follows_a_conversation_gets_its_answers_unasked(
+    web: Web, user: User, chat: Conversation
+) -> None:
+    with web.socket(chats.cookie(user)) as socket:
+        page = Page(socket)
+        page.send(type="follow", conversation=chat.pk)
+        pk = generation.send(chat, "[[tokens=20]]", "c0", user).generations.get().pk
+        assert page.until_end() == "complete"
+    assert page.text["content"] == words(20)
+    assert {"type": "begin", "generation": pk} in page.seen
+
+
+def test_a_stranger_follows_nothing(web: Web, user: User, stranger: User, chat: Conversation) -> None:
+    with web.socket(chats.cookie(stranger)) as socket:
+        page = Page(socket)
+        page.send(type="follow", conversation=chat.pk)
+        page.until(lambda: page.seen and page.seen[-1]["type"] == "error")
+        assert page.seen[-1] == {
+            "type": "error",
+            "conversation": chat.pk,
+            "message": "There is no such conversation.",
+        }
+        pk = generation.send(chat, "[[tokens=20]]", "c0", user).generations.get().pk
+        chats.answer(pk, "complete")
+        page.send(type="watch", generation=pk)
+        page.until(lambda: page.seen[-1].get("message") == "There is no such answer.")
+    assert not any(message["type"] in ("begin", "text") for message in page.seen)

@@ -107,8 +107,6 @@ def test_a_conversation_goes_on_along_the_chosen_answers(chat: Conversation, use
     assert edited.previous == one
     assert two.turn.parent == edited.turn.parent == one.turn
     assert Generation.objects.count() == 4
-    chat.refresh_from_db()
-    assert chat.head == edited.turn
 
 
 def test_turns_that_failed_are_not_told_to_the_model(chat: Conversation, user: User) -> None:

@@ -11,9 +11,6 @@ class Conversation(TeamOwned):
     system_prompt = models.TextField(blank=True)
     # Only what was set: {"temperature": 0.7, "max_tokens": 200, "seed": 1}. Absent means the engine's default.
     parameters = models.JSONField(default=dict)
-    head = models.ForeignKey(
-        "Turn", on_delete=models.SET_NULL, null=True, related_name="+", help_text="Turn last shown."
-    )
     updated_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:

@@ -348,7 +348,7 @@ def send(request: Request, pk: int) -> HttpResponse:
         )
     except generation.SendRefused as problem:
         return _refused(request, "#composer-note", str(problem))
-    shown = thread.show(conversation, thread.Point(turn.pk))
+    shown = thread.alone(turn) or thread.show(conversation, thread.Point(turn.pk))
     context = _said(conversation, shown) | {"may_chat": True, "named": conversation.title != called}
     context["added"] = [one for one in context["turns"] if one["turn"].pk == turn.pk]
     return render(request, f"{PAGE}#sent", context)
