@@ -1,6 +1,7 @@
 """Figures as people read them, and forms made from types."""
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import Literal
 
 import pytest
@@ -35,6 +36,9 @@ class Other(EngineOptions):
         (figures.memory(383 << 20), "383 MiB"),
         (figures.count(134_515_008), "135 M"),
         (figures.number(32768), "32,768"),
+        (figures.number(0.0), "0"),
+        (figures.price(Decimal("2.4900")), "2.49"),
+        (figures.price(Decimal("20.0000")), "20"),
         (figures.ms(41.3), "41 ms"),
         (figures.ms(2130), "2.1 s"),
         (figures.duration(0.12), "0.1 s"),

@@ -2,6 +2,7 @@
 
 import shlex
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from django import template
 from django.utils import timezone
@@ -51,8 +52,14 @@ def count(value: Number | None) -> str:
 
 @register.filter
 def number(value: Number | None) -> str:
-    """32768 → "32,768"."""
-    return MISSING if value is None or value == "" else f"{value:,}"
+    """32768 → "32,768"; a whole number loses the fraction it has none of: 3.0 → "3"."""
+    return MISSING if value is None or value == "" else f"{value:,}".removesuffix(".0")
+
+
+@register.filter
+def price(value: Decimal | None) -> str:
+    """As it was typed: Decimal("2.4900") → "2.49"; unknown is empty."""
+    return f"{value.normalize():f}" if value is not None else ""
 
 
 @register.filter
