@@ -77,15 +77,34 @@ def kill_marked(home: Path, replica: int, timeout_s: float = 10.0) -> list[Marke
 
 
 def kill_until_gone(find: Callable[[], list[Marked]], timeout_s: float) -> list[Marked]:
-    """SIGKILL what `find` finds until it finds nothing: a process may fork between look and signal."""
-    until = time.monotonic() + timeout_s
-    while left := find():
+    """SIGKILL what `find` finds until it finds nothing: a process may fork between look and signal.
+
+    One that is giving its memory back shows no mark any more: what was found is waited for by itself.
+    """
+    until, found = time.monotonic() + timeout_s, dict[tuple[int, float], Marked]()
+    while left := _living(found, find()):
         kill(one.process for one in left)
         reap(one.process.pid for one in left)
         if time.monotonic() > until:
             return left
         time.sleep(0.02)
     return []
+
+
+def _living(found: dict[tuple[int, float], Marked], more: list[Marked]) -> list[Marked]:
+    """Add `more` to what was found; those of it that still live."""
+    for one in more:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[one.identity] = one
+    return [one for one in found.values() if _lives(one.process)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        dead = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return process.is_running() and process.status() not in dead
+    except psutil.NoSuchProcess:
+        return False
 
 
 def reap(pids: Iterable[int]) -> None:

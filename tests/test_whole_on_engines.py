@@ -125,15 +125,14 @@ class Live:
     def works(self) -> None:
         until("the engine works", self.running, 30)
 
-    def http(self) -> httpx.Client:
+    @contextmanager
+    def http(self) -> Iterator[httpx.Client]:
         """A browser that is signed in, with the token its forms carry."""
-        client = httpx.Client(base_url=self.site.url, timeout=30)
         name, _, value = chats.cookie(self.user).partition("=")
-        client.cookies.set(name, value)
-        client.get(f"/playground/{self.chat.pk}/").raise_for_status()
-        token = client.cookies[settings.CSRF_COOKIE_NAME]
-        client.headers["X-CSRFToken"] = token
-        return client
+        with httpx.Client(base_url=self.site.url, timeout=30, cookies={name: value}) as client:
+            client.get(f"/playground/{self.chat.pk}/").raise_for_status()
+            client.headers["X-CSRFToken"] = client.cookies[settings.CSRF_COOKIE_NAME]
+            yield client
 
     def send(self, text: str) -> Generation:
         """Send after the last answer, as the page does."""
@@ -421,6 +420,7 @@ def test_a_killed_api_server_of_vllm_leaves_no_core(live: Live) -> None:
     assert first.engine_pid and first.engine_pid != core.pid
     psutil.Process(first.engine_pid).send_signal(signal.SIGKILL)
     failed_within(first, 15)
-    assert not core.is_running() or core.status() == psutil.STATUS_ZOMBIE
+    # A killed process that gives its memory back has no environment any more, and still runs.
+    until("the core is gone", lambda: not core.is_running() or core.status() == psutil.STATUS_ZOMBIE, 3)
     assert_nothing_left(first)
     until("another is on its way", lambda: live.row.replicas.filter(pk__gt=first.pk).exists())
