@@ -402,7 +402,7 @@ def test_the_bar_says_a_state_as_the_list_it_links_to_does(page: Client, full: R
 def test_home_says_what_must_be_installed_first(page: Client, team: Team) -> None:
     says = "llama.cpp is not installed yet"
     assert says in page.get("/").content.decode()
-    held = EngineEnvironment.objects.create(engine="llama.cpp", version="1", digest="d" * 64, packages=[])
+    held = EngineEnvironment.objects.create(engine="llama.cpp", version="1", digest="d" * 64, packages="")
     Node.objects.create(name="n", heartbeat_at=timezone.now(), inventory={"environments": [held.digest]})
     assert says not in page.get("/").content.decode()
 
