@@ -1,5 +1,5 @@
-"""The web process: uvicorn around `playground.asgi`, and the limits it lacks on what a client may send as
-headers.
+"""The web process: uvicorn around `playground.asgi`, and the limits it lacks: on what a client may send as
+headers, and on how long it may leave an answer unread.
 """
 
 import asyncio
@@ -19,11 +19,15 @@ SHUTDOWN_S = 5
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol with bounded heads: too many headers or bytes → 431, too slow → 408."""
+    """uvicorn's protocol with bounded heads: too many headers or bytes → 431, too slow → 408.
+
+    A client that reads nothing for STALL_S is cut off: closing would wait for it to read what is buffered.
+    """
 
     head_timer: asyncio.TimerHandle | None = None
     head_bytes = 0
     refused = False
+    unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -31,7 +35,16 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_unread_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.unread_timer = self.loop.call_later(settings.STALL_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_unread_timer()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self.refused:
@@ -98,6 +111,11 @@ class Protocol(HttpToolsProtocol):
         head = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
         self.transport.close()
+
+    def _stop_unread_timer(self) -> None:
+        if self.unread_timer is not None:
+            self.unread_timer.cancel()
+            self.unread_timer = None
 
     def _stop_timer(self) -> None:
         if self.head_timer is not None:

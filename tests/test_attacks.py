@@ -331,6 +331,35 @@ def test_another_type_of_body_is_415(site: Site, untouched: None, kind: str) -> 
     refused(site.post(content=json.dumps(ask()), headers={"content-type": kind}), 415)
 
 
+# Slow readers (28)
+
+
+def test_readers_that_do_not_read_are_cut_off_and_cost_no_memory(site: Site) -> None:
+    """Each is sent far more than the kernel's buffers hold."""
+    assert site.engine is not None
+    web = psutil.Process(site.process.pid)
+    before = web.memory_info().rss
+    body = json.dumps(ask("[[tokens=100000]] [[delay=0]]", stream=True)).encode()
+    request = head(site, f"Content-Length: {len(body)}") + body
+    with ExitStack() as stack:
+        deaf = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for one in deaf:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.connect(("127.0.0.1", site.port))
+            one.sendall(request)
+        ports = {one.getsockname()[1] for one in deaf}
+        site.until(lambda: _connected(web) >= ports)
+        site.until(lambda: not _connected(web) & ports, 40)
+        assert web.memory_info().rss - before < 32 * 2**20
+    site.engine.wait_idle(20)
+    assert site.post(json=ask()).status_code == 200
+
+
+def _connected(process: psutil.Process) -> set[int]:
+    """The ports of those connected to it."""
+    return {one.raddr.port for one in process.net_connections() if one.raddr}
+
+
 # Headers (16)
 
 
