@@ -21,8 +21,8 @@ from .base import (
 )
 from .estimates import GIB, MIB, kv_bytes_per_token, weights_bytes
 
-# What the process holds beside weights: Python, torch, transformers, the server. Measured 450 MiB with 5.24 on
-# a CPU after short answers (710 with a model of 257); long prompts add to it while they are read.
+# What the process holds beside weights: Python, torch, transformers, the server. Measured 450 MiB with 5.24
+# on a CPU after short answers (710 with a model of 257); long prompts add to it while they are read.
 RESIDENT = 500 * MIB
 
 

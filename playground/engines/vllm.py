@@ -26,8 +26,8 @@ from .base import (
 )
 from .estimates import GIB, MIB, context_that_fits, kv_bytes_per_token, weights_bytes
 
-# What its processes hold beside weights and KV cache, by their proportional share of pages: the API server 610
-# MiB, the core 530, a worker 740. Measured on the CPU build 0.32, ready, with a model of 257 MiB.
+# What its processes hold beside weights and KV cache, by their proportional share of pages: the API server
+# 610 MiB, the core 530, a worker 740. Measured on the CPU build 0.32, ready, with a model of 257 MiB.
 RESIDENT_CPU = 1900 * MIB
 # Activations and CUDA graphs of a GPU worker; vLLM profiles the true amount when it starts.
 RESIDENT_GPU = 2 * GIB
