@@ -1,7 +1,5 @@
 """Who may see and do what. Views and tasks fetch rows only through here; a stranger's row is a 404."""
 
-from typing import TypeVar
-
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model as DjangoModel
 from django.db.models import QuerySet
@@ -9,7 +7,6 @@ from django.http import Http404
 
 from playground.models import AuditEntry, Membership, Team, User
 
-Row = TypeVar("Row", bound=DjangoModel)
 
 # What each role may do, each including the ones before it.
 ROLES = [Membership.Role.VIEWER, Membership.Role.MEMBER, Membership.Role.OPERATOR, Membership.Role.ADMIN]
@@ -62,13 +59,13 @@ def require(user: User, action: str, team: Team) -> None:
         )
 
 
-def visible(user: User, rows: QuerySet[Row]) -> QuerySet[Row]:
+def visible[Row: DjangoModel](user: User, rows: QuerySet[Row]) -> QuerySet[Row]:
     """The rows of `rows` (any TeamOwned) that `user`'s teams own."""
     return rows.filter(team__memberships__user=user)
 
 
-def fetch(user: User, rows: QuerySet[Row], pk: int | str, *, write: bool = False) -> Row:
-    """One visible row, or Http404. A refused write leaves an audit row, since someone tried another team's object."""
+def fetch[Row: DjangoModel](user: User, rows: QuerySet[Row], pk: int | str, *, write: bool = False) -> Row:
+    """One visible row, or Http404. A refused write leaves an audit row: someone tried another's object."""
     row = visible(user, rows).filter(pk=pk).first()
     if row is None:
         if write:

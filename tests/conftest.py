@@ -12,7 +12,7 @@ from tests.home import HOME
 
 @pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
-    """The SLIPWAY_HOME of this run; subprocesses inherit it, and the servers' addresses, by the environment."""
+    """The SLIPWAY_HOME of this run; subprocesses inherit it, and so the servers' addresses."""
     yield HOME
 
 

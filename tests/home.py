@@ -1,4 +1,4 @@
-"""Early pytest plugin: a home of this run's own, and real servers in it. Loaded before Django reads its settings."""
+"""Early pytest plugin: a home of this run's own with real servers, before Django reads its settings."""
 
 import os
 import shutil

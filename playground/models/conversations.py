@@ -9,7 +9,7 @@ from .teams import TeamOwned
 class Conversation(TeamOwned):
     title = models.CharField(max_length=200, default="New conversation")
     system_prompt = models.TextField(blank=True)
-    # Only what was set: {"temperature": 0.7, "max_tokens": 200, "seed": 1}. Absent means the engine's default.
+    # Only what was set: {"temperature": 0.7, "max_tokens": 200}. Absent means the engine's default.
     parameters = models.JSONField(default=dict)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -74,11 +74,11 @@ class Generation(models.Model):
     error = models.TextField(blank=True)
     finish_reason = models.CharField(max_length=30, blank=True)
     request = models.JSONField(default=dict, help_text="The body sent to the engine.")
-    # {"ignored": ["seed"], "added": {"temperature": 0.2}, "rendered": "…", "token_ids": [...]}; absent where unknown.
+    # {"ignored": ["seed"], "added": {"temperature": 0.2}, "rendered": "…", "token_ids": [...]}; absent: unknown.
     effective = models.JSONField(default=dict)
     # {"prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "approximate": bool}
     usage = models.JSONField(default=dict)
-    # Milliseconds on the sender's monotonic clock from the request being written: {"ttft", "first_answer", "e2e",
+    # Milliseconds on the sender's monotonic clock from the request's writing: {"ttft", "first_answer", "e2e",
     #   "queue", "chunks", "first_chunk_tokens", "lagged": bool}. Definitions: README, "Figures".
     timings = models.JSONField(default=dict)
     owner = models.CharField(max_length=40, blank=True, help_text="Boot id of the web process that runs it.")

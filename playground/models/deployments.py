@@ -15,8 +15,8 @@ class Node(models.Model):
     accepting = models.BooleanField(default=True, help_text="False while it stops: placement passes it by.")
     heartbeat_at = models.DateTimeField(null=True)
     price_per_hour = models.DecimalField(max_digits=10, decimal_places=4, null=True)
-    # {"cores": 2, "memory_bytes": …, "memory_available_bytes": …, "gpus": [{"index", "uuid", "name", "memory_bytes",
-    #   "used_bytes", "driver"}], "environments": [digest, …], "formats": [digest, …], "python": {…}}
+    # {"cores": 2, "memory_bytes": …, "memory_available_bytes": …, "gpus": [{"index", "uuid", "name",
+    #   "memory_bytes", "used_bytes", "driver"}], "environments": [digest, …], "formats": [digest, …], "python": {…}}
     inventory = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -25,7 +25,7 @@ class Node(models.Model):
 
 
 class EngineEnvironment(models.Model):
-    """One installed version of an engine: engine, version and the hash of its resolved package list. Immutable."""
+    """One installed version of an engine: engine, version, the hash of its resolved packages. Immutable."""
 
     engine = models.CharField(max_length=30)
     version = models.CharField(max_length=40)
@@ -66,8 +66,8 @@ class Configuration(models.Model):
 class Deployment(TeamOwned):
     """Desired state: this configuration runs.
 
-    `wanted` is what a person asked for. `configuration` stays null until the environment and the weights exist, since
-    its digest is taken over what will really be loaded; it is then set once, by conditional update.
+    `wanted` is what a person asked for. `configuration` stays null until environment and weights exist, since its
+    digest is taken over what will really be loaded; it is then set once, by conditional update.
     """
 
     class Desired(models.TextChoices):
@@ -97,7 +97,7 @@ class Deployment(TeamOwned):
 
 
 class Replica(models.Model):
-    """One start attempt of a deployment on one node. A restart makes a new row: the primary key fences the old one."""
+    """One start attempt of a deployment on one node. A restart makes a new row: its primary key fences the old."""
 
     class State(models.TextChoices):
         PENDING = "pending", "pending"
@@ -152,7 +152,7 @@ class Replica(models.Model):
         null=True, help_text="When its heartbeat was first seen old; a beat clears it."
     )
     waits_for = models.ManyToManyField(Job, related_name="+", help_text="Jobs it waits for while preparing.")
-    # Latest reading: {"running": 1, "waiting": 0, "kv_cache": 0.1, "rss_bytes": …, "gpu_bytes": …, "cpu": 1.7}
+    # Latest reading: {"running": 1, "waiting": 0, "kv_cache": 0.1, "rss_bytes": …, "gpu_bytes": …, "cpu": 1}
     health = models.JSONField(default=dict)
     nudged_at = models.DateTimeField(null=True, help_text="When its task was last sent; the sweep re-sends.")
     drain_at = models.DateTimeField(null=True)

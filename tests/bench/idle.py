@@ -45,9 +45,8 @@ def main() -> None:
         print(title)
         for rss, pss, pid, name in sorted(part, reverse=True):
             print(f"  {rss:8.1f} MiB resident {pss:8.1f} proportional  {pid:>7}  {name}")
-        print(
-            f"  {sum(row[0] for row in part):8.1f} MiB resident {sum(row[1] for row in part):8.1f} proportional, together"
-        )
+        resident, proportional = sum(row[0] for row in part), sum(row[1] for row in part)
+        print(f"  {resident:8.1f} MiB resident {proportional:8.1f} proportional, together")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class Up:
         self.link = _find(self.process.stdout, r"http://\S+/sign-in/\S+", within_s)
 
     def interrupt(self, within_s: float = 60) -> None:
-        """Ctrl-C as a terminal sends it, to the whole foreground group. make itself then ends by the signal."""
+        """Ctrl-C as a terminal sends it, to the whole foreground group; make itself ends by the signal."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGINT)
         self.process.wait(timeout=within_s)
