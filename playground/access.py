@@ -7,7 +7,6 @@ from django.http import Http404
 
 from playground.models import AuditEntry, Membership, Team, User
 
-
 # What each role may do, each including the ones before it.
 ROLES = [Membership.Role.VIEWER, Membership.Role.MEMBER, Membership.Role.OPERATOR, Membership.Role.ADMIN]
 NEEDS = {

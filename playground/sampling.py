@@ -30,13 +30,21 @@ class Parameter:
             return int(text) if self.kind == "whole" else float(text)
         except ValueError as problem:
             what = "a whole number" if self.kind == "whole" else "a number"
-            raise BadParameters({self.name: f"{self.title} is {what}, or empty for the engine's default."}) from problem
+            raise BadParameters(
+                {self.name: f"{self.title} is {what}, or empty for the engine's default."}
+            ) from problem
 
     def show(self, value: Any) -> str:
         """As typed."""
         if value is None:
             return ""
-        return "\n".join(value) if self.kind == "lines" else f"{value:g}" if isinstance(value, float) else str(value)
+        return (
+            "\n".join(value)
+            if self.kind == "lines"
+            else f"{value:g}"
+            if isinstance(value, float)
+            else str(value)
+        )
 
 
 PARAMETERS = (

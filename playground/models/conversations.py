@@ -74,7 +74,7 @@ class Generation(models.Model):
     error = models.TextField(blank=True)
     finish_reason = models.CharField(max_length=30, blank=True)
     request = models.JSONField(default=dict, help_text="The body sent to the engine.")
-    # {"ignored": ["seed"], "added": {"temperature": 0.2}, "rendered": "…", "token_ids": [...]}; absent: unknown.
+    # {"ignored": ["seed"], "added": {"temperature": 0.2}, "rendered": "…", "token_ids": […]}; else unknown.
     effective = models.JSONField(default=dict)
     # {"prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "approximate": bool}
     usage = models.JSONField(default=dict)

@@ -16,7 +16,7 @@ class Node(models.Model):
     heartbeat_at = models.DateTimeField(null=True)
     price_per_hour = models.DecimalField(max_digits=10, decimal_places=4, null=True)
     # {"cores": 2, "memory_bytes": …, "memory_available_bytes": …, "gpus": [{"index", "uuid", "name",
-    #   "memory_bytes", "used_bytes", "driver"}], "environments": [digest, …], "formats": [digest, …], "python": {…}}
+    #   "memory_bytes", "used_bytes", "driver"}], "environments": [digest, …], "formats": [digest, …], …}
     inventory = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -66,7 +66,7 @@ class Configuration(models.Model):
 class Deployment(TeamOwned):
     """Desired state: this configuration runs.
 
-    `wanted` is what a person asked for. `configuration` stays null until environment and weights exist, since its
+    `wanted` is what a person asked for. `configuration` stays null until environment and weights exist: its
     digest is taken over what will really be loaded; it is then set once, by conditional update.
     """
 
@@ -97,7 +97,7 @@ class Deployment(TeamOwned):
 
 
 class Replica(models.Model):
-    """One start attempt of a deployment on one node. A restart makes a new row: its primary key fences the old."""
+    """One start attempt of a deployment on one node. A restart makes a new row, whose key fences the old."""
 
     class State(models.TextChoices):
         PENDING = "pending", "pending"
