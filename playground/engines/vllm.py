@@ -284,6 +284,8 @@ class Vllm(Engine):
         line += ["--disable-access-log-for-endpoints", "/health,/metrics"]
         if not hardware.gpus and given.enforce_eager is None:
             line.append("--enforce-eager")
+        if _hides_render(environment):
+            line.append("--enable-scale-out")
         if given.tool_call_parser:
             line.append("--enable-auto-tool-choice")
         if given.kv_cache_gib or not hardware.gpus:
@@ -326,6 +328,11 @@ class Vllm(Engine):
     def explain(self, log: list[str], exit_code: int | None) -> Reason | None:
         text = "\n".join(log)
         return _explain_memory(text) or _explain_rest(text)
+
+
+def _hides_render(environment: Path) -> bool:
+    """Whether this vLLM keeps /render, with routes that nobody outside reaches, behind a flag: 0.32 does."""
+    return any(environment.glob("lib/python*/site-packages/vllm/entrypoints/scale_out"))
 
 
 def _explain_memory(text: str) -> Reason | None:
