@@ -1,11 +1,11 @@
 """Deployments by their verbs and by passes of the control plane: what is refused, what follows what."""
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from celery import Celery
 from django.conf import settings
 from django.db import connections
 from django.utils import timezone
@@ -471,26 +471,12 @@ def test_two_control_workers_never_give_a_slot_twice(team: Team, model: Model, n
 
 @pytest.mark.django_db(transaction=True)
 def test_a_nudge_to_a_broker_that_is_away_is_dropped_and_logged(
-    settings_without_broker: None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    away = Celery("away", broker=f"redis+socket://{tmp_path}/none.sock", set_as_current=False)
+    monkeypatch.setattr(nudges, "app", away)
     nudges.send("playground.reconcile")
     assert "not sent" in caplog.text
-
-
-@pytest.fixture
-def settings_without_broker(tmp_path: Path) -> Iterator[None]:
-    """The application's broker address points to a socket that nobody listens on."""
-    from playground.celery import app
-
-    before = app.conf.broker_url
-    app.conf.broker_url = f"redis+socket://{tmp_path}/none.sock"
-    app.pool.force_close_all()
-    app.amqp._producer_pool = None
-    app._pool = None
-    yield
-    app.conf.broker_url = before
-    app._pool = None
-    app.amqp._producer_pool = None
 
 
 # The node

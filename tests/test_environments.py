@@ -186,6 +186,7 @@ def test_uv_is_told_what_pip_is_told(pip: Path) -> None:
         "UV_FIND_LINKS": "/a,/b",
         "UV_DEFAULT_INDEX": "https://mirror/simple",
         "UV_CONSTRAINT": "/c",
+        "UV_SYSTEM_CERTS": "1",
     }
     assert packages.constraint_files() == ["/c"]
 
@@ -193,9 +194,9 @@ def test_uv_is_told_what_pip_is_told(pip: Path) -> None:
 def test_the_environment_wins_over_pips_files(pip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pip.write_text("[global]\nfind-links = /a\n")
     monkeypatch.setenv("PIP_FIND_LINKS", "/b")
-    assert packages.variables() == {"UV_FIND_LINKS": "/b"}
+    assert packages.variables() == {"UV_FIND_LINKS": "/b", "UV_SYSTEM_CERTS": "1"}
     monkeypatch.setenv("UV_FIND_LINKS", "/c")
-    assert packages.variables() == {}
+    assert packages.variables() == {"UV_SYSTEM_CERTS": "1"}
 
 
 def test_cpu_builds_in_a_folder_are_pinned(pip: Path, tmp_path: Path) -> None:
