@@ -6,6 +6,7 @@ A message makes a Turn and one pending Generation a column; the web process that
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -48,23 +49,12 @@ def send(
     `parent` is the turn it follows (None: the first), `previous` the answer that its column continues.
     """
     access.require(user, "chat", conversation.team)
-    if again := conversation.turns.filter(client_id=client_id).first():
-        return again
-    text = _checked(text, client_id)
-    _check_place(conversation, parent, previous)
-    columns = _running(conversation)
     try:
-        with transaction.atomic():
-            turn = Turn.objects.create(
-                conversation=conversation, client_id=client_id, parent=parent, text=text, created_by=user
-            )
-            for column in columns:
-                _ask(turn, column, _continued(column, parent, previous))
-            _show(conversation, turn)
-    except IntegrityError:
-        # The same message, sent at the same moment.
-        return conversation.turns.get(client_id=client_id)
-    return turn
+        return _send(conversation, _checked(text, client_id), client_id, user, parent, previous)
+    except (SendRefused, IntegrityError):
+        if again := conversation.turns.filter(client_id=client_id).first():
+            return again
+        raise
 
 
 def regenerate(turn: Turn, column: Column, user: User) -> Generation:
@@ -77,7 +67,7 @@ def regenerate(turn: Turn, column: Column, user: User) -> Generation:
         raise SendRefused("This answer is still being written. Stop it first.")
     with transaction.atomic():
         previous = last.previous if last else _continued(column, turn.parent, None)
-        generation = _ask(turn, column, previous)
+        generation = _ask(turn, column, previous, _in_flight())
         _show(turn.conversation, turn)
     return generation
 
@@ -92,6 +82,28 @@ async def stop(generation_pk: int) -> None:
 async def effective(generation: Generation) -> dict[str, Any]:
     """What was really asked, see `effects.Effective`; the engine is asked for what is not known yet."""
     return await effects.look(generation)
+
+
+def _send(
+    conversation: Conversation,
+    text: str,
+    client_id: str,
+    user: User,
+    parent: Turn | None,
+    previous: Generation | None,
+) -> Turn:
+    """The new turn with its answers; IntegrityError when the message was sent before."""
+    _check_place(conversation, parent, previous)
+    columns = _running(conversation)
+    with transaction.atomic():
+        turn = Turn.objects.create(
+            conversation=conversation, client_id=client_id, parent=parent, text=text, created_by=user
+        )
+        in_flight = _in_flight()
+        for column in columns:
+            _ask(turn, column, _continued(column, parent, previous), in_flight)
+        _show(conversation, turn)
+    return turn
 
 
 def _checked(text: str, client_id: str) -> str:
@@ -148,13 +160,25 @@ def _continued(column: Column, parent: Turn | None, previous: Generation | None)
     return parent.generations.filter(column=column).order_by("-pk").first()
 
 
-def _ask(turn: Turn, column: Column, previous: Generation | None) -> Generation:
-    """One pending answer, written here once the transaction commits; without `startup`, elsewhere."""
-    writer = _process.writer if _process and not _process.writer.closing else None
-    generation = leases.make(turn, column, previous, ours=writer is not None)
-    if writer:
-        transaction.on_commit(partial(writer.run, generation))
+def _ask(turn: Turn, column: Column, previous: Generation | None, in_flight: Counter[int]) -> Generation:
+    """One answer, written here once the transaction commits; without `startup`, elsewhere."""
+    writer = _writer()
+    if writer is None:
+        return leases.make(turn, column, previous)
+    generation, begun = leases.make_ours(turn, column, previous, in_flight)
+    if begun:
+        in_flight[begun.replica.pk] += 1
+    transaction.on_commit(partial(writer.run, generation, begun))
     return generation
+
+
+def _writer() -> Writer | None:
+    return _process.writer if _process and not _process.writer.closing else None
+
+
+def _in_flight() -> Counter[int]:
+    writer = _writer()
+    return writer.in_flight() if writer else Counter()
 
 
 def _show(conversation: Conversation, turn: Turn) -> None:

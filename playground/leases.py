@@ -42,10 +42,33 @@ class Lost(Exception):
     """The answer is not ours any more."""
 
 
-def make(turn: Turn, column: Column, previous: Generation | None, *, ours: bool) -> Generation:
-    """A pending answer: ours from the start, or for whichever process claims it first."""
-    lease = {"owner": BOOT_ID, "lease_expires_at": Now() + _lease()} if ours else {}
-    return Generation.objects.create(turn=turn, column=column, previous=previous, **lease)
+def make(turn: Turn, column: Column, previous: Generation | None) -> Generation:
+    """A pending answer for whichever process claims it first."""
+    return Generation.objects.create(turn=turn, column=column, previous=previous)
+
+
+def make_ours(
+    turn: Turn, column: Column, previous: Generation | None, in_flight: Mapping[int, int]
+) -> tuple[Generation, Begun | None]:
+    """An answer that is ours from the start. With a ready replica it is marked as asked in the same row, so
+    that nothing is left to look up between the commit and the engine.
+    """
+    generation = Generation(turn=turn, column=column, previous=previous, owner=BOOT_ID)
+    generation.lease_expires_at = Now() + _lease()
+    begun = _at_once(generation, in_flight)
+    for name, value in (_marks(begun) if begun else {}).items():
+        setattr(generation, name, value)
+    generation.save(force_insert=True)
+    return generation, begun
+
+
+def _at_once(generation: Generation, in_flight: Mapping[int, int]) -> Begun | None:
+    """Whom to ask without waiting; None where a replica is still to come, or `begin` will say why not."""
+    try:
+        replica = replica_for(generation.column.deployment, in_flight)
+        return _choose(generation, replica) if replica else None
+    except EngineError:
+        return None
 
 
 def claim(pk: int) -> Generation | None:
@@ -68,20 +91,22 @@ def begin(generation: Generation, in_flight: Mapping[int, int]) -> Begun | None:
 
     All in one go: what comes before the engine is asked is what a person waits for.
     """
-    replica = replica_for(generation, in_flight)
+    replica = replica_for(Deployment.objects.filter(columns=generation.column_id).first(), in_flight)
     if replica is None:
         return None
-    asked = question(generation, replica)
-    begun = Begun(replica, asked, checked(asked))
+    begun = _choose(generation, replica)
     if not _mark(generation, begun):
         raise Lost
-    deployments.touch(replica.deployment)
     return begun
 
 
-def replica_for(generation: Generation, in_flight: Mapping[int, int]) -> Replica | None:
+def _choose(generation: Generation, replica: Replica) -> Begun:
+    asked = question(generation, replica)
+    return Begun(replica, asked, checked(asked))
+
+
+def replica_for(deployment: Deployment | None, in_flight: Mapping[int, int]) -> Replica | None:
     """The ready replica with the fewest answers of ours; None while one may come, else EngineError."""
-    deployment = Deployment.objects.filter(columns=generation.column_id).first()
     if deployment is None or deployment.desired == Deployment.Desired.DELETED:
         raise EngineError("unreachable", "The deployment of this column was deleted. Choose another one.")
     if ready := deployments.ready_replicas(deployment):
@@ -106,14 +131,17 @@ def _mark(generation: Generation, begun: Begun) -> bool:
     Nobody is told: pages hear of an answer when it is made, and of its text by following it.
     """
     mine = Generation.objects.filter(pk=generation.pk, owner=BOOT_ID, state=State.PENDING)
-    marked = mine.update(
-        state=State.STREAMING,
-        replica=begun.replica,
-        configuration_id=begun.replica.configuration_id,
-        request=begun.body,
-        effective={"ignored": begun.question.ignored()},
-    )
-    return bool(marked)
+    return bool(mine.update(**_marks(begun)))
+
+
+def _marks(begun: Begun) -> dict[str, Any]:
+    return {
+        "state": State.STREAMING,
+        "replica": begun.replica,
+        "configuration_id": begun.replica.configuration_id,
+        "request": begun.body,
+        "effective": {"ignored": begun.question.ignored()},
+    }
 
 
 def renew(generations: Sequence[int]) -> dict[int, bool]:

@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from django.db.models import Exists
+
 from playground.models import Column, Conversation, Generation, Turn
 
 
@@ -192,11 +194,10 @@ def alone(turn: Turn) -> Shown | None:
 
     For a message just sent: its cost does not grow with the conversation.
     """
-    if Turn.objects.filter(conversation_id=turn.conversation_id, parent_id=turn.parent_id).count() > 1:
-        return None
-    rows = turn.generations.select_related("column__deployment", "turn").order_by("column__position", "pk")
-    answers = list(rows)
-    if len({answer.column_id for answer in answers}) < len(answers):
+    beside = Turn.objects.filter(conversation_id=turn.conversation_id, parent_id=turn.parent_id)
+    rows = turn.generations.filter(~Exists(beside.exclude(pk=turn.pk))).select_related("column__deployment")
+    answers = list(rows.order_by("column__position", "pk"))
+    if not answers or len({answer.column_id for answer in answers}) < len(answers):
         return None
     shown = tuple(_answer(turn, [answer], None) for answer in answers)
     place = _place([Point(turn.pk)], Point(turn.pk))

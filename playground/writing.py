@@ -6,13 +6,14 @@ Tasks run on the loop that `Writer.start` was called on; `run` and `look` may be
 import asyncio
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from django.conf import settings
 from django.db import Error as DatabaseTrouble
 
-from playground import events, leases
+from playground import deployments, events, leases
 from playground.answers import Answer
 from playground.engine_client import EngineError, Target
 from playground.events import Heard, Notice, StopWanted
@@ -39,6 +40,15 @@ class Outcome:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Claimed:
+    """An answer that became ours, since when, and how it is asked where that is settled already."""
+
+    row: Generation
+    begun: leases.Begun | None = None
+    since: float = field(default_factory=time.monotonic)
+
+
 class NotOurs(Exception):
     """The row was deleted or taken from us: write nothing more."""
 
@@ -47,7 +57,7 @@ class NotOurs(Exception):
 class Writing:
     """One answer being written."""
 
-    row: Generation
+    claimed: Claimed
     answer: Answer
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
@@ -57,6 +67,10 @@ class Writing:
     target: Target | None = None
     queue_ms: float | None = None
     kept: tuple[int, int] = (0, 0)
+
+    @property
+    def row(self) -> Generation:
+        return self.claimed.row
 
     @property
     def feed(self) -> Feed:
@@ -79,9 +93,9 @@ class Writer:
         self.closing = False
         events.listening.listeners.append(self._hear)
 
-    def run(self, claimed: Generation) -> None:
-        """Begin to write an answer that is ours."""
-        self.loop.call_soon_threadsafe(self._begin, claimed.pk, claimed)
+    def run(self, row: Generation, begun: leases.Begun | None) -> None:
+        """Begin to write an answer that is ours; with `begun` the engine is asked at once."""
+        self.loop.call_soon_threadsafe(self._begin, row.pk, Claimed(row, begun))
 
     def look(self) -> None:
         """Renew the leases now, to learn what is to stop."""
@@ -155,7 +169,7 @@ class Writer:
 
     # One answer
 
-    def _begin(self, pk: int, claimed: Generation | None = None) -> None:
+    def _begin(self, pk: int, claimed: Claimed | None = None) -> None:
         if pk in self.tasks or (self.closing and not claimed):
             return
         task = self.loop.create_task(self._write(pk, claimed), name=f"generation {pk}")
@@ -167,12 +181,12 @@ class Writer:
         if not task.cancelled() and (problem := task.exception()):
             log.error("Generation %d ended badly; the sweep marks it", pk, exc_info=problem)
 
-    async def _write(self, pk: int, claimed: Generation | None) -> None:
-        row = claimed or await orm(leases.claim, pk)
-        if row is None:
+    async def _write(self, pk: int, claimed: Claimed | None) -> None:
+        claimed = claimed or await self._claim(pk)
+        if claimed is None:
             return
-        feed = feeds.own(pk, row.turn.conversation_id)
-        writing = Writing(row, Answer(feed, self.publisher.publish))
+        feed = feeds.own(pk, claimed.row.turn.conversation_id)
+        writing = Writing(claimed, Answer(feed, self.publisher.publish))
         self.writing[pk] = writing
         outcome = Outcome(State.INTERRUPTED, "interrupted", leases.INTERRUPTED)
         try:
@@ -184,6 +198,10 @@ class Writer:
             del self.writing[pk]
             feeds.close(writing.feed, outcome.state)
             self.publisher.publish(writing.feed)
+
+    async def _claim(self, pk: int) -> Claimed | None:
+        row = await orm(leases.claim, pk)
+        return Claimed(row) if row else None
 
     async def _until_told(self, writing: Writing) -> Outcome:
         """Write until the answer is whole, or somebody wants it to end. Ending it early stops the engine."""
@@ -216,21 +234,32 @@ class Writer:
         return Outcome(State.COMPLETE)
 
     async def _ask(self, writing: Writing) -> None:
-        since = time.monotonic()
+        claimed = writing.claimed
         try:
-            begun = await self._begun(writing)
+            begun = claimed.begun or await self._begun(writing)
         except leases.Lost:
             writing.gone.set()
             return
         writing.replica, writing.target = begun.replica, begun.question.target
-        writing.queue_ms = round((time.monotonic() - since) * 1000, 2)
-        await writing.answer.ask(begun.question, begun.body)
+        writing.queue_ms = round((time.monotonic() - claimed.since) * 1000, 2)
+        used = asyncio.create_task(self._touch(begun.replica))
+        try:
+            await writing.answer.ask(begun.question, begun.body)
+        finally:
+            await used
+
+    async def _touch(self, replica: Replica) -> None:
+        """Say that the deployment is in use; beside the answer, which a person waits for."""
+        try:
+            await orm(deployments.touch, replica.deployment)
+        except DatabaseTrouble as problem:
+            log.warning("Deployment %d is used, PostgreSQL is away: %s", replica.deployment_id, problem)
 
     async def _begun(self, writing: Writing) -> leases.Begun:
         """With a ready replica, waited for as long as one may come."""
         while True:
             writing.changed.clear()
-            if begun := await orm(leases.begin, writing.row, self._in_flight()):
+            if begun := await orm(leases.begin, writing.row, self.in_flight()):
                 return begun
             try:
                 async with asyncio.timeout(LOOK_AGAIN_S):
@@ -238,12 +267,9 @@ class Writer:
             except TimeoutError:
                 continue
 
-    def _in_flight(self) -> dict[int, int]:
-        counts: dict[int, int] = {}
-        for writing in self.writing.values():
-            if writing.replica:
-                counts[writing.replica.pk] = counts.get(writing.replica.pk, 0) + 1
-        return counts
+    def in_flight(self) -> Counter[int]:
+        """How many answers each replica writes for this process. May be asked from any thread."""
+        return Counter(writing.replica.pk for writing in list(self.writing.values()) if writing.replica)
 
     async def _save(self, writing: Writing, outcome: Outcome) -> None:
         """Keep the end, as long as it takes PostgreSQL to be there; at the process's end only briefly."""

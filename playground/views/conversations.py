@@ -334,7 +334,9 @@ def _heading(request: Request, row: Column) -> HttpResponse:
 @require_POST
 def send(request: Request, pk: int) -> HttpResponse:
     """Add a message after what the page shows, and start its answers. The same client_id is one message."""
-    conversation = _writable(request, pk)
+    # `generation.send` asks for the role, as for everybody who sends: asking here, too, would cost a query.
+    rows = Conversation.objects.select_related("team")
+    conversation = access.fetch(request.user, rows, pk, write=True)
     called = conversation.title
     parent, previous = _continued(conversation, request.POST)
     try:
