@@ -407,8 +407,8 @@ async def test_a_client_that_hangs_up_stops_it(
     asking = asyncio.create_task(ask())
     await _until(lambda: live.running(session), 1)
     asking.cancel()
-    # llama.cpp looks for a client that left an unstreamed answer when nothing happened for a second, and being
-    # asked for its metrics is something: ask seldom.
+    # llama.cpp looks for a client that left an unstreamed answer only after a second in which nothing happened,
+    # and being asked for its metrics is something: ask seldom.
     await _until(lambda: live.running(session), 0, pause_s=2.5)
 
 
