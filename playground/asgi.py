@@ -5,6 +5,7 @@ A request that names no host, two hosts or one that is not ours is refused befor
 """
 
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -12,6 +13,9 @@ from urllib.parse import unquote_to_bytes
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "playground.settings")
+# Pages are rendered on threads beside the loop that streams answers. Python's 5 ms between two threads' turns
+# would hold up an answer's first word while its message's page is still being written.
+sys.setswitchinterval(0.001)
 pages = get_asgi_application()
 
 from django.conf import settings  # noqa: E402
