@@ -407,7 +407,7 @@ async def test_a_client_that_hangs_up_stops_it(
     asking = asyncio.create_task(ask())
     await _until(lambda: live.running(session), 1)
     asking.cancel()
-    # llama.cpp looks for a client that left an unstreamed answer only after a second in which nothing happened,
+    # llama.cpp looks for a client that left an unstreamed answer after a second in which nothing happened,
     # and being asked for its metrics is something: ask seldom.
     await _until(lambda: live.running(session), 0, pause_s=2.5)
 
