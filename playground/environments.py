@@ -8,6 +8,7 @@ who uses what.
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -24,7 +25,10 @@ from playground.engines.base import Engine, Requirements
 from playground.jobs import JobFailed, JobRefused, Work
 from playground.models import EngineEnvironment, Job, Node, Replica, Team, User
 
+logger = logging.getLogger(__name__)
+
 MARKER = "slipway.json"
+FACTS = ("engine", "version", "build", "packages", "python", "size_bytes")
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.!+_-]{0,39}")
 
 
@@ -131,15 +135,22 @@ def adopt() -> None:
     known = set(EngineEnvironment.objects.values_list("digest", flat=True))
     for marker in _markers():
         if marker["digest"] not in known:
-            values = {
-                key: marker[key] for key in ("engine", "version", "build", "packages", "python", "size_bytes")
-            }
+            values = {key: marker[key] for key in FACTS}
             EngineEnvironment.objects.get_or_create(digest=marker["digest"], defaults=values)
 
 
 def _markers() -> Iterator[dict[str, Any]]:
+    """What the environments here say of themselves. One that does not say all of it counts as not there."""
     for file in _root().glob(f"[!.]*/{MARKER}"):
-        yield json.loads(file.read_text())
+        try:
+            marker = json.loads(file.read_text())
+            whole = {"digest", *FACTS} <= marker.keys()
+        except (ValueError, AttributeError):
+            whole = False
+        if whole:
+            yield marker
+        else:
+            logger.warning("%s does not say what it is: it will be installed anew when needed", file.parent)
 
 
 def _root() -> Path:
@@ -364,7 +375,8 @@ def _finish(
         "size_bytes": environment.size_bytes,
     }
     (fresh / MARKER).write_text(json.dumps(marker))
-    if not path(environment).exists():
+    if environment.digest not in on_disk():
+        shutil.rmtree(path(environment), ignore_errors=True)
         fresh.rename(path(environment))
     return environment
 

@@ -211,3 +211,16 @@ def test_cpu_builds_in_a_folder_are_pinned(pip: Path, tmp_path: Path) -> None:
     assert packages.cpu_pins("3.11") == ["torch==2.13.0+cpu"]
     assert packages.cpu_pins("3.12") == ["torch==2.14.0+cpu"]
     assert packages.cpu_pins("3.13") == []
+
+
+@pytest.mark.parametrize("marker", ["{", "[]", '{"digest": "abc"}'])
+def test_a_folder_that_does_not_say_what_it_is_counts_as_not_there(db: None, marker: str) -> None:
+    folder = settings.HOME / "environments" / "strange"
+    folder.mkdir(parents=True)
+    (folder / environments.MARKER).write_text(marker)
+    try:
+        assert "abc" not in environments.on_disk()
+        environments.adopt()
+        assert not EngineEnvironment.objects.filter(digest="abc").exists()
+    finally:
+        shutil.rmtree(folder)
