@@ -2,10 +2,14 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
+
+# A run in the background has it ignored, and so would every process that a test sends Ctrl-C to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HOME = Path(tempfile.mkdtemp(prefix="slipway-test-"))
 os.environ.update(
