@@ -57,7 +57,7 @@ def open_gate(gate: Path) -> None:
     os.close(waiting)
 
 
-def until(condition: Callable[[], object], within_s: float = 20) -> None:
+def until(condition: Callable[[], object], within_s: float = 60) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
@@ -99,7 +99,7 @@ def run_in_thread(job: Job) -> threading.Thread:
     return thread
 
 
-def spawn_runner(job: Job, lease_s: float = 1.0) -> subprocess.Popen[bytes]:
+def spawn_runner(job: Job, lease_s: float = 4.0) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "manage.py", "run_job", str(job.pk)],
         cwd=ROOT,
