@@ -38,6 +38,8 @@ ANSWER_LIMIT = 64 * 1024 * 1024
 ERROR_LIMIT = 64 * 1024
 # Answers quicker than this are not watched for a client that hangs up: it costs more than it saves.
 WATCH_AFTER_S = 0.02
+# An unknown key is refused after one look at the next table, at most so much later.
+NEW_KEY_S = 0.25
 # The engine gets nothing of the client's headers: least of all its key.
 ENGINE_HEADERS = {"content-type": "application/json"}
 # Another replica may do better, as long as the client has had no byte.
@@ -173,7 +175,7 @@ class Exchange:
         )
         if chat is None and not listing:
             raise protocol.unknown_route(self.method)
-        key = self._authorise(found)
+        key = await self._authorise(found)
         if chat is None:
             await self._models(key)
         else:
@@ -184,11 +186,15 @@ class Exchange:
         self.request_id = protocol.request_id(given)
         return protocol.headers(self.raw_headers)
 
-    def _authorise(self, found: dict[bytes, bytes]) -> Key:
+    async def _authorise(self, found: dict[bytes, bytes]) -> Key:
         secret = protocol.secret(found)
         if not routing.table().fresh():
             raise protocol.unavailable("The gateway has lost its database. Try again shortly.", 5, "no_table")
         key = routing.authorise(secret)
+        if key is None:
+            # It may have been made a moment ago, and its announcement be on the way.
+            await routing.changed(NEW_KEY_S)
+            key = routing.authorise(secret)
         if key is None:
             raise protocol.wrong_key()
         if len(_active) > MAX_ACTIVE:

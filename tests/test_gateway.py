@@ -95,6 +95,12 @@ def test_it_lists_what_a_key_may_call(site: Site, team: Team) -> None:
         site.client().models.retrieve("nothing")
 
 
+def test_a_key_works_from_the_moment_it_is_made(site: Site, team: Team) -> None:
+    for round in range(5):
+        _, secret = keys.make(team, None, f"new {round}", ["endpoints"])
+        assert "words" in [model.id for model in site.client(secret).models.list()]
+
+
 def test_a_deployment_answers_only_a_key_with_that_scope(site: Site, team: Team) -> None:
     name = f"deployment/{deployment_of('words').pk}"
     assert site.client().chat.completions.create(**ask(model=name)).choices
