@@ -199,13 +199,20 @@ setInterval(() => document.hidden || tick(), 1_000);
 // --- Finder -------------------------------------------------------------------------------------------------------
 
 const finder = $("#finder");
+let pause = 0;
 
 function openFinder() {
   if (!finder || finder.open) return;
   finder.showModal();
+  $("input", finder).select();
+  search();
+}
+
+/** Ask for what is typed. Not left to a trigger of htmx's: keys work before it has come to a page just opened. */
+function search() {
+  clearTimeout(pause);
   const input = $("input", finder);
-  input.select();
-  input.dispatchEvent(new Event("input", { bubbles: true }));
+  void htmx.ajax("GET", finder.dataset.url, { source: input, target: "#found", swap: "innerHTML" });
 }
 
 /** Move the choice by `step`; the input keeps the focus, as in a combobox. */
@@ -234,6 +241,10 @@ if (finder) {
   for (const button of $$("[data-finder]")) button.addEventListener("click", openFinder);
   finder.addEventListener("click", (event) => event.target === finder && finder.close());
   finder.addEventListener("htmx:after:swap", () => mark($("[role=option]", finder)));
+  $("input", finder).addEventListener("input", () => {
+    clearTimeout(pause);
+    pause = setTimeout(search, 120);
+  });
   $("input", finder).addEventListener("keydown", (event) => {
     if (event.key === "ArrowDown") choose(1);
     else if (event.key === "ArrowUp") choose(-1);
