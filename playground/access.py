@@ -17,6 +17,12 @@ NEEDS = {
     "promote": Membership.Role.OPERATOR,
     "install": Membership.Role.ADMIN,
     "keys": Membership.Role.OPERATOR,
+    "add models": Membership.Role.MEMBER,
+    "remove models": Membership.Role.OPERATOR,
+    "tokens": Membership.Role.ADMIN,
+    "allow code": Membership.Role.ADMIN,
+    "external": Membership.Role.ADMIN,
+    "extra arguments": Membership.Role.ADMIN,
 }
 
 

@@ -101,10 +101,19 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class LocalAdapter:
+    """LoRA weights as they lie on the node: a PEFT folder or a .gguf file. Served under `name`."""
+
+    name: str
+    path: Path
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
 class LocalModel:
     """A model as it lies on the node's disk, and what the catalogue knows of it.
 
-    `path` is a .gguf file or a folder.
+    `path` is a .gguf file or a folder. `trusts_code`: an administrator allowed this commit's own code.
     """
 
     name: str
@@ -117,6 +126,9 @@ class LocalModel:
     parameters: int | None = None
     context_length: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    takes_images: bool = False
+    trusts_code: bool = False
+    adapters: tuple[LocalAdapter, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +157,15 @@ class Estimate:
         if self.weights is None or self.kv_cache is None:
             return None
         return self.weights + self.kv_cache + self.overhead
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What a ready engine says it took, by its own log or metrics; None where it does not say."""
+
+    weights_bytes: int | None = None
+    kv_cache_bytes: int | None = None
+    kv_cache_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -326,6 +347,10 @@ class Engine(ABC):
     def progress(self, line: str) -> str | None:
         """How far loading is, in words, when this log line says so: "loading weights 40 %"."""
         return None
+
+    def reported(self, log: list[str]) -> Reported:
+        """What it took, read from the log of a start that got ready."""
+        return Reported()
 
     async def render(self, ask: Ask, body: Mapping[str, Any]) -> Rendered | None:
         """How the engine renders a chat request; None where it cannot be asked."""

@@ -8,12 +8,14 @@ from .deployments import (
     Node,
     Replica,
     ReplicaEvent,
+    Start,
 )
 from .jobs import Job
-from .models import Model, ModelFormat
+from .models import Adapter, Model, ModelFormat, Secret, Upload
 from .teams import AuditEntry, LoginLink, Membership, Team, TeamOwned, User
 
 __all__ = [
+    "Adapter",
     "AuditEntry",
     "Column",
     "Configuration",
@@ -29,8 +31,11 @@ __all__ = [
     "Node",
     "Replica",
     "ReplicaEvent",
+    "Secret",
+    "Start",
     "Team",
     "TeamOwned",
     "Turn",
+    "Upload",
     "User",
 ]

@@ -63,6 +63,20 @@ class Configuration(models.Model):
         return self.digest[:12]
 
 
+class Start(models.Model):
+    """What one start of a configuration took, by the engine's own word and the node's. Append only."""
+
+    configuration = models.ForeignKey(Configuration, on_delete=models.CASCADE, related_name="starts")
+    node = models.ForeignKey(Node, on_delete=models.SET_NULL, null=True, related_name="+")
+    ready_s = models.FloatField(help_text="From the process's start to ready, seconds.")
+    resident_bytes = models.BigIntegerField(null=True, help_text="Of its processes, once ready, by pages.")
+    gpu_bytes = models.BigIntegerField(null=True)
+    weights_bytes = models.BigIntegerField(null=True, help_text="As the engine reports.")
+    kv_cache_bytes = models.BigIntegerField(null=True, help_text="As the engine reports.")
+    kv_cache_tokens = models.BigIntegerField(null=True, help_text="As the engine reports.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+
 class Deployment(TeamOwned):
     """Desired state: this configuration runs.
 
@@ -78,7 +92,8 @@ class Deployment(TeamOwned):
     name = models.CharField(max_length=120)
     model = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="deployments")
     engine = models.CharField(max_length=30)
-    # {"version": "0.32.0" | null, "options": {...}, "gpus": 1 | null, "share": false, "cores": 2 | null}
+    # {"version": "0.32.0" | null, "options": {...}, "gpus": 1 | null, "share": false, "cores": 2 | null,
+    #   "adapters": [pk, …], "extra": ["--flag", "value", …]}; "extra" only from administrators.
     wanted = models.JSONField(default=dict)
     configuration = models.ForeignKey(
         Configuration, on_delete=models.PROTECT, null=True, related_name="deployments"

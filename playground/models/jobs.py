@@ -11,6 +11,10 @@ class Job(TeamOwned):
         REMOVE_ENVIRONMENT = "remove_environment", "Remove engine"
         FETCH_MODEL = "fetch_model", "Fetch model"
         CONVERT_MODEL = "convert_model", "Convert model"
+        DOWNLOAD_MODEL = "download_model", "Download model"
+        IMPORT_MODEL = "import_model", "Import model"
+        QUANTISE_MODEL = "quantise_model", "Quantise model"
+        REMOVE_MODEL = "remove_model", "Remove model"
 
     class State(models.TextChoices):
         QUEUED = "queued", "queued"
