@@ -7,6 +7,7 @@ readiness with a real request, and declares where the engine departs from the Op
 engine itself; what must run inside the engine's environment is a launcher file in `launchers/`.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -145,12 +146,27 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes an engine will need. `unknown` names what could not be worked out; it is shown, never guessed."""
+    """Bytes an engine will need, over all its GPUs together.
+
+    `unknown` names what could not be worked out; it is shown, never guessed.
+    """
 
     weights: int | None
     kv_cache: int | None
     overhead: int
     unknown: tuple[str, ...] = ()
+    gpus: int = 1
+    """Devices the bytes spread over evenly."""
+    context: int | None = None
+    """Tokens of one request that `kv_cache` is reckoned for."""
+    kv_tokens: int | None = None
+    """Tokens that `kv_cache` holds, over all requests."""
+    limit: int | None = None
+    """Bytes it allows itself: a share of the GPUs' memory. It will take them all, whatever it needs."""
+    grows: bool = False
+    """The KV cache grows as answers do: none of it is taken yet when it gets ready."""
+    trouble: str = ""
+    """Why it would not start however much is free, and what to change."""
 
     @property
     def total(self) -> int | None:
@@ -308,6 +324,10 @@ class Engine(ABC):
     quirks: ClassVar[Quirks]
     versions: ClassVar[Mapping[str, str]]
     """Version installed by default, for each build: {"cpu": "0.32.0", "cuda": "0.33.0"}."""
+    context_option: ClassVar[str] = ""
+    """The option that sets the tokens of one request: "max_model_len". Empty: it has none."""
+    split_options: ClassVar[tuple[str, ...]] = ()
+    """Options whose product is the number of GPUs it takes, tensor parallel first."""
 
     @abstractmethod
     def requirements(self, build: str, version: str) -> Requirements: ...
@@ -316,7 +336,12 @@ class Engine(ABC):
     def supports(self, model: LocalModel) -> Verdict: ...
 
     @abstractmethod
-    def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate: ...
+    def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate:
+        """What it will take, worked out with `estimates`. `hardware.gpus` are those it would be given."""
+
+    def gpus(self, options: EngineOptions) -> int:
+        """How many GPUs the options ask for."""
+        return math.prod(getattr(options, name) or 1 for name in self.split_options)
 
     @abstractmethod
     def command(
