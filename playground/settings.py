@@ -104,6 +104,9 @@ try:
     GRACE_S = env.float("SLIPWAY_GRACE_S", 10.0)
     DRAIN_S = env.float("SLIPWAY_DRAIN_S", 30.0)
     LEASE_S = env.float("SLIPWAY_LEASE_S", 10.0)
+    # The share of a disk that models may never take, and what one team's own models may take together.
+    DISK_FREE = env.float("SLIPWAY_DISK_FREE", 0.1)
+    TEAM_QUOTA_GB = env.float("SLIPWAY_TEAM_QUOTA_GB", 500.0)
     # Waits before a failed start is tried again; the last one repeats.
     RETRY_S = env.list("SLIPWAY_RETRY_S", [1.0, 5.0, 15.0, 60.0], subcast=float)
     # The gateway: a request's body, a wait for a replica on its way, a client that stops reading, the
