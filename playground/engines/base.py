@@ -9,7 +9,7 @@ engine itself; what must run inside the engine's environment is a launcher file 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -130,6 +130,8 @@ class LocalModel:
     takes_images: bool = False
     trusts_code: bool = False
     adapters: tuple[LocalAdapter, ...] = ()
+    draft: "LocalModel | None" = None
+    """A smaller model that guesses ahead, where an option names one."""
 
 
 @dataclass(frozen=True)
@@ -305,10 +307,19 @@ class EngineOptions(BaseModel):
         return line
 
 
-def option(title: str, description: str, group: str, flag: str = "", off: str = "", **limits: Any) -> Any:
-    """One field of an `Options`: unset by default, with what the form and the command line need."""
+def option(title: str, description: str, group: str, flag: str = "", off: str = "", **more: Any) -> Any:
+    """One field of an `Options`: unset by default, with what the form and the command line need.
+
+    `more` are its limits; `build="cuda"`: only that build has it; `model=True`: its value is a model of the
+    catalogue, by number, and the command gets that model's files as `LocalModel.draft`.
+    """
     extra: dict[str, Any] = {"group": group, "flag": flag} | ({"off": off} if off else {})
-    return Field(None, title=title, description=description, json_schema_extra=extra, **limits)
+    extra |= {key: more.pop(key) for key in ("build", "model") if key in more}
+    return Field(None, title=title, description=description, json_schema_extra=extra, **more)
+
+
+Taken = tuple[str, ...] | type[int] | type[float] | None
+"""What an extra argument takes: one of some words, a number, or nothing, being a switch."""
 
 
 class Engine(ABC):
@@ -324,6 +335,13 @@ class Engine(ABC):
     quirks: ClassVar[Quirks]
     versions: ClassVar[Mapping[str, str]]
     """Version installed by default, for each build: {"cpu": "0.32.0", "cuda": "0.33.0"}."""
+    also: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Other versions that ran with this adapter, newest first, for each build."""
+    extra_flags: ClassVar[Mapping[str, Taken]] = {}
+    """Arguments that an administrator may add: neither options nor dangerous, and what each takes.
+
+    Nothing in it names a path, an address, code, or a variable.
+    """
     context_option: ClassVar[str] = ""
     """The option that sets the tokens of one request: "max_model_len". Empty: it has none."""
     split_options: ClassVar[tuple[str, ...]] = ()
@@ -357,6 +375,10 @@ class Engine(ABC):
 
         `environment` is the engine's virtual environment (its python is bin/python in it).
         """
+
+    def line(self, *given: Any, extra: Sequence[str] = ()) -> list[str]:
+        """`command` of the same arguments, with what an administrator added behind it."""
+        return [*self.command(*given), *extra]
 
     @abstractmethod
     def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
