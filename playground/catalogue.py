@@ -94,6 +94,7 @@ def local(format: ModelFormat) -> LocalModel:
         parameters=model.parameters,
         context_length=model.context_length,
         facts=model.facts,
+        takes_images=model.takes_images,
     )
 
 
@@ -235,7 +236,8 @@ def _model_values(found: weights.Weights) -> dict[str, Any]:
         "parameters": found.parameters,
         "context_length": found.context_length,
         "chat_template": found.chat_template,
-        "facts": found.facts,
+        "facts": found.facts | ({"labels": list(found.labels)} if found.labels else {}),
+        "takes_images": found.takes_images,
     }
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playground import gguf
+from playground import gguf, kinds
 
 PICKLES = {
     ".bin",
@@ -60,7 +60,6 @@ _DTYPES = {
     "U8": "uint8",
     "I32": "int32",
 }
-_EMBEDDING = ("bert", "nomic-bert", "jina-bert-v2", "xlm-roberta", "t5encoder", "gemma-embedding")
 
 
 class Refused(Exception):
@@ -81,6 +80,9 @@ class Weights:
     context_length: int | None = None
     chat_template: str = ""
     facts: dict[str, int] = field(default_factory=dict)
+    takes_images: bool = False
+    labels: tuple[str, ...] = ()
+    """A classifier's, by place."""
 
 
 def inspect(path: Path) -> Weights:
@@ -94,14 +96,18 @@ def inspect(path: Path) -> Weights:
 def files(path: Path) -> list[Path]:
     """The files that belong to a form, sorted.
 
-    A folder's, or a .gguf file with the other parts of its series.
+    A folder's, or a .gguf file with the other parts of its series and the projector that lets it see.
     """
     if path.is_dir():
         return sorted(file for file in _walk(path) if file.suffix != ".gguf")
     series = SHARD.fullmatch(path.name)
-    if not series:
-        return [path]
-    return sorted(path.parent.glob(f"{_literal(series['stem'])}-?????-of-{series['count']}.gguf"))
+    parts = (
+        sorted(path.parent.glob(f"{_literal(series['stem'])}-?????-of-{series['count']}.gguf"))
+        if series
+        else [path]
+    )
+    beside = kinds.projector(path)
+    return [*parts, beside] if beside and beside not in parts else parts
 
 
 def size(path: Path) -> int:
@@ -167,11 +173,13 @@ def _inspect_gguf(path: Path) -> Weights:
         raise Refused(f"{path.name} is no sound GGUF file: {problem}.") from problem
     architecture = str(header.values.get("general.architecture", ""))
     template = str(header.values.get("tokenizer.chat_template", ""))
+    kind = kinds.of_gguf(architecture, header.of("pooling_type"), template, kinds.projector(path))
     return Weights(
         kind="gguf",
         size_bytes=size(path),
         dtype=header.dtype,
-        task=_task(architecture in _EMBEDDING or header.of("pooling_type") is not None, template),
+        task=kind.task,
+        takes_images=kind.takes_images,
         architecture=architecture,
         licence=str(header.values.get("general.license", ""))[:80],
         parameters=header.parameters or None,
@@ -212,13 +220,16 @@ def _inspect_folder(folder: Path) -> Weights:
         raise Refused("It has no .safetensors file.")
     tensors = _safetensors(shards)
     template = _template(folder, configurations)
+    kind = kinds.of_folder(config, configurations.get("modules.json"), template, folder.name)
     nested = config.get("text_config")
     text = nested if isinstance(nested, dict) else config
     return Weights(
         kind="safetensors",
         size_bytes=sum(file.stat().st_size for file in shards),
         dtype=_DTYPES.get(tensors.most_common(1)[0][0], "") if tensors else "",
-        task=_task("modules.json" in configurations or not _generates(config), template),
+        task=kind.task,
+        takes_images=kind.takes_images,
+        labels=kind.labels,
         architecture=str((config.get("architectures") or [config.get("model_type", "")])[0])[:100],
         licence=_licence(folder),
         parameters=sum(tensors.values()) or None,
@@ -310,12 +321,6 @@ def _end(tensor: dict[str, Any]) -> int:
     return end
 
 
-def _generates(config: dict[str, Any]) -> bool:
-    """Whether the architecture ends in a language model's head."""
-    names = config.get("architectures") or []
-    return not names or any(re.search(r"CausalLM|ConditionalGeneration|LMHead", str(name)) for name in names)
-
-
 def _template(folder: Path, configurations: dict[str, Any]) -> str:
     """The chat template.
 
@@ -355,12 +360,6 @@ def _config_facts(config: dict[str, Any]) -> dict[str, int]:
 
 
 # Both
-
-
-def _task(embeds: bool, template: str) -> str:
-    if embeds:
-        return "embedding"
-    return "chat" if template else "completion"
 
 
 def _positive(value: Any) -> int | None:

@@ -1,0 +1,121 @@
+"""What a model is for, told from its files: which task, and whether its chat reads images.
+
+Pure: takes what was read of a folder or a GGUF file, or the Hub's pipeline tag. Knows nothing about rows.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHAT, COMPLETION, EMBEDDING = "chat", "completion", "embedding"
+RERANK, CLASSIFICATION = "rerank", "classification"
+
+# How people name each.
+NAMES = {
+    CHAT: "chats",
+    COMPLETION: "continues text",
+    EMBEDDING: "embeds texts",
+    RERANK: "ranks documents",
+    CLASSIFICATION: "classifies texts",
+}
+# The Hub's pipeline tags. A text generator chats when it has a template.
+_PIPELINES = {
+    "sentence-similarity": EMBEDDING,
+    "feature-extraction": EMBEDDING,
+    "text-ranking": RERANK,
+    "text-classification": CLASSIFICATION,
+    "zero-shot-classification": CLASSIFICATION,
+    "image-text-to-text": CHAT,
+}
+_EMBEDDING_GGUF = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "t5encoder",
+        "xlm-roberta",
+    }
+)
+# llama.cpp's LLAMA_POOLING_TYPE_RANK.
+_RANKS = 4
+_GENERATES = re.compile(r"CausalLM|ConditionalGeneration|LMHead|ForImageTextToText")
+_CLASSIFIES = re.compile(r"ForSequenceClassification|ForTextClassification|RewardModel")
+# A reranker that its makers keep as a language model says so in its name alone.
+_RERANKER = re.compile(r"rerank", re.IGNORECASE)
+_IMAGE_KEYS = ("image_token_id", "image_token_index", "img_token_id", "vision_start_token_id")
+LABELS = 1000
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a model is for. `labels` are a classifier's, by place."""
+
+    task: str
+    takes_images: bool = False
+    labels: tuple[str, ...] = ()
+
+
+def of_folder(config: Mapping[str, Any], modules: Any, template: str, name: str = "") -> Kind:
+    """Of a folder of safetensors, by its config.json, template and name.
+
+    `modules` is sentence-transformers' modules.json, None without one.
+    """
+    architectures = [str(one) for one in config.get("architectures") or []]
+    if any(map(_CLASSIFIES.search, architectures)):
+        return _classifier(config)
+    if modules is not None or (architectures and not any(map(_GENERATES.search, architectures))):
+        return Kind(EMBEDDING)
+    if _RERANKER.search(name):
+        return Kind(RERANK)
+    if not template:
+        return Kind(COMPLETION)
+    return Kind(CHAT, takes_images=_sees(config))
+
+
+def of_gguf(architecture: str, pooling: Any, template: str, projector: Path | None) -> Kind:
+    """Of a GGUF file: its architecture and pooling type, its template, and the projector beside it."""
+    if pooling == _RANKS:
+        return Kind(RERANK)
+    if architecture in _EMBEDDING_GGUF or pooling is not None:
+        return Kind(EMBEDDING)
+    return Kind(CHAT, takes_images=projector is not None) if template else Kind(COMPLETION)
+
+
+def of_pipeline(tag: str | None, template: str = "") -> Kind:
+    """Of a model known by its pipeline tag alone, before its files are here."""
+    task = _PIPELINES.get(tag or "", CHAT if template else COMPLETION)
+    return Kind(task, takes_images=tag == "image-text-to-text")
+
+
+def projector(path: Path) -> Path | None:
+    """What lets a GGUF model see: the first mmproj file in its folder."""
+    found = sorted(path.parent.glob("mmproj*.gguf")) if path.suffix == ".gguf" else []
+    return found[0] if found else None
+
+
+def _classifier(config: Mapping[str, Any]) -> Kind:
+    """One score is a reranker's (a cross-encoder); several are labels."""
+    named = config.get("id2label")
+    places = {int(key): str(text)[:80] for key, text in named.items()} if _is_labels(named) else {}
+    count = len(places) or config.get("num_labels")
+    if count == 1:
+        return Kind(RERANK)
+    return Kind(CLASSIFICATION, labels=tuple(places[key] for key in sorted(places)))
+
+
+def _is_labels(named: Any) -> bool:
+    if not isinstance(named, Mapping) or len(named) > LABELS:
+        return False
+    return all(isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 6 for key in named)
+
+
+def _sees(config: Mapping[str, Any]) -> bool:
+    return isinstance(config.get("vision_config"), Mapping) or any(key in config for key in _IMAGE_KEYS)
