@@ -104,6 +104,15 @@ try:
     GRACE_S = env.float("SLIPWAY_GRACE_S", 10.0)
     DRAIN_S = env.float("SLIPWAY_DRAIN_S", 30.0)
     LEASE_S = env.float("SLIPWAY_LEASE_S", 10.0)
+    # The Hub of models, or a mirror of it; whether it is left alone; how long a page waits for its answer.
+    HF_ENDPOINT = env.str("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    HF_OFFLINE = env.bool("HF_HUB_OFFLINE", False)
+    HUB_TIMEOUT_S = env.float("SLIPWAY_HUB_TIMEOUT_S", 8.0)
+    # How many of a download's requests run at once, and the waits before a cut one goes on; the last repeats.
+    DOWNLOADS_AT_ONCE = env.int("SLIPWAY_DOWNLOADS_AT_ONCE", 8)
+    DOWNLOAD_RETRY_S = env.list("SLIPWAY_DOWNLOAD_RETRY_S", [1.0, 2.0, 5.0, 15.0, 30.0], subcast=float)
+    # Earlier secret keys: what was encrypted with one is still read, and encrypted anew with the present one.
+    SECRET_KEY_FALLBACKS: list[str] = env.list("SLIPWAY_OLD_SECRET_KEYS", [])
     # The share of a disk that models may never take, and what one team's own models may take together.
     DISK_FREE = env.float("SLIPWAY_DISK_FREE", 0.1)
     TEAM_QUOTA_GB = env.float("SLIPWAY_TEAM_QUOTA_GB", 500.0)
@@ -152,6 +161,8 @@ if not (is_loopback(NODE_ADDRESS) or PRIVATE_NETWORK or TLS_CERT):
         f"relays on {NODE_ADDRESS} would speak plain HTTP to other machines: set SLIPWAY_TLS_CERT and "
         "SLIPWAY_TLS_KEY, or SLIPWAY_PRIVATE_NETWORK=1 where that network is yours alone",
     )
+if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", HF_ENDPOINT):
+    stop("HF_ENDPOINT", "must be an address like https://huggingface.co, without a password in it")
 SECRET_KEY = SECRET_KEY or _secret_key(HOME)
 ALLOWED_HOSTS = ALLOWED_HOSTS or ["127.0.0.1", "localhost", "[::1]"]
 

@@ -8,6 +8,7 @@ import pytest
 from playground.models import Membership, Team, User
 from tests.fakes import fake_engine as fake_engine
 from tests.home import HOME
+from tests.hub_stand_in import hub as hub
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ os.environ.update(
     SLIPWAY_HOME=str(HOME),
     SLIPWAY_NODE="test-node",
     SLIPWAY_EXTRA_ENGINES="fake=tests.fake_adapter:Fake",
+    # Nobody listens there: no test reaches the real Hub.
+    HF_ENDPOINT="http://127.0.0.1:9",
 )
 for name in ("DATABASE_URL", "REDIS_URL"):
     os.environ.pop(name, None)
