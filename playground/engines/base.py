@@ -35,6 +35,7 @@ ALLOWED: frozenset[tuple[str, str]] = frozenset(
         ("POST", "/v1/messages"),
         ("POST", "/v1/rerank"),
         ("POST", "/v1/score"),
+        ("POST", "/classify"),
         ("POST", "/v1/audio/transcriptions"),
         ("POST", "/tokenize"),
         ("POST", "/detokenize"),
@@ -44,6 +45,15 @@ ALLOWED: frozenset[tuple[str, str]] = frozenset(
 
 The relay answers 404 to all others.
 """
+
+PATHS: Mapping[str, str] = {
+    "chat": "/v1/chat/completions",
+    "completion": "/v1/completions",
+    "embedding": "/v1/embeddings",
+    "rerank": "/v1/rerank",
+    "classification": "/classify",
+}
+"""What a model of each task is asked by."""
 
 
 class ReasonCode(StrEnum):
@@ -237,6 +247,8 @@ class Quirks:
     """Counters that rise while it works; flat ones are one of the three signs of a frozen engine."""
     continuous_usage: Mapping[str, Any] = field(default_factory=dict)
     """What a streamed request adds to get the usage so far with each chunk: it counts stopped answers."""
+    images: bool = False
+    """Takes images in the messages of a chat, as data: URLs, where its model reads them."""
     routes: frozenset[tuple[str, str]] = frozenset(
         {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
     )
@@ -272,6 +284,16 @@ SAMPLING = (
 
 Ask = Callable[[str, str, Mapping[str, Any] | None], Awaitable[dict[str, Any]]]
 """`await ask("POST", "/tokenize", {…})`: one small question to a running engine, answered by an object."""
+
+
+# The least each task can be asked.
+_PROBES: Mapping[str, Mapping[str, Any]] = {
+    "chat": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1},
+    "completion": {"prompt": "Hi", "max_tokens": 1},
+    "embedding": {"input": "ready"},
+    "rerank": {"query": "ready", "documents": ["ready"]},
+    "classification": {"input": "ready"},
+}
 
 
 class NotReady(Exception):
@@ -417,17 +439,12 @@ class Engine(ABC):
     ) -> None:
         """One real request of the model's task, one token long. Raises NotReady with what was wrong."""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        body: dict[str, Any]
-        if task == "embedding":
-            path, body = "/v1/embeddings", {"model": served_name, "input": "ready"}
-        elif task == "completion":
-            path, body = "/v1/completions", {"model": served_name, "prompt": "Hi", "max_tokens": 1}
-        else:
-            messages = [{"role": "user", "content": "Hi"}]
-            path, body = "/v1/chat/completions", {"model": served_name, "messages": messages, "max_tokens": 1}
+        path, body = PATHS[task], {"model": served_name, **_PROBES[task]}
         async with session.post(base_url + path, json=body, headers=headers) as answer:
             if answer.status != 200:
                 raise NotReady(f"{path} answered {answer.status}: {(await answer.text())[:300]}")
             data = await answer.json(content_type=None)
-            if not isinstance(data, dict) or not (data.get("choices") or data.get("data")):
+            if not isinstance(data, dict) or not any(
+                data.get(name) for name in ("choices", "data", "results")
+            ):
                 raise NotReady(f"{path} answered without a result")

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from playground import kinds
+
 from .base import (
     LAUNCHERS,
     SAMPLING,
@@ -49,11 +51,13 @@ class LlamaCpp(Engine):
             "llamacpp:n_decode_total",
         ),
         continuous_usage={"timings_per_token": True},
+        images=True,
         routes=frozenset(
             {
                 ("POST", "/v1/chat/completions"),
                 ("POST", "/v1/completions"),
                 ("POST", "/v1/embeddings"),
+                ("POST", "/v1/rerank"),
                 ("POST", "/tokenize"),
                 ("POST", "/detokenize"),
             }
@@ -80,8 +84,8 @@ class LlamaCpp(Engine):
     def supports(self, model: LocalModel) -> Verdict:
         if model.kind != "gguf":
             return Verdict(False, "llama.cpp loads GGUF files only.")
-        if model.task == "embedding":
-            return Verdict(True, kind="gguf")
+        if model.task == "classification":
+            return Verdict(False, "llama.cpp has no classification.")
         return Verdict(True, kind="gguf")
 
     def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate:
@@ -132,9 +136,15 @@ class LlamaCpp(Engine):
             line += ["--cache-ram", str(CACHE_RAM_MIB)]
         if given.threads is None and not hardware.gpus:
             line += ["--threads", str(hardware.cores)]
-        if model.task == "embedding":
-            line.append("--embeddings")
+        line += self._task(model)
         return line + given.arguments()
+
+    def _task(self, model: LocalModel) -> list[str]:
+        """What its server needs for anything but text."""
+        if model.task in ("embedding", "rerank"):
+            return ["--embeddings" if model.task == "embedding" else "--reranking"]
+        projector = kinds.projector(model.path) if model.takes_images else None
+        return ["--mmproj", str(projector)] if projector else []
 
     def _program(self, environment: Path, given: LlamaCppOptions) -> list[str]:
         if given.program == "llama-server":
@@ -180,6 +190,13 @@ class LlamaCpp(Engine):
                 ReasonCode.BAD_WEIGHTS,
                 f"This version of llama.cpp does not know the architecture {found.group(1)}: take a newer "
                 "version.",
+            )
+        if re.search(
+            r"mismatch between text model .* and mmproj|failed to load (CLIP|multimodal) model", text
+        ):
+            return Reason(
+                ReasonCode.BAD_WEIGHTS,
+                "The mmproj file beside it belongs to another model: keep each in a folder of its own.",
             )
         if "error loading model" in text or "gguf_init_from" in text:
             return Reason(ReasonCode.BAD_WEIGHTS, _weights_advice(text))

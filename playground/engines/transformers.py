@@ -80,8 +80,8 @@ class Transformers(Engine):
     def supports(self, model: LocalModel) -> Verdict:
         if model.kind != "safetensors":
             return Verdict(False, "transformers loads folders of safetensors.")
-        if model.task == "embedding":
-            return Verdict(False, "transformers serve has no embeddings.")
+        if model.task not in ("chat", "completion"):
+            return Verdict(False, f"transformers serve generates text; it has no {model.task}.")
         return Verdict(True, kind="safetensors")
 
     def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate:

@@ -50,6 +50,7 @@ class Vllm(Engine):
             "vllm:request_success_total",
         ),
         continuous_usage={"stream_options": {"continuous_usage_stats": True}},
+        images=True,
         routes=frozenset(
             {
                 ("POST", "/v1/chat/completions"),
@@ -59,6 +60,7 @@ class Vllm(Engine):
                 ("POST", "/v1/messages"),
                 ("POST", "/v1/rerank"),
                 ("POST", "/v1/score"),
+                ("POST", "/classify"),
                 ("POST", "/v1/chat/completions/render"),
                 ("POST", "/tokenize"),
                 ("POST", "/detokenize"),
@@ -89,6 +91,10 @@ class Vllm(Engine):
     def supports(self, model: LocalModel) -> Verdict:
         if model.kind != "safetensors":
             return Verdict(False, "vLLM loads folders of safetensors.")
+        if model.task == "rerank" and model.architecture.endswith("ForCausalLM"):
+            return Verdict(
+                False, "vLLM ranks with a scoring head; this reranker is kept as a language model."
+            )
         return Verdict(True, kind="safetensors")
 
     def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate:
@@ -138,6 +144,8 @@ class Vllm(Engine):
             line.append("--enforce-eager")
         if _hides_render(environment):
             line.append("--enable-scale-out")
+        if model.task in ("embedding", "rerank", "classification"):
+            line += ["--runner", "pooling"]
         if given.tool_call_parser:
             line.append("--enable-auto-tool-choice")
         if given.kv_cache_gib or not hardware.gpus:

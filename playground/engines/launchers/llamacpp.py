@@ -50,6 +50,8 @@ def parse(arguments):
     parser.add_argument("--reasoning-format", choices=["none", "deepseek", "auto"])
     parser.add_argument("--n-predict", type=int)
     parser.add_argument("--embeddings", action="store_true")
+    parser.add_argument("--reranking", action="store_true")
+    parser.add_argument("--mmproj")
     parser.add_argument("--pooling", choices=["none", "mean", "cls", "last", "rank"])
     return parser.parse_args(arguments)
 
@@ -68,6 +70,8 @@ def server_params(given):
     """CommonParams with what was given; the rest stays llama.cpp's default."""
     params = xllamacpp.CommonParams()
     params.model.path = given.model
+    if given.mmproj:
+        params.mmproj.path = given.mmproj
     params.model_alias = {given.alias}
     params.hostnames = [given.host]
     params.port = given.port
@@ -100,7 +104,7 @@ def plain(given):
         "warmup": given.warmup,
         "check_tensors": given.check_tensors or None,
         "n_predict": given.n_predict,
-        "embedding": given.embeddings or None,
+        "embedding": given.embeddings or given.reranking or None,
     }
 
 
@@ -126,7 +130,7 @@ def set_enums(params, given):
         ("numa", x.ggml_numa_strategy, "GGML_NUMA_STRATEGY_", given.numa),
         ("rope_scaling_type", x.llama_rope_scaling_type, "LLAMA_ROPE_SCALING_TYPE_", given.rope_scaling),
         ("reasoning_format", x.common_reasoning_format, "COMMON_REASONING_FORMAT_", given.reasoning_format),
-        ("pooling_type", x.llama_pooling_type, "LLAMA_POOLING_TYPE_", given.pooling),
+        ("pooling_type", x.llama_pooling_type, "LLAMA_POOLING_TYPE_", "rank" if given.reranking else given.pooling),
     ]:
         if name:
             setattr(params, field, member(enum, prefix, name))
