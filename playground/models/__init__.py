@@ -1,6 +1,6 @@
 """Rows of the playground, one file a noun. Nothing here changes state: verbs live in the noun's module."""
 
-from .conversations import Column, Conversation, Generation, Turn
+from .conversations import Column, Conversation, Generation, Image, Turn
 from .deployments import (
     Configuration,
     Deployment,
@@ -23,6 +23,7 @@ __all__ = [
     "Deployment",
     "EngineEnvironment",
     "Generation",
+    "Image",
     "Job",
     "LoginLink",
     "Membership",

@@ -3,10 +3,13 @@
 from django.db import models
 
 from .deployments import Configuration, Deployment, Replica
+from .models import Model
 from .teams import TeamOwned
 
 
 class Conversation(TeamOwned):
+    # What is asked here, and so which widget it has: that of the model it was begun with.
+    task = models.CharField(max_length=16, choices=Model.Task.choices, default=Model.Task.CHAT)
     title = models.CharField(max_length=200, default="New conversation")
     system_prompt = models.TextField(blank=True)
     # Only what was set: {"temperature": 0.7, "max_tokens": 200}. Absent means the engine's default.
@@ -33,6 +36,8 @@ class Turn(models.Model):
     conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="turns")
     parent = models.ForeignKey("self", on_delete=models.CASCADE, null=True, related_name="children")
     text = models.TextField()
+    # Beside the text: {"images": [pk of Image, …]}, {"query": "…"} of a rerank.
+    inputs = models.JSONField(default=dict)
     # Sent once by the browser with each message: a double click makes one turn.
     client_id = models.CharField(max_length=64)
     created_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
@@ -41,6 +46,23 @@ class Turn(models.Model):
     class Meta:
         ordering = ["id"]
         constraints = [models.UniqueConstraint(fields=["conversation", "client_id"], name="turn_sent_once")]
+
+
+class Image(models.Model):
+    """A picture attached to messages of a conversation, checked when it came. Messages name it by key."""
+
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="images")
+    kind = models.CharField(max_length=8, help_text="png, jpeg, webp.")
+    width = models.PositiveIntegerField()
+    height = models.PositiveIntegerField()
+    size_bytes = models.PositiveIntegerField()
+    data = models.BinaryField()
+    sent = models.BooleanField(default=False, help_text="False while it waits at the composer.")
+    created_by = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["id"]
 
 
 class Generation(models.Model):
@@ -70,6 +92,9 @@ class Generation(models.Model):
     state = models.CharField(max_length=16, choices=State.choices, default=State.PENDING)
     text = models.TextField(blank=True)
     reasoning = models.TextField(blank=True)
+    # What came of a task without text, as shown: see `widgets`. Vectors: float32, one after another.
+    result = models.JSONField(default=dict)
+    vectors = models.BinaryField(null=True)
     error_code = models.CharField(max_length=40, blank=True)
     error = models.TextField(blank=True)
     finish_reason = models.CharField(max_length=30, blank=True)
