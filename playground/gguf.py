@@ -23,6 +23,9 @@ MAX_KEY = 65_535
 MAX_TEXT = 1 << 20
 # Arrays are counted, not kept, beyond this many values.
 MAX_ARRAY = 64
+# Tensors are counted, not kept, beyond this many.
+MAX_KEPT_TENSORS = 50_000
+MAX_NAME = 200
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
@@ -67,6 +70,19 @@ class Malformed(Exception):
     """The file is no sound GGUF; the text says where it is wrong."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor as the header describes it. The first of `shape` is the length of a row."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def values(self) -> int:
+        return math.prod(self.shape)
+
+
 @dataclass(frozen=True)
 class Header:
     """What the header says.
@@ -82,6 +98,10 @@ class Header:
     """The type most weights have: "Q4_K"."""
     types: dict[str, int] = field(default_factory=dict)
     """Weights by type."""
+    tensors: tuple[Tensor, ...] = ()
+    """Each tensor; empty where there are too many to keep."""
+    data_at: int = 0
+    """Where the weights begin in the file."""
 
     def of(self, key: str) -> Any:
         """A value of the model's architecture: of("context_length") reads "llama.context_length"."""
@@ -126,17 +146,21 @@ class _Reader:
     def tensors(self, count: int, values: dict[str, Any], lengths: dict[str, int]) -> Header:
         """Count the weights, and check that every tensor lies within the file."""
         weights: Counter[str] = Counter()
+        kept: list[Tensor] = []
         furthest = 0
         for _ in range(count):
-            self.text(MAX_KEY)
+            called = self.text(MAX_KEY) or ""
             dimensions = self.number("I")
             if dimensions > MAX_DIMENSIONS:
                 raise Malformed(f"a tensor has {dimensions} dimensions")
-            amount = math.prod(self.number("Q") for _ in range(dimensions))
+            shape = tuple(self.number("Q") for _ in range(dimensions))
+            amount = math.prod(shape)
             kind, offset = self.number("I"), self.number("Q")
             name, block, size = _TYPES.get(kind, (f"type {kind}", 1, 0))
             furthest = max(furthest, offset + amount // block * size)
             weights[name] += amount
+            if count <= MAX_KEPT_TENSORS:
+                kept.append(Tensor(called[:MAX_NAME], shape, name))
         alignment = values.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20:
             raise Malformed(f"its alignment {alignment} cannot be")
@@ -144,7 +168,8 @@ class _Reader:
         if start + furthest > self.size:
             raise Malformed(f"{start + furthest - self.size} bytes of its weights are missing")
         dtype = weights.most_common(1)[0][0] if weights else ""
-        return Header(values, lengths, sum(weights.values()), dtype, dict(weights))
+        total = sum(weights.values())
+        return Header(values, lengths, total, dtype, dict(weights), tuple(kept), start)
 
     def value(self, kind: int, key: str, lengths: dict[str, int]) -> Any:
         """One value; None for what is too long to keep."""
@@ -197,3 +222,16 @@ class _Reader:
             raise Malformed("it is cut short, or lies about a length")
         self.at = start + amount
         return start
+
+
+def type_bytes(dtype: str, values: int) -> int | None:
+    """Bytes that so many values take in a type, by its name; None for a type that is not known."""
+    for name, block, size in _TYPES.values():
+        if name == dtype:
+            return -(-values // block) * size
+    return None
+
+
+def block_of(dtype: str) -> int:
+    """How many values a block of that type holds; a row is a whole number of blocks."""
+    return next((block for name, block, _ in _TYPES.values() if name == dtype), 1)

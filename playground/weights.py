@@ -206,12 +206,27 @@ def _gguf_facts(header: gguf.Header) -> dict[str, int]:
 # Folders of safetensors
 
 
-def _inspect_folder(folder: Path) -> Weights:
+def read_folder(folder: Path) -> tuple[list[Path], dict[str, Any]]:
+    """The files of a folder, and the content of its configurations by name.
+
+    Refused when anything in it could run code.
+    """
     held = list(_walk(folder))
     _refuse_names(held)
     configurations = {str(file.relative_to(folder)): _json(file) for file in held if _is_configuration(file)}
     for name, content in configurations.items():
         _refuse_traps(name, content)
+    return held, configurations
+
+
+def shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a .safetensors file, after the checks of its header."""
+    header = _safetensors_header(file)
+    return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+
+
+def _inspect_folder(folder: Path) -> Weights:
+    held, configurations = read_folder(folder)
     config = configurations.get("config.json")
     if not isinstance(config, dict):
         raise Refused("It has no config.json.")
