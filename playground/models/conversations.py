@@ -24,6 +24,9 @@ class Column(models.Model):
     conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="columns")
     position = models.PositiveSmallIntegerField(default=0)
     deployment = models.ForeignKey(Deployment, on_delete=models.SET_NULL, null=True, related_name="columns")
+    adapter = models.CharField(
+        max_length=100, blank=True, help_text="Name of the deployment's adapter that answers; empty: its model."
+    )
     parameters = models.JSONField(null=True, help_text="Null: the conversation's.")
 
     class Meta:

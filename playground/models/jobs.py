@@ -15,6 +15,8 @@ class Job(TeamOwned):
         IMPORT_MODEL = "import_model", "Import model"
         QUANTISE_MODEL = "quantise_model", "Quantise model"
         REMOVE_MODEL = "remove_model", "Remove model"
+        FETCH_ADAPTER = "fetch_adapter", "Fetch adapter"
+        ATTACH_ADAPTER = "attach_adapter", "Attach adapter"
 
     class State(models.TextChoices):
         QUEUED = "queued", "queued"
