@@ -4,20 +4,35 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('playground', '0007_tasks_beyond_chat'),
+        ("playground", "0007_tasks_beyond_chat"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='column',
-            name='adapter',
-            field=models.CharField(blank=True, help_text="Name of the deployment's adapter that answers; empty: its model.", max_length=100),
+            model_name="column",
+            name="adapter",
+            field=models.CharField(
+                blank=True, help_text="Which adapter answers; empty: the deployment's model.", max_length=100
+            ),
         ),
         migrations.AlterField(
-            model_name='job',
-            name='kind',
-            field=models.CharField(choices=[('install_environment', 'Install engine'), ('remove_environment', 'Remove engine'), ('fetch_model', 'Fetch model'), ('convert_model', 'Convert model'), ('download_model', 'Download model'), ('import_model', 'Import model'), ('quantise_model', 'Quantise model'), ('remove_model', 'Remove model'), ('fetch_adapter', 'Fetch adapter'), ('attach_adapter', 'Attach adapter')], max_length=32),
+            model_name="job",
+            name="kind",
+            field=models.CharField(
+                choices=[
+                    ("install_environment", "Install engine"),
+                    ("remove_environment", "Remove engine"),
+                    ("fetch_model", "Fetch model"),
+                    ("convert_model", "Convert model"),
+                    ("download_model", "Download model"),
+                    ("import_model", "Import model"),
+                    ("quantise_model", "Quantise model"),
+                    ("remove_model", "Remove model"),
+                    ("fetch_adapter", "Fetch adapter"),
+                    ("attach_adapter", "Attach adapter"),
+                ],
+                max_length=32,
+            ),
         ),
     ]

@@ -25,7 +25,7 @@ class Column(models.Model):
     position = models.PositiveSmallIntegerField(default=0)
     deployment = models.ForeignKey(Deployment, on_delete=models.SET_NULL, null=True, related_name="columns")
     adapter = models.CharField(
-        max_length=100, blank=True, help_text="Name of the deployment's adapter that answers; empty: its model."
+        max_length=100, blank=True, help_text="Which adapter answers; empty: the deployment's model."
     )
     parameters = models.JSONField(null=True, help_text="Null: the conversation's.")
 
