@@ -92,10 +92,10 @@ class Exchange:
     __slots__ = (
         "_body_until",
         "_buffered",
-        "_chat",
         "_claim",
         "_commenting",
         "_ended_by",
+        "_kind",
         "_receive",
         "_send",
         "_sending_since",
@@ -126,7 +126,7 @@ class Exchange:
         self.label = ""
         self.status = 0
         self.started = self.streaming = False
-        self._chat = False
+        self._kind = ""
         self._claim: idempotency.Claim | None = None
         self.ttft: float | None = None
         self.usage: dict[str, Any] | None = None
@@ -169,17 +169,17 @@ class Exchange:
 
     async def _dispatch(self) -> None:
         found = self._headers()
-        chat = protocol.GENERATE.get((self.method, self.path))
+        kind = protocol.ROUTES.get((self.method, self.path))
         listing = self.method == "GET" and (
             self.path == protocol.MODELS or self.path.startswith(protocol.MODELS + b"/")
         )
-        if chat is None and not listing:
+        if kind is None and not listing:
             raise protocol.unknown_route(self.method)
         key = await self._authorise(found)
-        if chat is None:
+        if kind is None:
             await self._models(key)
         else:
-            await self._generate(key, found, chat)
+            await self._ask(key, found, kind)
 
     def _headers(self) -> dict[bytes, bytes]:
         given = next((value for name, value in self.raw_headers[:100] if name == b"x-request-id"), None)
@@ -224,21 +224,24 @@ class Exchange:
 
     # POST: read, choose, relay
 
-    async def _generate(self, key: Key, found: dict[bytes, bytes], chat: bool) -> None:
+    async def _ask(self, key: Key, found: dict[bytes, bytes], kind: str) -> None:
         raw = await self._body(protocol.body_length(found))
-        body = protocol.parse(raw, chat=chat)
+        body = protocol.parse(raw, kind)
         route = self._find(key, body["model"])
-        self.label, self._chat = route.name, chat
-        if ("POST", self.path.decode()) not in route.quirks.routes:
-            raise Refusal(400, "This model's engine does not serve this route.", "unsupported_route", "model")
+        self.label, self._kind = route.name, kind
+        protocol.refuse_wrong_task(kind, self._engine_path, route.task, route.quirks)
         protocol.refuse_unsupported(body, route.quirks)
         self.streaming = body.get("stream") is True
         self._watch = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watch)
         token = idempotency.token(found, streaming=self.streaming)
         if token is None:
-            await self._relay(key, route, body, protocol.weight(raw, body))
+            await self._relay(key, route, body, protocol.weight(raw, body, kind))
         else:
-            await self._once(key, route, body, protocol.weight(raw, body), token)
+            await self._once(key, route, body, protocol.weight(raw, body, kind), token)
+
+    @property
+    def _engine_path(self) -> str:
+        return protocol.ENGINE_PATHS.get(self.path) or self.path.decode()
 
     async def _once(self, key: Key, route: Route, body: dict[str, Any], tokens: int, token: str) -> None:
         """Relay unless a request with this Idempotency-Key ran or runs: then replay its answer, or refuse."""
@@ -282,17 +285,18 @@ class Exchange:
         failed: set[int] = set()
         while True:
             route, target = await self._replica(key, route, failed)
-            payload = protocol.prepare(body, route.sampling, target.served_name, route.quirks)
+            sampling = route.sampling if self._kind in protocol.GENERATING else {}
+            payload = protocol.prepare(body, sampling, target.served_name, route.quirks)
             routing.take(route, target, tokens)
             try:
                 async with engine_client.relay(
-                    target, "POST", self.path.decode(), ENGINE_HEADERS, payload
+                    target, "POST", self._engine_path, ENGINE_HEADERS, payload
                 ) as answer:
                     await self._pass_on(answer, route, body)
                 return
             except EngineError as error:
                 if self.started or failed or error.code not in RETRYABLE:
-                    raise protocol.engine_failed(error, chat=self._chat) from error
+                    raise protocol.engine_failed(error, self._kind) from error
                 failed.add(target.replica)
             finally:
                 routing.release(route, target, tokens)

@@ -10,15 +10,33 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from playground import policy
+from playground import policy, pooling
 from playground.engine_client import EngineError
 from playground.engines.base import Quirks
 
-# (method, raw path) → whether it is a chat. Compared byte for byte: nothing is decoded.
-GENERATE: Mapping[tuple[str, bytes], bool] = {
-    ("POST", b"/v1/chat/completions"): True,
-    ("POST", b"/v1/completions"): False,
+# (method, raw path) → what is asked. Compared byte for byte: nothing is decoded.
+ROUTES: Mapping[tuple[str, bytes], str] = {
+    ("POST", b"/v1/chat/completions"): "chat",
+    ("POST", b"/v1/completions"): "completion",
+    ("POST", b"/v1/embeddings"): "embedding",
+    ("POST", b"/v1/rerank"): "rerank",
+    ("POST", b"/v1/score"): "score",
+    ("POST", b"/v1/classify"): "classification",
 }
+# Where engines have a route at another path than this API.
+ENGINE_PATHS: Mapping[bytes, str] = {b"/v1/classify": "/classify"}
+GENERATING = frozenset({"chat", "completion"})
+# The tasks of the models that can be asked so: an embedding's cosine ranks, too, as a reranker scores.
+SERVED_BY: Mapping[str, frozenset[str]] = {
+    "chat": GENERATING,
+    "completion": GENERATING,
+    "embedding": frozenset({"embedding"}),
+    "rerank": frozenset({"rerank", "embedding"}),
+    "score": frozenset({"rerank", "embedding"}),
+    "classification": frozenset({"classification", "rerank"}),
+}
+# What an engine's word about the context is about.
+_LONG = {"chat": "messages", "completion": "prompt", "rerank": "documents", "score": "text_2"}
 MODELS = b"/v1/models"
 
 BODY_LIMIT = 16 * 1024 * 1024
@@ -151,11 +169,14 @@ def too_large() -> Refusal:
     return Refusal(413, f"The body is larger than {BODY_LIMIT // 2**20} MiB.", "body_too_large")
 
 
-def parse(raw: bytes, *, chat: bool) -> dict[str, Any]:
+def parse(raw: bytes, kind: str) -> dict[str, Any]:
     """The body as JSON within the request policy, with a model named."""
     try:
         body = policy.loads(raw)
-        policy.check(body, chat=chat)
+        if kind in GENERATING:
+            policy.check(body, chat=kind == "chat")
+        else:
+            pooling.check(body, kind)
     except policy.BadRequest as bad:
         raise Refusal(400, bad.message, bad.code, bad.param) from bad
     model = body.get("model")
@@ -175,6 +196,15 @@ def prepare(body: dict[str, Any], sampling: Mapping[str, Any], served_name: str,
     return _encode(merged).encode()
 
 
+def refuse_wrong_task(kind: str, path: str, task: str, quirks: Quirks) -> None:
+    """Name why a model or its engine cannot be asked so."""
+    if task not in SERVED_BY[kind]:
+        words = {"chat": "chats", "completion": "continues text"}.get(task, f"is for {task}")
+        raise Refusal(400, f"This model {words}; it does not serve this route.", "unsupported_route", "model")
+    if ("POST", path) not in quirks.routes:
+        raise Refusal(400, "This model's engine does not serve this route.", "unsupported_route", "model")
+
+
 def refuse_unsupported(body: Mapping[str, Any], quirks: Quirks) -> None:
     """Name the first parameter the engine is known to refuse."""
     if quirks.refused and (named := sorted(quirks.refused & body.keys())):
@@ -183,15 +213,17 @@ def refuse_unsupported(body: Mapping[str, Any], quirks: Quirks) -> None:
         )
 
 
-def weight(raw: bytes, body: Mapping[str, Any]) -> int:
+def weight(raw: bytes, body: Mapping[str, Any], kind: str) -> int:
     """Tokens a request may cost, roughly: a quarter of its bytes and what it may generate."""
+    if kind not in GENERATING:
+        return len(raw) // 4
     return len(raw) // 4 + int(body.get("max_completion_tokens") or body.get("max_tokens") or 256)
 
 
-def engine_failed(error: EngineError, *, chat: bool) -> Refusal:
+def engine_failed(error: EngineError, kind: str) -> Refusal:
     """An engine's failure in our shape. Its text is told, cut short, only where it is about the request."""
     if error.code == "context_exceeded":
-        param = "messages" if chat else "prompt"
+        param = _LONG.get(kind, "input")
         return Refusal(400, _plain(error.text, 300), "context_length_exceeded", param)
     if error.code == "bad_request":
         return Refusal(400, _plain(error.text, 300), "refused_by_engine")

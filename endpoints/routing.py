@@ -58,6 +58,8 @@ class Route:
     replicas: tuple[Target, ...]
     coming: bool
     """A replica is on its way: worth waiting for."""
+    task: str = "chat"
+    """Of the model behind it."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     release: int | None = None
 
@@ -242,6 +244,7 @@ def _deployment(row: Any, replicas: list[Target]) -> Route:
         quirks=_quirks(row.engine),
         replicas=tuple(replicas),
         coming=row.coming and not row.problem,
+        task=row.task,
     )
 
 
@@ -255,6 +258,7 @@ def _endpoint(row: Any, deployments: Mapping[int, Route]) -> Route:
         quirks=behind.quirks if behind else Quirks(),
         replicas=behind.replicas if behind else (),
         coming=behind.coming if behind else False,
+        task=behind.task if behind else "chat",
         sampling=row.sampling,
         release=row.release_id,
     )

@@ -28,6 +28,7 @@ _ENDPOINTS = """
 """
 _DEPLOYMENTS = """
     SELECT deployment.id, deployment.team_id, deployment.engine, deployment.problem, deployment.released,
+           model.task,
            extract(epoch FROM deployment.created_at)::bigint AS created,
            EXISTS (
                SELECT FROM playground_replica AS coming
@@ -35,6 +36,7 @@ _DEPLOYMENTS = """
                  AND coming.state IN ('pending', 'preparing', 'assigned', 'starting', 'loading')
            ) AS coming
     FROM playground_deployment AS deployment
+    JOIN playground_model AS model ON model.id = deployment.model_id
     WHERE deployment.desired = 'running'
 """
 _REPLICAS = """
