@@ -8,6 +8,7 @@ is believed before it is checked against the file. Knows nothing about rows.
 
 import hashlib
 import json
+import math
 import re
 import struct
 from collections import Counter
@@ -16,40 +17,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playground import gguf, kinds
+from playground import gguf, kinds, safety
+from playground.safety import Refused as Refused
 
-PICKLES = {
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".pkl",
-    ".pickle",
-    ".joblib",
-    ".h5",
-    ".keras",
-    ".npy",
-    ".npz",
-    ".mar",
-}
-CODE = {".py", ".pyc", ".so", ".sh", ".dll", ".dylib", ".exe", ".ipynb"}
-# Keys of configuration files that make a library load code, each with what is wrong with it.
-TRAPS = {
-    "auto_map": "names Python code to load (auto_map)",
-    "trust_remote_code": "asks for remote code to be trusted",
-    "custom_generate": "names Python code to generate with",
-    "_attn_implementation_internal": "names code to compute attention with",
-}
-ATTENTION = ("attn_implementation", "_attn_implementation")
-# Large, and never read as a configuration.
-NO_CONFIGURATION = {"tokenizer.json", "vocab.json", "added_tokens.json"}
-MAX_JSON = 16 << 20
+MAX_JSON = 64 << 20
 MAX_SAFETENSORS_HEADER = 100_000_000
-MAX_FILES = 2_000
-MAX_TEMPLATE = 1 << 20
+MAX_PARAMETERS = 1 << 60
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
-_DTYPES = {
+# Bits of a value of each type; of the rest the format's own reader knows.
+_BITS = {
+    **{"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16},
+    **{"I16": 16, "U16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8},
+}
+DTYPES = {
     "F64": "float64",
     "F32": "float32",
     "F16": "float16",
@@ -60,10 +41,6 @@ _DTYPES = {
     "U8": "uint8",
     "I32": "int32",
 }
-
-
-class Refused(Exception):
-    """These files may not be loaded; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +62,12 @@ class Weights:
     """A classifier's, by place."""
 
 
-def inspect(path: Path) -> Weights:
+def inspect(path: Path, *, code: bool = False) -> Weights:
     """The facts of a .gguf file or a folder of safetensors.
 
-    Refused with the reason when it may not be loaded.
+    Refused with the reason when it may not be loaded. `code`: its own Python files may be there.
     """
-    return _inspect_gguf(path) if path.is_file() else _inspect_folder(path)
+    return _inspect_gguf(path) if path.is_file() else _inspect_folder(path, code)
 
 
 def files(path: Path) -> list[Path]:
@@ -141,7 +118,7 @@ def refuse_links_out(path: Path, root: Path) -> None:
     """Refused when `path`, or anything below it, is a link that leads out of `root`."""
     root = root.resolve()
     below = [path, *path.rglob("*")] if path.is_dir() else [path]
-    for one in below[: MAX_FILES + 1]:
+    for one in below[: safety.MAX_FILES + 1]:
         if one.is_symlink() and not one.resolve().is_relative_to(root):
             raise Refused(f"{one.name} is a link that leads out of the models folder.")
 
@@ -158,8 +135,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         if any(part.startswith(".") for part in file.relative_to(folder).parts) or not file.is_file():
             continue
         count += 1
-        if count > MAX_FILES:
-            raise Refused(f"It has more than {MAX_FILES} files.")
+        if count > safety.MAX_FILES:
+            raise Refused(f"It has more than {safety.MAX_FILES} files.")
         yield file
 
 
@@ -171,7 +148,8 @@ def _inspect_gguf(path: Path) -> Weights:
         header = gguf.read(path)
     except gguf.Malformed as problem:
         raise Refused(f"{path.name} is no sound GGUF file: {problem}.") from problem
-    architecture = str(header.values.get("general.architecture", ""))
+    architecture = _plain(header.values.get("general.architecture"), 100)
+    _check_gguf_templates(path, header)
     template = str(header.values.get("tokenizer.chat_template", ""))
     kind = kinds.of_gguf(architecture, header.of("pooling_type"), template, kinds.projector(path))
     return Weights(
@@ -181,12 +159,23 @@ def _inspect_gguf(path: Path) -> Weights:
         task=kind.task,
         takes_images=kind.takes_images,
         architecture=architecture,
-        licence=str(header.values.get("general.license", ""))[:80],
-        parameters=header.parameters or None,
+        licence=_plain(header.values.get("general.license"), 80),
+        parameters=_amount(header.parameters),
         context_length=_positive(header.of("context_length")),
         chat_template=template,
         facts=_gguf_facts(header),
     )
+
+
+def _check_gguf_templates(path: Path, header: gguf.Header) -> None:
+    """A file may carry several, by name; any of them may be asked for."""
+    for key, value in header.values.items():
+        if key.startswith("tokenizer.chat_template") and isinstance(value, str):
+            safety.check_template(path.name, value)
+    if any(
+        key.startswith("tokenizer.chat_template.") or key == "tokenizer.chat_template" for key in header.long
+    ):
+        raise Refused(f"{path.name}: the chat template is longer than 1 MB.")
 
 
 def _gguf_facts(header: gguf.Header) -> dict[str, int]:
@@ -206,17 +195,28 @@ def _gguf_facts(header: gguf.Header) -> dict[str, int]:
 # Folders of safetensors
 
 
-def read_folder(folder: Path) -> tuple[list[Path], dict[str, Any]]:
+def read_folder(folder: Path, *, code: bool = False) -> tuple[list[Path], dict[str, Any]]:
     """The files of a folder, and the content of its configurations by name.
 
-    Refused when anything in it could run code.
+    Refused when anything in it could run code, but Python files of its own where `code` allows them.
     """
     held = list(_walk(folder))
-    _refuse_names(held)
-    configurations = {str(file.relative_to(folder)): _json(file) for file in held if _is_configuration(file)}
-    for name, content in configurations.items():
-        _refuse_traps(name, content)
+    configurations = configurations_of(folder, held)
+    names = [str(file.relative_to(folder)) for file in held]
+    judgement = safety.judge_listing(names, configurations, allowed=code, on_disk=True)
+    if judgement.refused:
+        raise Refused(judgement.refused, judgement)
     return held, configurations
+
+
+def configurations_of(folder: Path, held: list[Path]) -> dict[str, Any]:
+    """What `safety` wants to read of a folder: parsed JSON, and the text of templates."""
+    named = {str(file.relative_to(folder)): file for file in held}
+    return {
+        name: file.read_text(errors="replace") if file.suffix == ".jinja" else _json(file)
+        for name, file in named.items()
+        if safety.is_config(name)
+    }
 
 
 def shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -225,8 +225,8 @@ def shapes(file: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
 
 
-def _inspect_folder(folder: Path) -> Weights:
-    held, configurations = read_folder(folder)
+def _inspect_folder(folder: Path, code: bool) -> Weights:
+    held, configurations = read_folder(folder, code=code)
     config = configurations.get("config.json")
     if not isinstance(config, dict):
         raise Refused("It has no config.json.")
@@ -234,36 +234,24 @@ def _inspect_folder(folder: Path) -> Weights:
     if not shards:
         raise Refused("It has no .safetensors file.")
     tensors = _safetensors(shards)
-    template = _template(folder, configurations)
+    template = _template(configurations)
     kind = kinds.of_folder(config, configurations.get("modules.json"), template, folder.name)
     nested = config.get("text_config")
     text = nested if isinstance(nested, dict) else config
     return Weights(
         kind="safetensors",
         size_bytes=sum(file.stat().st_size for file in shards),
-        dtype=_DTYPES.get(tensors.most_common(1)[0][0], "") if tensors else "",
+        dtype=DTYPES.get(tensors.most_common(1)[0][0], "") if tensors else "",
         task=kind.task,
         takes_images=kind.takes_images,
         labels=kind.labels,
-        architecture=str((config.get("architectures") or [config.get("model_type", "")])[0])[:100],
+        architecture=_architecture(config),
         licence=_licence(folder),
-        parameters=sum(tensors.values()) or None,
+        parameters=_amount(sum(tensors.values())),
         context_length=_positive(text.get("max_position_embeddings")),
         chat_template=template,
         facts=_config_facts(text),
     )
-
-
-def _refuse_names(held: list[Path]) -> None:
-    for file in held:
-        if file.suffix.lower() in PICKLES:
-            raise Refused(f"{file.name} is a format that can run code when it is loaded; safetensors only.")
-        if file.suffix.lower() in CODE:
-            raise Refused(f"{file.name} is code; a model with code of its own is not loaded.")
-
-
-def _is_configuration(file: Path) -> bool:
-    return file.suffix == ".json" and file.name not in NO_CONFIGURATION
 
 
 def _json(file: Path) -> Any:
@@ -273,22 +261,6 @@ def _json(file: Path) -> Any:
         return json.loads(file.read_bytes())
     except (ValueError, RecursionError) as problem:
         raise Refused(f"{file.name} is no sound JSON.") from problem
-
-
-def _refuse_traps(name: str, content: Any) -> None:
-    """Look at every key however deep: libraries read them from nested configurations as well."""
-    waiting = [content]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, list):
-            waiting.extend(one)
-        elif isinstance(one, dict):
-            for key, value in one.items():
-                if key in TRAPS and value:
-                    raise Refused(f"{name} {TRAPS[key]}.")
-                if key in ATTENTION and isinstance(value, str) and "/" in value:
-                    raise Refused(f"{name} names a repository with code for attention ({value[:80]}).")
-                waiting.append(value)
 
 
 def _safetensors(shards: list[Path]) -> Counter[str]:
@@ -310,6 +282,8 @@ def _safetensors_header(file: Path) -> dict[str, Any]:
     with file.open("rb") as source:
         start = source.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if start.startswith(b"PK\x03\x04"):
+            raise Refused(f"{file.name} is a zip archive with the name of a safetensors file.")
         if not 2 <= length <= min(MAX_SAFETENSORS_HEADER, whole - 8):
             raise Refused(f"{file.name} is no sound safetensors file: its header's length cannot be.")
         raw = source.read(length)
@@ -333,17 +307,19 @@ def _end(tensor: dict[str, Any]) -> int:
         raise ValueError("offsets")
     if not all(isinstance(size, int) and size >= 0 for size in tensor["shape"]):
         raise ValueError("shape")
+    bits = _BITS.get(str(tensor["dtype"]))
+    if bits and math.prod(tensor["shape"]) * bits != (end - begin) * 8:
+        raise ValueError("size")
     return end
 
 
-def _template(folder: Path, configurations: dict[str, Any]) -> str:
+def _template(configurations: dict[str, Any]) -> str:
     """The chat template.
 
     A file of its own in newer models, a key of the tokenizer's configuration in older ones.
     """
-    own = folder / "chat_template.jinja"
-    if own.is_file() and own.stat().st_size <= MAX_TEMPLATE:
-        return own.read_text(errors="replace")
+    if own := configurations.get("chat_template.jinja"):
+        return str(own)
     tokenizer = configurations.get("tokenizer_config.json")
     template = tokenizer.get("chat_template", "") if isinstance(tokenizer, dict) else ""
     if isinstance(template, list):
@@ -380,6 +356,23 @@ def _config_facts(config: dict[str, Any]) -> dict[str, int]:
 def _positive(value: Any) -> int | None:
     """A whole number above zero that a column can hold; anything else a file says is as good as nothing."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else None
+
+
+def _amount(weights: int) -> int | None:
+    """A number of weights that a column can hold."""
+    return weights if 0 < weights < MAX_PARAMETERS else None
+
+
+def _plain(value: Any, most: int) -> str:
+    """A text of a file as a column can hold it, without control characters."""
+    text = value if isinstance(value, str) else ""
+    return "".join(letter for letter in text[:most] if letter.isprintable())
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    names = config.get("architectures")
+    first = names[0] if isinstance(names, list) and names else config.get("model_type")
+    return _plain(first, 100)
 
 
 def _known(**facts: int | None) -> dict[str, int]:
