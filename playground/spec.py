@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from playground.engines.base import Gpu, Hardware, LocalModel
+from playground.engines.base import Gpu, Hardware, LocalAdapter, LocalModel
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Spec:
     def from_json(cls, text: str) -> Self:
         fields = json.loads(text)
         fields["model"]["path"] = Path(fields["model"]["path"])
+        adapters = [{**one, "path": Path(one["path"])} for one in fields["model"].get("adapters", ())]
+        fields["model"]["adapters"] = tuple(LocalAdapter(**one) for one in adapters)
         fields["model"] = LocalModel(**fields["model"])
         gpus = tuple(Gpu(**gpu) for gpu in fields["hardware"].pop("gpus"))
         fields["hardware"] = Hardware(**fields["hardware"], gpus=gpus)

@@ -357,6 +357,8 @@ class Engine(ABC):
     quirks: ClassVar[Quirks]
     versions: ClassVar[Mapping[str, str]]
     """Version installed by default, for each build: {"cpu": "0.32.0", "cuda": "0.33.0"}."""
+    adapter_kinds: ClassVar[tuple[str, ...]] = ()
+    """Forms of LoRA weights it attaches, best first: ("safetensors",). Empty: it attaches none."""
     also: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Other versions that ran with this adapter, newest first, for each build."""
     extra_flags: ClassVar[Mapping[str, Taken]] = {}
@@ -408,6 +410,31 @@ class Engine(ABC):
 
         The key goes here, never into the command; caches go below `home`.
         """
+
+    def attaches(self, kind: str) -> Verdict:
+        """Whether it attaches LoRA weights of that form; `why` is shown when it does not."""
+        if kind in self.adapter_kinds:
+            return Verdict(True, kind=kind)
+        if not self.adapter_kinds:
+            return Verdict(False, f"{self.title} attaches no LoRA adapters.")
+        forms = " or ".join(
+            {"gguf": "GGUF files", "safetensors": "PEFT folders"}[k] for k in self.adapter_kinds
+        )
+        return Verdict(False, f"{self.title} attaches LoRA adapters from {forms} only.")
+
+    def selecting(self, place: int, name: str) -> dict[str, Any]:
+        """What a request says, over its own, to be answered by the adapter `name`.
+
+        `place` is its place among the model's adapters.
+        """
+        return {"model": name}
+
+    def attaching(self, adapter: LocalAdapter) -> tuple[str, dict[str, Any]] | None:
+        """The path and body by which an engine that runs loads one more; None: only at a start.
+
+        Sent on the engine's own node only: no relay and no gateway lets it through.
+        """
+        return None
 
     def explain(self, log: list[str], exit_code: int | None) -> Reason | None:
         """Sort a failure from the last log lines; None leaves it to the common rules in `reasons.py`."""
