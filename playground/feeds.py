@@ -29,6 +29,8 @@ class Feed:
     """One answer. Offsets are lengths in Python's units; `state` is set once it ended."""
 
     generation: int
+    # What the page that sent the message called it: there it is shown before it has a row.
+    client: str = ""
     content: str = ""
     reasoning: str = ""
     state: str = ""
@@ -76,10 +78,10 @@ class Feeds:
         if not room:
             self.rooms.pop(conversation, None)
 
-    def own(self, generation: int, conversation: int) -> Feed:
+    def own(self, generation: int, conversation: int, client: str = "") -> Feed:
         """Become the writer of an answer; who followed a copy of it here goes on with the original."""
         feed = self.known.setdefault(generation, Feed(generation))
-        feed.owned = True
+        feed.owned, feed.client = True, client
         for follower in self.rooms.get(conversation, ()):
             follower.begun(feed)
         return feed
@@ -101,7 +103,7 @@ class Feeds:
         return feed
 
     def _copy(self, generation: int, content: str, reasoning: str, state: str) -> Feed:
-        feed = Feed(generation, content, reasoning)
+        feed = Feed(generation, content=content, reasoning=reasoning)
         if state in Generation.LIVE:
             self.known[generation] = feed
         else:

@@ -185,7 +185,8 @@ class Writer:
         claimed = claimed or await self._claim(pk)
         if claimed is None:
             return
-        feed = feeds.own(pk, claimed.row.turn.conversation_id)
+        turn = claimed.row.turn
+        feed = feeds.own(pk, turn.conversation_id, turn.client_id)
         writing = Writing(claimed, Answer(feed, self.publisher.publish))
         self.writing[pk] = writing
         outcome = Outcome(State.INTERRUPTED, "interrupted", leases.INTERRUPTED)

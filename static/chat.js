@@ -18,22 +18,13 @@ const note = $("#composer-note");
 
 const live = new Map(); // generation → Live
 
-/** One answer while it streams. Frames are shown once per animation frame, the first at once. */
-class Live {
+/** The words of an answer as they come. Shown once per animation frame, the first at once. */
+class Words {
   constructor(article) {
     this.article = article;
-    this.id = Number(article.dataset.generation);
     this.writers = {};
     this.pending = { content: "", reasoning: "" };
     this.frame = 0;
-    this.began = performance.now();
-    this.clock = setInterval(() => this.tick(), 1_000);
-    this.unwatch = watch(this.id, {
-      onText: (kind, text) => this.append(kind, text),
-      onSnapshot: (kind, text) => this.replace(kind, text),
-      onStopping: () => this.stopping(),
-      onEnd: (state) => this.end(state),
-    });
     void markdown.ready();
   }
 
@@ -41,12 +32,6 @@ class Live {
     this.pending[kind] += text;
     if (!this.writers[kind]) this.flush();
     else this.frame ||= requestAnimationFrame(() => this.flush());
-  }
-
-  replace(kind, text) {
-    this.pending[kind] = "";
-    this.open(kind);
-    this.append(kind, text);
   }
 
   /** A fresh writer for one kind of text, in place of what is shown of it. */
@@ -70,6 +55,32 @@ class Live {
     follow();
   }
 
+  leave() {
+    cancelAnimationFrame(this.frame);
+  }
+}
+
+/** One answer while it streams. */
+class Live extends Words {
+  constructor(article) {
+    super(article);
+    this.id = Number(article.dataset.generation);
+    this.began = performance.now();
+    this.clock = setInterval(() => this.tick(), 1_000);
+    this.unwatch = watch(this.id, {
+      onText: (kind, text) => this.append(kind, text),
+      onSnapshot: (kind, text) => this.replace(kind, text),
+      onStopping: () => this.stopping(),
+      onEnd: (state) => this.end(state),
+    });
+  }
+
+  replace(kind, text) {
+    this.pending[kind] = "";
+    this.open(kind);
+    this.append(kind, text);
+  }
+
   tick() {
     const seconds = Math.round((performance.now() - this.began) / 1_000);
     const elapsed = $(".elapsed", this.article);
@@ -88,8 +99,8 @@ class Live {
   }
 
   leave() {
+    super.leave();
     clearInterval(this.clock);
-    cancelAnimationFrame(this.frame);
     this.unwatch();
     live.delete(this.id);
     mark_live();
@@ -105,6 +116,37 @@ function prose(source) {
   root.setAttribute("hx-ignore", "");
   source.before(root);
   return root;
+}
+
+/** A message on its way, and what comes of its answer before the server's own account of both replaces it. */
+class Preview {
+  constructor(text, client) {
+    this.client = client;
+    this.turn = $("#preview").content.firstElementChild.cloneNode(true);
+    $(".said-text", this.turn).textContent = text;
+    $("#turns").append(this.turn);
+    this.words = new Words($(".answer", this.turn));
+    following = true;
+    follow();
+  }
+
+  end() {
+    this.words.leave();
+    this.turn.remove();
+  }
+}
+
+let preview = null;
+
+function end_preview() {
+  preview?.end();
+  preview = null;
+}
+
+/** The words of the answer to the message that is on its way are shown there. */
+function hear(client) {
+  const shown = preview;
+  return client === shown?.client ? (kind, text) => shown === preview && shown.words.append(kind, text) : null;
 }
 
 const unsettled = new Map(); // article → state, while the server could not be asked
@@ -322,7 +364,9 @@ document.addEventListener(
   "submit",
   (event) => {
     if (event.target !== composer) return;
-    if (!sending && may_send()) {
+    const early = composer.dataset.htmxPowered === undefined; // the browser would leave the page with it
+    if (early) addEventListener("load", () => composer.requestSubmit(), { once: true });
+    if (!early && !sending && may_send()) {
       composer.elements.client_id.value = draft.client;
       return;
     }
@@ -337,6 +381,7 @@ composer.addEventListener("htmx:before:request", ({ target }) => {
   sending = true;
   keep();
   composer.setAttribute("aria-busy", "true");
+  preview = new Preview(message.value, draft.client);
   if (!draft.held) tell("");
 });
 
@@ -368,6 +413,7 @@ composer.addEventListener("htmx:error", (event) => {
 composer.addEventListener("htmx:finally:request", ({ target }) => {
   if (target !== composer) return;
   sending = false;
+  end_preview();
   composer.removeAttribute("aria-busy");
 });
 
@@ -485,6 +531,7 @@ async function copy_code(button) {
 
 document.addEventListener("htmx:before:settle", (event) => {
   const came = event.detail.newContent.filter((node) => node.nodeType === Node.ELEMENT_NODE && node.isConnected);
+  if (came.some((element) => element.matches(".turn, #turns"))) end_preview();
   for (const element of came) adopt(element);
   for (const element of came) prepare(element);
   if (came.some((element) => element.matches(".turn"))) follow();
@@ -526,7 +573,7 @@ function look() {
 
 thread.addEventListener("notice", look);
 
-follow_answers(Number(chat.dataset.conversation));
+follow_answers(Number(chat.dataset.conversation), hear);
 recall();
 fit();
 adopt(document.body);

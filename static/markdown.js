@@ -134,13 +134,19 @@ let loading = null;
 
 /** Load what `render` needs. Asked for while an answer streams, so that its end waits for nothing. */
 export function ready() {
-  loading ??= Promise.all([
-    import(`${NPM}/markdown-it/dist/browser/markdown-it.esm.min.mjs`),
-    import(`${NPM}/dompurify/dist/purify.min.js`),
-  ]).then(([{ default: MarkdownIt }]) => {
-    tools = { parser: parser_of(MarkdownIt), purify: globalThis.DOMPurify };
+  loading ??= load().catch((problem) => {
+    loading = null; // the network was away: asked for again with the next answer
+    console.warn("Markdown is shown as text:", problem.message);
   });
   return loading;
+}
+
+async function load() {
+  const [{ default: MarkdownIt }] = await Promise.all([
+    import(`${NPM}/markdown-it/dist/browser/markdown-it.esm.min.mjs`),
+    import(`${NPM}/dompurify/dist/purify.min.js`),
+  ]);
+  tools = { parser: parser_of(MarkdownIt), purify: globalThis.DOMPurify };
 }
 
 function parser_of(MarkdownIt) {
@@ -166,7 +172,7 @@ function parser_of(MarkdownIt) {
 
 /** Show complete Markdown in `root`, in place of what is there: at once where `ready()` has come true. */
 export function render(text, root) {
-  if (!tools) return void ready().then(() => render(text, root));
+  if (!tools) return void ready().then(() => (tools ? render(text, root) : (root.textContent = text)));
   root.replaceChildren(tools.purify.sanitize(tools.parser.render(text), CLEAN));
   for (const block of root.querySelectorAll("pre > code")) frame(block);
   const maths = root.querySelectorAll(".math");

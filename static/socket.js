@@ -8,15 +8,18 @@ const listeners = new Map(); // topic → functions; "*" hears every topic
 const page = document.documentElement;
 
 let followed = 0; // the conversation whose answers come by themselves
+let on_begin = null; // who may show an answer before `watch` asks for it
 let socket = null;
 let attempt = 0;
 let timer = 0;
 let opened = false;
 let ended = false; // signed out: nothing to come back to
 
-/** Have the answers of a conversation sent from their first word, before `watch` asks for them. */
-export function follow(conversation) {
+/** Have the answers of a conversation sent from their first word, before `watch` asks for them.
+ * `begin(client)`, the message's id, returns a function that hears each piece (kind, text) that comes early, or nothing. */
+export function follow(conversation, begin) {
   followed = conversation;
+  on_begin = begin;
   send({ type: "follow", conversation });
 }
 
@@ -75,7 +78,7 @@ function connect() {
 function onOpen() {
   attempt = 0;
   mark("open");
-  if (followed) follow(followed);
+  if (followed) follow(followed, on_begin);
   for (const [generation, { early }] of watched) early ? watched.delete(generation) : ask(generation);
   for (const generation of stops) send({ type: "stop", generation });
   stops.clear();
@@ -105,11 +108,13 @@ function announce(topic) {
 
 function receive(message) {
   if (message.type === "notice") return announce(message.topic);
-  if (message.type === "begin") return expect(message.generation);
+  if (message.type === "begin") return expect(message);
   const seen = watched.get(message.generation);
   if (!seen) return;
-  if (seen.early) seen.early.push(message);
-  else if (message.type === "text") onFrame(seen, message);
+  if (seen.early) {
+    seen.early.push(message);
+    if (message.type === "text") seen.peek?.(message.kind, message.text);
+  } else if (message.type === "text") onFrame(seen, message);
   else if (message.type === "snapshot") {
     seen[message.kind] = message.to;
     seen.asked = false;
@@ -122,9 +127,9 @@ function receive(message) {
 }
 
 /** An answer begins that the page cannot show yet: keep what comes. */
-function expect(generation) {
+function expect({ generation, client }) {
   if (watched.has(generation)) return;
-  watched.set(generation, { content: 0, reasoning: 0, asked: false, early: [] });
+  watched.set(generation, { content: 0, reasoning: 0, asked: false, early: [], peek: on_begin?.(client) });
   const early = [...watched].filter(([, seen]) => seen.early);
   if (early.length > EARLY) watched.delete(early[0][0]);
 }

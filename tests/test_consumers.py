@@ -284,7 +284,7 @@ def test_whoever_follows_a_conversation_gets_its_answers_unasked(
         pk = generation.send(chat, "[[tokens=20]]", "c0", user).generations.get().pk
         assert page.until_end() == "complete"
     assert page.text["content"] == words(20)
-    assert {"type": "begin", "generation": pk} in page.seen
+    assert {"type": "begin", "generation": pk, "client": "c0"} in page.seen
 
 
 def test_a_stranger_follows_nothing(web: Web, user: User, stranger: User, chat: Conversation) -> None:

@@ -253,6 +253,40 @@ def test_reasoning_is_shown_apart(page: Page) -> None:
     expect(answer.locator(".figures")).to_contain_text("first answer")
 
 
+HELD = """() => {
+  const fetched = window.fetch;
+  const released = new Promise((resolve) => (window.release = resolve));
+  window.fetch = async (...asked) => {
+    const answer = await fetched(...asked);
+    if (String(asked[0]?.url ?? asked[0]).includes("/send/")) await released;
+    return answer;
+  };
+}"""
+
+
+def test_an_answer_shows_before_the_server_has_confirmed_the_message(page: Page) -> None:
+    page.evaluate(HELD)
+    page.get_by_label("Message", exact=True).fill("Hello [[tokens=30]]")
+    page.get_by_role("button", name="Send", exact=True).click()
+    early = page.locator(".turn[data-preview]")
+    expect(early.locator(".said-text")).to_have_text("Hello [[tokens=30]]")
+    expect(early.locator(".prose")).to_contain_text("word28")
+    page.evaluate("window.release()")
+    ends(page.locator(".answer").last)
+    expect(page.locator(".answer .prose")).to_contain_text("word29")
+    expect(page.locator(".turn")).to_have_count(1)
+
+
+def test_a_message_that_is_not_taken_leaves_nothing_but_the_text(page: Page) -> None:
+    message = page.get_by_label("Message", exact=True)
+    message.fill("\x00 is taken by no model")
+    page.evaluate("document.querySelector('#message').value = 'a\\u0000b'")
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.locator("#composer-note")).to_contain_text("NUL")
+    expect(page.locator(".turn")).to_have_count(0)
+    expect(message).not_to_have_value("")
+
+
 def test_nothing_typed_is_lost(page: Page, context: BrowserContext) -> None:
     message = page.get_by_label("Message", exact=True)
     message.fill("kept over a reload")
