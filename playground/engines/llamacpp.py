@@ -40,6 +40,7 @@ class LlamaCpp(Engine):
     name = "llama.cpp"
     title = "llama.cpp"
     kinds = ("gguf",)
+    adapter_kinds = ("gguf",)
     Options = LlamaCppOptions
     versions: ClassVar[Mapping[str, str]] = {"cpu": "2026.10.11549", "cuda": "2026.10.11549"}
     quirks = Quirks(
@@ -137,7 +138,16 @@ class LlamaCpp(Engine):
         if given.threads is None and not hardware.gpus:
             line += ["--threads", str(hardware.cores)]
         line += self._task(model)
+        if given.draft_model and model.draft:
+            line += ["--spec-draft-model", str(model.draft.path)]
+        for adapter in model.adapters:
+            # At scale 0 for every request that does not ask for it.
+            line += ["--lora-scaled", f"{adapter.path}:0"]
         return line + given.arguments()
+
+    def selecting(self, place: int, name: str) -> dict[str, Any]:
+        """It knows adapters by their places only; its answers carry the model's name."""
+        return {"lora": [{"id": place, "scale": 1.0}]}
 
     def _task(self, model: LocalModel) -> list[str]:
         """What its server needs for anything but text."""

@@ -14,6 +14,8 @@ CACHE_RAM_MIB = 512
 class LlamaCppOptions(EngineOptions):
     """llama-server's options, by its names."""
 
+    # Context
+
     context: int | None = option(
         "Context",
         "Tokens of prompt and answer together. Unset: what the model was trained with.",
@@ -21,14 +23,6 @@ class LlamaCppOptions(EngineOptions):
         "--ctx-size",
         ge=256,
         le=10_000_000,
-    )
-    parallel: int | None = option(
-        "Parallel requests",
-        "Requests answered at once; more wait in a queue. Unset: 4.",
-        "Parallelism",
-        "--parallel",
-        ge=1,
-        le=256,
     )
     kv_unified: bool | None = option(
         "Share the context",
@@ -54,6 +48,17 @@ class LlamaCppOptions(EngineOptions):
     rope_freq_base: float | None = option(
         "RoPE base frequency", "Unset: the model's own.", "Context", "--rope-freq-base", gt=0, le=1e9
     )
+    rope_freq_scale: float | None = option(
+        "RoPE frequency scale",
+        "0.5 stretches the trained context to twice its length. Unset: the model's own.",
+        "Context",
+        "--rope-freq-scale",
+        gt=0,
+        le=1,
+    )
+
+    # Memory
+
     cache_type_k: CacheType | None = option(
         "KV cache type of keys", "Fewer bits hold more context. Unset: f16.", "Memory", "--cache-type-k"
     )
@@ -71,25 +76,91 @@ class LlamaCppOptions(EngineOptions):
         ge=0,
         le=1_048_576,
     )
+    swa_full: bool | None = option(
+        "Full cache of windows",
+        "Layers with a sliding window keep the whole context, so that any prompt can be reused. Unset: off.",
+        "Memory",
+        "--swa-full",
+    )
+    ctx_checkpoints: int | None = option(
+        "Checkpoints",
+        "States kept a request to go back to, for models with windows or recurrent layers. Unset: 32.",
+        "Memory",
+        "--ctx-checkpoints",
+        ge=0,
+        le=1024,
+    )
     load_mode: Literal["none", "mmap", "mlock", "mmap+mlock", "dio"] | None = option(
         "Loading of weights",
         "mmap shares pages between processes; mlock keeps them from being swapped out. Unset: automatic.",
         "Memory",
         "--load-mode",
     )
+    repack: bool | None = option(
+        "Repack weights",
+        "In the order this CPU computes fastest with; takes time and memory at the start. Unset: on.",
+        "Memory",
+        "--repack",
+        "--no-repack",
+    )
     gpu_layers: int | None = option(
         "Layers on the GPU",
         "The rest stays on the CPU; 0 keeps all there. Unset: as many as fit.",
         "Memory",
         "--n-gpu-layers",
+        build="cuda",
         ge=0,
         le=10_000,
     )
-    split_mode: Literal["none", "layer", "row"] | None = option(
+    kv_offload: bool | None = option(
+        "KV cache on the GPU",
+        "Off keeps it in the node's RAM. Unset: on.",
+        "Memory",
+        "--kv-offload",
+        "--no-kv-offload",
+        build="cuda",
+    )
+
+    # Parallelism
+
+    parallel: int | None = option(
+        "Parallel requests",
+        "Requests answered at once; more wait in a queue. Unset: 4.",
+        "Parallelism",
+        "--parallel",
+        ge=1,
+        le=256,
+    )
+    continuous_batching: bool | None = option(
+        "Continuous batching",
+        "Answers several requests together; off, one after another. Unset: on.",
+        "Parallelism",
+        "--cont-batching",
+        "--no-cont-batching",
+    )
+    slot_prompt_similarity: float | None = option(
+        "Likeness of prompts",
+        "Share of a prompt that must match what a slot holds for the request to go there. Unset: 0.1.",
+        "Parallelism",
+        "--slot-prompt-similarity",
+        ge=0,
+        le=1,
+    )
+    split_mode: Literal["none", "layer", "row", "tensor"] | None = option(
         "Split over GPUs",
-        "By layers, by rows of tensors, or not at all. Unset: layer.",
+        "By layers, by rows of tensors, by whole tensors, or not at all. Unset: layer.",
         "Parallelism",
         "--split-mode",
+        build="cuda",
+    )
+    main_gpu: int | None = option(
+        "First GPU",
+        "Of those it was given; it holds what is not split. Unset: 0.",
+        "Parallelism",
+        "--main-gpu",
+        build="cuda",
+        ge=0,
+        le=63,
     )
     threads: int | None = option(
         "Threads",
@@ -107,11 +178,22 @@ class LlamaCppOptions(EngineOptions):
         ge=1,
         le=1024,
     )
+    threads_http: int | None = option(
+        "Threads for connections",
+        "Of its HTTP server. Unset: chosen by llama.cpp.",
+        "Parallelism",
+        "--threads-http",
+        ge=1,
+        le=1024,
+    )
     numa: Literal["distribute", "isolate", "numactl"] | None = option(
         "NUMA", "How threads spread over NUMA nodes. Unset: not considered.", "Parallelism", "--numa"
     )
+
+    # Speed
+
     batch: int | None = option(
-        "Batch",
+        "Tokens a step",
         "Tokens handed to the model at once when reading prompts. Unset: 2048.",
         "Speed",
         "--batch-size",
@@ -136,9 +218,91 @@ class LlamaCppOptions(EngineOptions):
         "--cache-prompt",
         "--no-cache-prompt",
     )
+    cache_reuse: int | None = option(
+        "Reuse pieces",
+        "Pieces of so many tokens are reused where they moved within a prompt; 0 is never. Unset: 0.",
+        "Speed",
+        "--cache-reuse",
+        ge=0,
+        le=65_536,
+    )
     warmup: bool | None = option(
         "Warm up", "One empty run before it is ready. Unset: on.", "Speed", "--warmup", "--no-warmup"
     )
+
+    # Speculative decoding
+
+    spec_type: (
+        Literal[
+            "ngram-simple",
+            "ngram-map-k",
+            "ngram-map-k4v",
+            "ngram-mod",
+            "ngram-cache",
+            "draft-simple",
+            "draft-eagle3",
+            "draft-mtp",
+        ]
+        | None
+    ) = option(
+        "Guess tokens by",
+        "ngram… repeats what the text holds, draft-mtp uses the model's own layers; the other draft… need a "
+        "draft model. Unset: draft-simple where one is chosen, else off.",
+        "Speculative decoding",
+        "--spec-type",
+    )
+    draft_model: int | None = option(
+        "Draft model",
+        "A smaller model of the same vocabulary that guesses ahead. Unset: none.",
+        "Speculative decoding",
+        model=True,
+        ge=1,
+        le=2**31 - 1,
+    )
+    draft_max: int | None = option(
+        "Draft tokens",
+        "Most that a draft model guesses at once. Unset: 3.",
+        "Speculative decoding",
+        "--spec-draft-n-max",
+        ge=1,
+        le=64,
+    )
+    draft_min: int | None = option(
+        "Fewest draft tokens",
+        "Shorter guesses of a draft model are not tried. Unset: 0.",
+        "Speculative decoding",
+        "--spec-draft-n-min",
+        ge=0,
+        le=64,
+    )
+    draft_p_min: float | None = option(
+        "Sureness of a draft",
+        "The draft model stops guessing below this probability. Unset: 0.",
+        "Speculative decoding",
+        "--spec-draft-p-min",
+        ge=0,
+        le=1,
+    )
+    draft_gpu_layers: int | None = option(
+        "Draft layers on the GPU",
+        "The rest of the draft model stays on the CPU. Unset: as many as fit.",
+        "Speculative decoding",
+        "--spec-draft-ngl",
+        build="cuda",
+        ge=0,
+        le=10_000,
+    )
+    ngram_size: int | None = option(
+        "Longest n-gram",
+        "Tokens that must repeat for a guess by ngram-simple. Unset: 12.",
+        "Speculative decoding",
+        "--spec-ngram-simple-size-n",
+        ge=1,
+        le=1024,
+    )
+
+    # Output
+
     max_tokens: int | None = option(
         "Longest answer",
         "Tokens after which any answer ends. Unset: up to the context.",
@@ -147,12 +311,70 @@ class LlamaCppOptions(EngineOptions):
         ge=1,
         le=10_000_000,
     )
-    reasoning_format: Literal["none", "deepseek", "auto"] | None = option(
+    reasoning: Literal["on", "off", "auto"] | None = option(
         "Reasoning",
+        "For models whose template can turn it on. Unset: auto, as the template says.",
+        "Output",
+        "--reasoning",
+    )
+    reasoning_format: Literal["none", "deepseek", "deepseek-legacy", "auto"] | None = option(
+        "Form of reasoning",
         "Whether thoughts come apart from the answer; none leaves them in it. Unset: deepseek (apart).",
         "Output",
         "--reasoning-format",
     )
+    reasoning_budget: int | None = option(
+        "Longest reasoning",
+        "Tokens after which thoughts end and the answer begins; 0 has none. Unset: no limit.",
+        "Output",
+        "--reasoning-budget",
+        ge=0,
+        le=10_000_000,
+    )
+    prefill: bool | None = option(
+        "Continue an answer",
+        "A request that ends with the assistant's message gets its continuation. Unset: on.",
+        "Output",
+        "--prefill-assistant",
+        "--no-prefill-assistant",
+    )
+    seed: int | None = option(
+        "Seed",
+        "Of random numbers where a request names none. Unset: random.",
+        "Output",
+        "--seed",
+        ge=0,
+        le=2**31,
+    )
+
+    # Images
+
+    image_min_tokens: int | None = option(
+        "Fewest tokens an image", "Unset: as the model says.", "Images", "--image-min-tokens", ge=1, le=65_536
+    )
+    image_max_tokens: int | None = option(
+        "Most tokens an image", "Unset: as the model says.", "Images", "--image-max-tokens", ge=1, le=65_536
+    )
+    mmproj_offload: bool | None = option(
+        "Image encoder on the GPU",
+        "Off keeps it on the CPU. Unset: on.",
+        "Images",
+        "--mmproj-offload",
+        "--no-mmproj-offload",
+        build="cuda",
+    )
+
+    # Embeddings
+
+    pooling: Literal["none", "mean", "cls", "last", "rank"] | None = option(
+        "Pooling",
+        "How one vector is made of all tokens'; rank gives scores. Unset: as the model says.",
+        "Embeddings",
+        "--pooling",
+    )
+
+    # Safety and program
+
     check_tensors: bool | None = option(
         "Check tensors",
         "Looks for broken values while loading; slower. Unset: off.",

@@ -15,6 +15,7 @@ from .base import (
     EngineOptions,
     Estimate,
     Hardware,
+    LocalAdapter,
     LocalModel,
     Quirks,
     Reason,
@@ -24,7 +25,7 @@ from .base import (
     Verdict,
 )
 from .estimates import GIB, MIB, context_that_fits, kv_bytes_per_token, weights_bytes
-from .vllm_options import KV_CACHE_CPU_GIB, VllmOptions
+from .vllm_options import DRAFT_TOKENS, KV_CACHE_CPU_GIB, RANKS, VllmOptions
 
 # What its processes hold beside weights and KV cache, by their proportional share of pages: the API server
 # 610 MiB, the core 530, a worker 740. Measured on the CPU build 0.32, ready, with a model of 257 MiB.
@@ -39,6 +40,7 @@ class Vllm(Engine):
     name = "vllm"
     title = "vLLM"
     kinds = ("safetensors",)
+    adapter_kinds = ("safetensors",)
     Options = VllmOptions
     versions: ClassVar[Mapping[str, str]] = {"cpu": "0.32.0", "cuda": "0.33.0"}
     quirks = Quirks(
@@ -151,7 +153,14 @@ class Vllm(Engine):
         if given.kv_cache_gib or not hardware.gpus:
             amount = int((given.kv_cache_gib or KV_CACHE_CPU_GIB) * GIB)
             line += ["--kv-cache-memory-bytes", str(amount)]
-        return line + given.arguments()
+        if given.draft_model and model.draft:
+            line += ["--speculative-config.model", str(model.draft.path)]
+        if given.spec_tokens is None and (given.draft_model or given.spec_method):
+            line += ["--speculative-config.num_speculative_tokens", str(DRAFT_TOKENS)]
+        return line + _adapters(model, given) + given.arguments()
+
+    def attaching(self, adapter: LocalAdapter) -> tuple[str, dict[str, Any]] | None:
+        return "/v1/load_lora_adapter", {"lora_name": adapter.name, "lora_path": str(adapter.path)}
 
     def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
         given = VllmOptions.model_validate(options.model_dump())
@@ -165,6 +174,8 @@ class Vllm(Engine):
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_DO_NOT_TRACK": "1",
         }
+        if given.runtime_lora:
+            variables["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         if given.threads:
             variables["OMP_NUM_THREADS"] = str(given.threads)
         return variables | ({"VLLM_API_KEY": key} if key else {})
@@ -188,6 +199,19 @@ class Vllm(Engine):
     def explain(self, log: list[str], exit_code: int | None) -> Reason | None:
         text = "\n".join(log)
         return _explain_memory(text) or _explain_rest(text)
+
+
+def _adapters(model: LocalModel, given: VllmOptions) -> list[str]:
+    """What it starts with, and room for the largest rank of them."""
+    ranks = [adapter.rank or 16 for adapter in model.adapters]
+    line = ["--enable-lora"] if ranks or given.runtime_lora else []
+    if ranks:
+        line += ["--lora-modules", *(f"{adapter.name}={adapter.path}" for adapter in model.adapters)]
+        if given.max_lora_rank is None:
+            line += ["--max-lora-rank", str(min(rank for rank in RANKS if rank >= max(ranks)))]
+        if given.max_loras is None:
+            line += ["--max-loras", str(len(ranks))]
+    return line
 
 
 def _hides_render(environment: Path) -> bool:

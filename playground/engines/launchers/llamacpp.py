@@ -5,6 +5,7 @@ when the process that started it ends.
 """
 
 import argparse
+import functools
 import os
 import select
 import signal
@@ -16,6 +17,61 @@ import xllamacpp
 SLOTS = 4  # llama-server's own default when the number of slots is not set.
 
 
+# llama-server's flags that take a number: its type, and where CommonParams keeps it.
+NUMBERS = {
+    "ctx-size": (int, "n_ctx"),
+    "cache-ram": (int, "cache_ram_mib"),
+    "cache-reuse": (int, "n_cache_reuse"),
+    "ctx-checkpoints": (int, "n_ctx_checkpoints"),
+    "slot-prompt-similarity": (float, "slot_prompt_similarity"),
+    "batch-size": (int, "n_batch"),
+    "ubatch-size": (int, "n_ubatch"),
+    "threads-http": (int, "n_threads_http"),
+    "n-gpu-layers": (int, "n_gpu_layers"),
+    "main-gpu": (int, "main_gpu"),
+    "rope-freq-base": (float, "rope_freq_base"),
+    "rope-freq-scale": (float, "rope_freq_scale"),
+    "yarn-orig-ctx": (int, "yarn_orig_ctx"),
+    "yarn-ext-factor": (float, "yarn_ext_factor"),
+    "yarn-attn-factor": (float, "yarn_attn_factor"),
+    "yarn-beta-slow": (float, "yarn_beta_slow"),
+    "yarn-beta-fast": (float, "yarn_beta_fast"),
+    "spec-draft-n-max": (int, "speculative.draft.n_max"),
+    "spec-draft-n-min": (int, "speculative.draft.n_min"),
+    "spec-draft-p-min": (float, "speculative.draft.p_min"),
+    "spec-draft-ngl": (int, "speculative.draft.n_gpu_layers"),
+    "spec-ngram-simple-size-n": (int, "speculative.ngram_simple.size_n"),
+    "spec-ngram-simple-size-m": (int, "speculative.ngram_simple.size_m"),
+    "n-predict": (int, "n_predict"),
+    "reasoning-budget": (int, "sampling.reasoning_budget_tokens"),
+    "seed": (int, "sampling.seed"),
+    "temp": (float, "sampling.temp"),
+    "top-k": (int, "sampling.top_k"),
+    "top-p": (float, "sampling.top_p"),
+    "min-p": (float, "sampling.min_p"),
+    "repeat-penalty": (float, "sampling.penalty_repeat"),
+    "image-min-tokens": (int, "image_min_tokens"),
+    "image-max-tokens": (int, "image_max_tokens"),
+    "keep": (int, "n_keep"),
+    "verbosity": (int, "verbosity"),
+}
+# Its flags that turn something on, each with a --no- form; CommonParams keeps some of them as their opposite.
+SWITCHES = {
+    "cache-prompt": ("cache_prompt", False),
+    "cont-batching": ("cont_batching", False),
+    "context-shift": ("ctx_shift", False),
+    "swa-full": ("swa_full", False),
+    "warmup": ("warmup", False),
+    "check-tensors": ("check_tensors", False),
+    "prefill-assistant": ("prefill_assistant", False),
+    "repack": ("no_extra_bufts", True),
+    "kv-offload": ("no_kv_offload", True),
+    "op-offload": ("no_op_offload", True),
+    "mmproj-offload": ("mmproj_use_gpu", False),
+    "perf": ("no_perf", True),
+}
+
+
 def parse(arguments):
     """llama-server's names for the flags that Slipway uses."""
     parser = argparse.ArgumentParser(prog="llama.cpp", allow_abbrev=False)
@@ -25,32 +81,28 @@ def parse(arguments):
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--metrics", action="store_true")
     parser.add_argument("--no-ui", action="store_true")
-    parser.add_argument("--ctx-size", type=int)
+    for name, (kind, _) in NUMBERS.items():
+        parser.add_argument(f"--{name}", type=kind)
+    for name in SWITCHES:
+        switch(parser, name)
     parser.add_argument("--parallel", type=int)
     switch(parser, "kv-unified")
     parser.add_argument("--cache-type-k")
     parser.add_argument("--cache-type-v")
-    parser.add_argument("--cache-ram", type=int)
-    switch(parser, "cache-prompt")
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--ubatch-size", type=int)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--threads-batch", type=int)
     parser.add_argument("--flash-attn", choices=["on", "off", "auto"])
-    parser.add_argument("--n-gpu-layers", type=int)
-    parser.add_argument("--split-mode", choices=["none", "layer", "row"])
-    parser.add_argument("--main-gpu", type=int)
+    parser.add_argument("--split-mode", choices=["none", "layer", "row", "tensor"])
     parser.add_argument("--load-mode", choices=["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"])
     parser.add_argument("--numa", choices=["distribute", "isolate", "numactl"])
-    parser.add_argument("--rope-freq-base", type=float)
     parser.add_argument("--rope-scaling", choices=["none", "linear", "yarn"])
-    switch(parser, "context-shift")
-    switch(parser, "warmup")
-    parser.add_argument("--check-tensors", action="store_true")
-    parser.add_argument("--reasoning-format", choices=["none", "deepseek", "auto"])
-    parser.add_argument("--n-predict", type=int)
+    parser.add_argument("--spec-type")
+    parser.add_argument("--spec-draft-model")
+    parser.add_argument("--reasoning", choices=["on", "off", "auto"])
+    parser.add_argument("--reasoning-format", choices=["none", "deepseek", "deepseek-legacy", "auto"])
     parser.add_argument("--embeddings", action="store_true")
     parser.add_argument("--reranking", action="store_true")
+    parser.add_argument("--lora-scaled", action="append", default=[])
     parser.add_argument("--mmproj")
     parser.add_argument("--pooling", choices=["none", "mean", "cls", "last", "rank"])
     return parser.parse_args(arguments)
@@ -63,7 +115,7 @@ def switch(parser, name):
 
 def member(enum, prefix, name):
     """The member of an xllamacpp enumeration: llama_flash_attn_type, LLAMA_FLASH_ATTN_TYPE_, "on" and so on."""
-    return getattr(enum, prefix + name.upper().replace("+", "_"))
+    return getattr(enum, prefix + name.upper().replace("+", "_").replace("-", "_"))
 
 
 def server_params(given):
@@ -81,31 +133,35 @@ def server_params(given):
     params.endpoint_slots = False
     params.n_parallel = given.parallel or SLOTS
     params.kv_unified = given.kv_unified if given.kv_unified is not None else given.parallel is None
-    for field, value in plain(given).items():
-        if value is not None:
-            setattr(params, field, value)
+    params.embedding = given.embeddings or given.reranking
+    set_plain(params, given)
     set_threads(params, given)
     set_enums(params, given)
+    set_adapters(params, given)
+    set_speculation(params, given)
     return params
 
 
-def plain(given):
-    """Values that CommonParams takes as they are."""
-    return {
-        "n_ctx": given.ctx_size,
-        "cache_ram_mib": given.cache_ram,
-        "cache_prompt": given.cache_prompt,
-        "n_batch": given.batch_size,
-        "n_ubatch": given.ubatch_size,
-        "n_gpu_layers": given.n_gpu_layers,
-        "main_gpu": given.main_gpu,
-        "rope_freq_base": given.rope_freq_base,
-        "ctx_shift": given.context_shift,
-        "warmup": given.warmup,
-        "check_tensors": given.check_tensors or None,
-        "n_predict": given.n_predict,
-        "embedding": given.embeddings or given.reranking or None,
-    }
+def set_plain(params, given):
+    """Numbers and switches, each where CommonParams keeps it."""
+    for name, (_, place) in NUMBERS.items():
+        put(params, place, getattr(given, name.replace("-", "_")))
+    for name, (place, opposite) in SWITCHES.items():
+        value = getattr(given, name.replace("-", "_"))
+        put(params, place, value if value is None else value != opposite)
+
+
+def put(params, place, value):
+    """Set "speculative.draft.n_max" and the like; None leaves llama.cpp's default."""
+    if value is not None:
+        *outer, field = place.split(".")
+        setattr(functools.reduce(getattr, outer, params), field, value)
+
+
+def set_adapters(params, given):
+    """Each `FILE:SCALE`. At scale 0 an adapter waits for requests that name it."""
+    adapters = [one.rpartition(":") for one in given.lora_scaled]
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, float(scale)) for path, _, scale in adapters]
 
 
 def set_threads(params, given):
@@ -114,6 +170,16 @@ def set_threads(params, given):
     batch = given.threads_batch or given.threads
     if batch:
         params.cpuparams_batch.n_threads = batch
+
+
+def set_speculation(params, given):
+    """What guesses ahead: a draft model, which speaks for itself, or the text so far."""
+    if given.spec_draft_model:
+        params.speculative.draft.mparams.path = given.spec_draft_model
+    kind = given.spec_type or ("draft-simple" if given.spec_draft_model else None)
+    if kind:
+        kinds = xllamacpp.common_speculative_type
+        params.speculative.types = [member(kinds, "COMMON_SPECULATIVE_TYPE_", kind)]
 
 
 def set_enums(params, given):
@@ -134,6 +200,7 @@ def set_enums(params, given):
     ]:
         if name:
             setattr(params, field, member(enum, prefix, name))
+    put(params, "enable_reasoning", {"on": 1, "off": 0, "auto": -1}.get(given.reasoning))
 
 
 def end_with_parent(ended):
