@@ -66,6 +66,10 @@ _TYPES = {
 }
 
 
+# Arrays that engines read by the number of tokens, and the types they take them to have.
+VOCABULARY = {"tokenizer.ggml.scores": {6}, "tokenizer.ggml.token_type": {4, 5}}
+
+
 class Malformed(Exception):
     """The file is no sound GGUF; the text says where it is wrong."""
 
@@ -98,6 +102,8 @@ class Header:
     """The type most weights have: "Q4_K"."""
     types: dict[str, int] = field(default_factory=dict)
     """Weights by type."""
+    long: frozenset[str] = frozenset()
+    """Keys of texts that were too long to keep."""
     tensors: tuple[Tensor, ...] = ()
     """Each tensor; empty where there are too many to keep."""
     data_at: int = 0
@@ -125,6 +131,7 @@ class _Reader:
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.at, self.size = data, 0, len(data)
+        self.long: frozenset[str] = frozenset()
 
     def header(self) -> Header:
         if self.data[:4] != b"GGUF":
@@ -141,7 +148,15 @@ class _Reader:
         for _ in range(pairs):
             key = self.text(MAX_KEY) or ""
             values[key] = self.value(self.number("I"), key, lengths)
+        self.check_vocabulary(lengths)
+        self.long = frozenset(key for key, one in values.items() if one is None and key not in lengths)
         return self.tensors(tensors, {key: one for key, one in values.items() if one is not None}, lengths)
+
+    def check_vocabulary(self, lengths: dict[str, int]) -> None:
+        """One score and one type a token: engines read them by the number of tokens."""
+        for key in VOCABULARY:
+            if key in lengths and lengths[key] != lengths.get("tokenizer.ggml.tokens", 0):
+                raise Malformed(f"its vocabulary has {lengths[key]} {key.rpartition('.')[2]}s for its tokens")
 
     def tensors(self, count: int, values: dict[str, Any], lengths: dict[str, int]) -> Header:
         """Count the weights, and check that every tensor lies within the file."""
@@ -169,7 +184,7 @@ class _Reader:
             raise Malformed(f"{start + furthest - self.size} bytes of its weights are missing")
         dtype = weights.most_common(1)[0][0] if weights else ""
         total = sum(weights.values())
-        return Header(values, lengths, total, dtype, dict(weights), tuple(kept), start)
+        return Header(values, lengths, total, dtype, dict(weights), self.long, tuple(kept), start)
 
     def value(self, kind: int, key: str, lengths: dict[str, int]) -> Any:
         """One value; None for what is too long to keep."""
@@ -184,6 +199,8 @@ class _Reader:
     def array(self, key: str, lengths: dict[str, int]) -> list[Any] | None:
         kind, length = self.number("I"), self.number("Q")
         lengths[key] = length
+        if kind not in VOCABULARY.get(key, {kind}):
+            raise Malformed(f"{key[:80]!r} is an array of type {kind}")
         if kind == _TEXT:
             return self.texts(length)
         if kind not in _SCALARS:

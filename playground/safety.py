@@ -70,10 +70,6 @@ IMPORTED = {
 PATHS = {"transformers_weights"}
 
 
-class Refused(Exception):
-    """These files may not be loaded; the text says why."""
-
-
 @dataclass(frozen=True)
 class Judgement:
     """What was found.
@@ -86,6 +82,14 @@ class Judgement:
     code: bool
     code_files: tuple[str, ...]
     left_out: tuple[str, ...]
+
+
+class Refused(Exception):
+    """These files may not be loaded; the text says why, `judgement` more where a whole model was judged."""
+
+    def __init__(self, why: str, judgement: Judgement | None = None) -> None:
+        super().__init__(why)
+        self.judgement = judgement
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,7 @@ def _own_code(name: str, key: str, value: Any) -> _Finding:
     """Code of the same commit may be allowed; "other/repository--module.Class" is no part of it."""
     foreign = [text for text in _texts(value) if "--" in text or "/" in text]
     if foreign:
-        return _Finding(f"{name} names Python code of another repository ({foreign[0][:80]}).")
+        return _Finding(f"{name} {OWN_CODE[key]}, of another repository ({foreign[0][:80]}).")
     return _Finding(f"{name} {OWN_CODE[key]}.", allowable=True)
 
 
