@@ -260,12 +260,17 @@ def link(name, folder):
     os.chdir(base)
 
 
-def main():
+def parse(arguments):
+    """What the launcher itself is told, and the arguments of `transformers serve`."""
     parser = argparse.ArgumentParser(prog="transformers", allow_abbrev=False)
     parser.add_argument("--served-name", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--threads", type=int)
-    given, rest = parser.parse_known_args()
+    return parser.parse_known_args(arguments)
+
+
+def main():
+    given, rest = parse(sys.argv[1:])
     link(given.served_name, given.model)
     if given.threads:
         torch.set_num_threads(given.threads)
