@@ -3,6 +3,9 @@
 # says that ARGS chose nothing in one of the two.
 PYTHON ?= $(shell command -v python3 || command -v python)
 RUN = .venv/bin/python
+# Test files are shared among so many processes, each with PostgreSQL, Valkey and a home of its own.
+JOBS ?= 2
+SHARE = --dist loadfile --no-loadscope-reorder
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.12 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
@@ -14,7 +17,7 @@ up:
 
 test:
 	@$(PYTHON) bootstrap.py --dev --browser
-	@$(RUN) -m pytest -m "not engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
+	@$(RUN) -m pytest -n $(JOBS) $(SHARE) -m "not engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
 	@$(RUN) -m pytest -m browser tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
 
 test-engines:

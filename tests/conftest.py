@@ -11,6 +11,19 @@ from tests.home import HOME
 from tests.hub_stand_in import hub as hub
 
 
+# The longest first, so that two processes that share the files (`-n 2`) end together.
+LONGEST = ["test_up", "test_faults", "test_whole_on_engines", "test_two_web_processes", "test_runner"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings_xdist_suffix() -> None:
+    """No suffix: each process has servers of its own, where web and workers look for the plain name."""
+
+
 @pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
     """The SLIPWAY_HOME of this run; subprocesses inherit it, and so the servers' addresses."""

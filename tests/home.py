@@ -23,8 +23,15 @@ for name in ("DATABASE_URL", "REDIS_URL"):
     os.environ.pop(name, None)
 
 
+def _hands_out(config: pytest.Config) -> bool:
+    """Whether this process only hands tests to others (`-n 2`): each of those has a home of its own."""
+    return bool(config.getoption("numprocesses", 0)) and not hasattr(config, "workerinput")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if _hands_out(config):
+        return
     from playground import servers
 
     servers.start_postgres(HOME)
@@ -32,10 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    from playground import servers
+    if not _hands_out(config):
+        from playground import servers
 
-    servers.stop_valkey(HOME)
-    servers.stop_postgres(HOME)
-    if os.geteuid() == 0:
-        shutil.rmtree(servers.addresses(HOME).postgres_data.parent)
+        servers.stop_valkey(HOME)
+        servers.stop_postgres(HOME)
+        if os.geteuid() == 0:
+            shutil.rmtree(servers.addresses(HOME).postgres_data.parent)
     shutil.rmtree(HOME)
