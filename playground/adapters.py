@@ -217,11 +217,20 @@ def selecting(engine: str, served: list[str], name: str) -> Mapping[str, Any]:
     return engines.get(engine).selecting(served.index(name), name)
 
 
+def of(configuration: Configuration) -> list[Adapter]:
+    """The very adapters a configuration names; AdapterRefused where one is not known any more."""
+    rows = Adapter.objects.filter(model=configuration.model)
+    found = {(row.name, row.digest): row for row in rows}
+    try:
+        return [found[one["name"], one["digest"]] for one in configuration.adapters]
+    except KeyError as problem:
+        gone = problem.args[0][0]
+        raise AdapterRefused(f"The adapter {gone} is not what it was: add those files again.") from problem
+
+
 def local(configuration: Configuration) -> tuple[LocalAdapter, ...]:
-    """A configuration's adapters as an engine is given them; all lie on this node, or none is."""
-    held = Adapter.objects.filter(model=configuration.model)
-    rows = [held.get(name=one["name"], digest=one["digest"]) for one in configuration.adapters]
-    return tuple(_local(row) for row in rows)
+    """A configuration's adapters as an engine on this node is given them."""
+    return tuple(_local(row) for row in of(configuration))
 
 
 def on(model: LocalModel, rows: Iterable[Adapter]) -> LocalModel:

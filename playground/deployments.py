@@ -16,7 +16,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from playground import access, events, nudges
+from playground import access, adapters, events, nudges
 from playground import options as engine_options
 from playground.engines.base import Reason, ReasonCode
 from playground.models import Configuration, Deployment, Job, Model, Node, Replica, ReplicaEvent, Team, User
@@ -78,16 +78,21 @@ def request(
     gpus: int | None = None,
     share: bool = False,
     cores: int | None = None,
+    attached: Collection[Any] = (),
 ) -> Deployment:
     """A new deployment that should run; DeploymentRefused names every field that is wrong.
 
     With `configuration` it runs exactly that one. `share` asks for a part of one GPU beside others.
+    `attached`: keys of the adapters it serves beside its model.
     """
     clean, fields = engine_options.judge(team, model, engine, options, version, name)
     fields |= engine_options.judge_numbers(min_replicas, max_replicas, idle_timeout_s, gpus, cores)
+    chosen, why = adapters.judge(model, engine, attached)
+    fields |= {"adapters": why} if why else {}
     if fields:
         raise DeploymentRefused(fields)
-    wanted = {"version": version or None, "options": clean, "gpus": gpus, "cores": cores, "share": share}
+    wanted: dict[str, Any] = {"version": version or None, "options": clean}
+    wanted |= {"gpus": gpus, "cores": cores, "share": share, "adapters": chosen}
     with transaction.atomic():
         row = Deployment.objects.create(
             team=team,
@@ -111,6 +116,10 @@ def request(
 
 def release(configuration: Configuration, *, team: Team, user: User | None, name: str) -> Deployment:
     """A deployment of a release's own, of the very configuration tried; the playground cannot stop it."""
+    try:
+        attached = adapters.of(configuration)
+    except adapters.AdapterRefused as problem:
+        raise DeploymentRefused({"adapters": str(problem)}) from problem
     return request(
         team=team,
         user=user,
@@ -121,6 +130,7 @@ def release(configuration: Configuration, *, team: Team, user: User | None, name
         name=name,
         released=True,
         configuration=configuration,
+        attached=[row.pk for row in attached],
     )
 
 

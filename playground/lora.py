@@ -85,7 +85,7 @@ def _base_shapes(base: Path) -> dict[str, tuple[int, int]]:
     if base.is_file():
         tensors = gguf.read(base).tensors
         return {one.name: (one.shape[0], one.shape[1]) for one in tensors if len(one.shape) == 2}
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
     for file in weights.files(base):
         if file.suffix == ".safetensors":
             shapes = weights.shapes(file)

@@ -15,10 +15,29 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from playground import catalogue, configurations, deployments, engines, environments, jobs, nodes, nudges
+from playground import (
+    adapters,
+    catalogue,
+    configurations,
+    deployments,
+    engines,
+    environments,
+    jobs,
+    nodes,
+    nudges,
+)
 from playground import placement as places
 from playground.engines.base import Hardware, LocalModel, Reason, ReasonCode
-from playground.models import Deployment, EngineEnvironment, Job, ModelFormat, Node, Replica
+from playground.models import (
+    Adapter,
+    Configuration,
+    Deployment,
+    EngineEnvironment,
+    Job,
+    ModelFormat,
+    Node,
+    Replica,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +49,7 @@ NO_NODE_S = 10.0
 SUSPECT_S = 5.0
 LIVE = (State.PENDING, State.PREPARING, State.ASSIGNED, *deployments.RUNNING)
 CHANGED = "The files of the model changed since this configuration was made: start the model anew."
+ATTACHED = "The files of an adapter changed since this configuration was made: start the model anew."
 REBUILT = "That engine environment cannot be made again here: start the model anew."
 
 _last_pass = time.monotonic()
@@ -159,17 +179,20 @@ def _choose(replica: Replica) -> None:
 def _prepare(replica: Replica) -> None:
     """preparing → assigned, once its environment and weights are on the node; a failed job fails it."""
     try:
-        environment, model_format = _ready_parts(replica)
+        environment, model_format, attached = _ready_parts(replica)
     except _Waits:
         return
     except (jobs.JobRefused, jobs.JobFailed, engines.UnknownEngine, ModelFormat.DoesNotExist) as problem:
         deployments.mark_failed(replica.pk, Reason(ReasonCode.JOB_FAILED, str(problem)), [], final=True)
         return
-    _assign(replica, environment, model_format)
+    _assign(replica, environment, model_format, attached)
 
 
-def _ready_parts(replica: Replica) -> tuple[EngineEnvironment, ModelFormat]:
-    """Its environment and the form of its weights on its node; _Waits while jobs make them, or one failed."""
+def _ready_parts(replica: Replica) -> tuple[EngineEnvironment, ModelFormat, list[Adapter]]:
+    """Its environment, the form of its weights and its adapters on its node.
+
+    _Waits while jobs make them, or one failed.
+    """
     deployment, node = replica.deployment, replica.node
     assert node is not None
     frozen = deployment.configuration
@@ -185,11 +208,14 @@ def _ready_parts(replica: Replica) -> tuple[EngineEnvironment, ModelFormat]:
     )
     kind = frozen.format.kind if frozen else _kind(deployment)
     model_format = catalogue.ensure(node, deployment.model, kind, since=since, team=team, user=user)
-    waiting = [part for part in (environment, model_format) if isinstance(part, Job)]
+    attached = [
+        adapters.ensure(node, row, since=since, team=team, user=user) for row in adapters.wanted(deployment)
+    ]
+    waiting = [part for part in (environment, model_format, *attached) if isinstance(part, Job)]
     if waiting:
         _wait_for(replica, waiting)
     assert isinstance(environment, EngineEnvironment) and isinstance(model_format, ModelFormat)
-    return environment, model_format
+    return environment, model_format, [row for row in attached if isinstance(row, Adapter)]
 
 
 def _kind(deployment: Deployment) -> str:
@@ -213,12 +239,14 @@ def _wait_for(replica: Replica, waiting: list[Job]) -> None:
     raise _Waits
 
 
-def _assign(replica: Replica, environment: EngineEnvironment, model_format: ModelFormat) -> None:
+def _assign(
+    replica: Replica, environment: EngineEnvironment, model_format: ModelFormat, attached: list[Adapter]
+) -> None:
     """Give it its slot, under the node's row. No room any more: it looks for another node."""
     deployment = replica.deployment
     frozen = deployment.configuration
-    if frozen and (environment.pk, model_format.digest) != (frozen.environment_id, frozen.format_digest):
-        text = CHANGED if model_format.digest != frozen.format_digest else REBUILT
+    named = adapters.frozen(attached)
+    if frozen and (text := _other_than(frozen, environment, model_format, named)):
         deployments.mark_failed(replica.pk, Reason(ReasonCode.BAD_WEIGHTS, text), [], final=True)
         return
     assert replica.node is not None
@@ -229,10 +257,26 @@ def _assign(replica: Replica, environment: EngineEnvironment, model_format: Mode
         deployments.unchoose(replica, f"{node.name} has no room any more")
         return
     options = deployment.wanted.get("options", {})
-    configuration = frozen or configurations.freeze(model_format, environment, deployment.engine, options, [])
+    configuration = frozen or configurations.freeze(
+        model_format, environment, deployment.engine, options, named
+    )
     if deployments.assign(replica, configuration, found.resources, f"assigned {found.note}"):
         deployment.configuration = configuration
         replica.state, replica.node, replica.nudged_at = State.ASSIGNED, node, None
+
+
+def _other_than(
+    frozen: Configuration,
+    environment: EngineEnvironment,
+    model_format: ModelFormat,
+    named: list[dict[str, Any]],
+) -> str:
+    """Why the parts that lie there are not the configuration's; empty when they are."""
+    if model_format.digest != frozen.format_digest:
+        return CHANGED
+    if named != frozen.adapters:
+        return ATTACHED
+    return "" if environment.pk == frozen.environment_id else REBUILT
 
 
 def _nudge_due(replica: Replica) -> bool:
@@ -261,9 +305,10 @@ def _want(replica: Replica, node: Node) -> places.Want | None:
     machine = nodes.hardware(node)
     offered = machine if build == "cuda" else Hardware(machine.cores, machine.memory_bytes)
     estimate = adapter.memory(model, options, offered) if model else None
+    attached = sum(row.size_bytes or 0 for row in adapters.wanted(deployment))
     return places.Want(
         build=build,
-        memory_bytes=(estimate.total or 0) if estimate else 0,
+        memory_bytes=attached + ((estimate.total or 0) if estimate else 0),
         gpus=wanted.get("gpus") or 1,
         share=bool(wanted.get("share")),
         cores=wanted.get("cores"),

@@ -1,6 +1,7 @@
 """`manage.py run_replica <pk>`: one replica's runner, spawned detached by its node's worker."""
 
 import asyncio
+import dataclasses
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError, InterfaceError
 
-from playground import catalogue, deployments, environments, nodes, runner
+from playground import adapters, catalogue, deployments, environments, nodes, runner
 from playground.engines.base import Hardware, Reason
 from playground.models import Replica
 from playground.orm import orm
@@ -106,7 +107,7 @@ def _spec(row: Replica) -> Spec:
     given = Hardware(
         resources["cores"], machine.memory_bytes, tuple(gpu for gpu in machine.gpus if gpu.index in gpus)
     )
-    model = catalogue.local(configuration.format)
+    model = dataclasses.replace(catalogue.local(configuration.format), adapters=adapters.local(configuration))
     return Spec(
         replica=row.pk,
         deployment=row.deployment_id,
