@@ -10,7 +10,6 @@ from tests.fakes import fake_engine as fake_engine
 from tests.home import HOME
 from tests.hub_stand_in import hub as hub
 
-
 # The longest first, so that two processes that share the files (`-n 2`) end together.
 LONGEST = ["test_up", "test_faults", "test_whole_on_engines", "test_two_web_processes", "test_runner"]
 
