@@ -286,7 +286,7 @@ class Exchange:
         while True:
             route, target = await self._replica(key, route, failed)
             sampling = route.sampling if self._kind in protocol.GENERATING else {}
-            payload = protocol.prepare(body, sampling, target.served_name, route.quirks)
+            payload = protocol.prepare(body, sampling, target, route.quirks)
             routing.take(route, target, tokens)
             try:
                 async with engine_client.relay(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from playground import policy, pooling
-from playground.engine_client import EngineError
+from playground.engine_client import EngineError, Target
 from playground.engines.base import Quirks
 
 # (method, raw path) → what is asked. Compared byte for byte: nothing is decoded.
@@ -185,12 +185,15 @@ def parse(raw: bytes, kind: str) -> dict[str, Any]:
     return body
 
 
-def prepare(body: dict[str, Any], sampling: Mapping[str, Any], served_name: str, quirks: Quirks) -> bytes:
-    """What the engine is sent: the client's values over the release's defaults, usage always asked."""
+def prepare(body: dict[str, Any], sampling: Mapping[str, Any], target: Target, quirks: Quirks) -> bytes:
+    """What the engine is sent: the client's values over the release's defaults, usage always asked.
+
+    Which adapter answers is ours to say: a client names it by the model alone.
+    """
     merged = {**sampling, **body} if sampling else dict(body)
     if sampling and "max_completion_tokens" in body and "max_tokens" not in body:
         merged.pop("max_tokens", None)
-    merged["model"] = served_name
+    merged |= {"model": target.served_name, **target.selects}
     if merged.get("stream") and "stream_options" not in quirks.ignored:
         merged["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
     return _encode(merged).encode()
@@ -249,4 +252,7 @@ def _plain(text: str, limit: int) -> str:
 
 
 def model_object(name: str, created: int) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": created, "owned_by": "slipway"}
+    """One entry of the list. An adapter's names the model it goes on."""
+    base, _, adapter = name.partition(":")
+    parent = {"parent": base} if adapter else {}
+    return {"id": name, "object": "model", "created": created, "owned_by": "slipway", **parent}

@@ -12,8 +12,8 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -224,8 +224,10 @@ def build(snapshot: sql.Snapshot, read: float) -> Table:
         if target is not None:
             ready.setdefault(row[1], []).append(target)
     deployments = {row.id: _deployment(row, ready.get(row.id, [])) for row in snapshot.deployments}
-    routes = {(route.team, route.name): route for route in deployments.values()}
-    routes |= {(row.team_id, row.name): _endpoint(row, deployments) for row in snapshot.endpoints}
+    attached = {row.id: (row.engine, [one["name"] for one in row.adapters]) for row in snapshot.deployments}
+    every = [*deployments.values(), *(_endpoint(row, deployments) for row in snapshot.endpoints)]
+    every += [one for route in every for one in _adapters(route, *attached.get(route.deployment, ("", [])))]
+    routes = {(route.team, route.name): route for route in every}
     keys = {row.prefix: _key(row, read) for row in snapshot.keys}
     return Table(read, snapshot.at, keys, routes)
 
@@ -262,6 +264,14 @@ def _endpoint(row: Any, deployments: Mapping[int, Route]) -> Route:
         sampling=row.sampling,
         release=row.release_id,
     )
+
+
+def _adapters(route: Route, engine: str, names: list[str]) -> Iterator[Route]:
+    """A route of its own for each adapter: "capitals:polite" to the same replicas, answered by it."""
+    for place, name in enumerate(names if engine in engines.names() else []):
+        selects = engines.get(engine).selecting(place, name)
+        seats = tuple(replace(target, selects=selects) for target in route.replicas)
+        yield replace(route, name=f"{route.name}:{name}", replicas=seats)
 
 
 def _quirks(engine: str) -> Quirks:

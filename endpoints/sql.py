@@ -28,7 +28,7 @@ _ENDPOINTS = """
 """
 _DEPLOYMENTS = """
     SELECT deployment.id, deployment.team_id, deployment.engine, deployment.problem, deployment.released,
-           model.task,
+           model.task, coalesce(configuration.adapters, '[]') AS adapters,
            extract(epoch FROM deployment.created_at)::bigint AS created,
            EXISTS (
                SELECT FROM playground_replica AS coming
@@ -37,6 +37,7 @@ _DEPLOYMENTS = """
            ) AS coming
     FROM playground_deployment AS deployment
     JOIN playground_model AS model ON model.id = deployment.model_id
+    LEFT JOIN playground_configuration AS configuration ON configuration.id = deployment.configuration_id
     WHERE deployment.desired = 'running'
 """
 _REPLICAS = """

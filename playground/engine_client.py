@@ -88,6 +88,8 @@ class Target:
     engine: str
     replica: int
     ssl: SSLContext | None = None
+    selects: Mapping[str, Any] = field(default_factory=dict)
+    """What a request says over its own to be answered by one of the model's adapters."""
 
 
 @dataclass(frozen=True, slots=True)
