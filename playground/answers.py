@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from playground import engine_client, engines, policy, sharing
+from playground import engine_client, engines, pictures, policy, pooling, sharing, widgets
 from playground.engine_client import EngineError, Frame, Target
+from playground.engines.base import PATHS
 from playground.feeds import Feed
 from playground.lateness import Lateness
 
 FLUSH_S = 0.025
 FIRST_BYTE_S = 600.0
 COUNT_S = 3.0
-PATH = "/v1/chat/completions"
 TOTAL = 10_000_000
 
 log = logging.getLogger(__name__)
@@ -27,17 +27,33 @@ lateness = Lateness()
 
 @dataclass(frozen=True)
 class Question:
-    """What to ask whom. `parameters` holds only what a person set."""
+    """What to ask whom. `asked` is what was typed, by the task's parameters: {"messages"}, {"input"}, …
+
+    `parameters` holds only what a person set. `unseen`: there are pictures, and the model cannot see.
+    """
 
     target: Target
-    messages: list[dict[str, Any]]
+    asked: Mapping[str, Any]
     parameters: Mapping[str, Any]
+    task: str = "chat"
+    labels: tuple[str, ...] = ()
+    unseen: bool = False
+
+    @property
+    def path(self) -> str:
+        return PATHS[self.task]
+
+    @property
+    def generates(self) -> bool:
+        return self.task in widgets.GENERATES
 
     def body(self) -> dict[str, Any]:
-        """The request, as it is sent: only what was set, and what makes the engine stream and count."""
+        """The request, as it is kept: only what was set, and what makes the engine stream and count."""
+        if not self.generates:
+            return {"model": self.target.served_name, **self.asked}
         quirks = engines.get(self.target.engine).quirks
         chosen = {name: value for name, value in self.parameters.items() if name not in quirks.refused}
-        body: dict[str, Any] = {"model": self.target.served_name, "messages": self.messages, **chosen}
+        body: dict[str, Any] = {"model": self.target.served_name, **self.asked, **chosen}
         body["stream"] = True
         if "stream_options" not in quirks.ignored:
             body["stream_options"] = {"include_usage": True}
@@ -46,9 +62,12 @@ class Question:
         return body
 
     def ignored(self) -> list[str]:
-        """Parameters that were set and that this engine does nothing with, or cannot be sent."""
+        """What was set or attached and that this engine does nothing with, or cannot be sent."""
+        if not self.generates:
+            return []
         quirks = engines.get(self.target.engine).quirks
-        return sorted(set(self.parameters) & (quirks.ignored | quirks.refused))
+        found = set(self.parameters) & (quirks.ignored | quirks.refused)
+        return sorted(found | ({"images"} if self.unseen else set()))
 
 
 @dataclass
@@ -69,18 +88,20 @@ class Answer:
     thought: bool = False
     last_at: float | None = None
     chunks: int = 0
+    result: dict[str, Any] = field(default_factory=dict)
+    vectors: bytes | None = None
     _content: list[str] = field(default_factory=list)
     _reasoning: list[str] = field(default_factory=list)
     _flushed_at: float = 0.0
     _timer: asyncio.TimerHandle | None = None
 
     async def ask(self, question: Question, body: dict[str, Any]) -> None:
-        """Stream the engine's answer into the feed. Raises EngineError; cancelled, the engine stops."""
+        """Bring the engine's answer, streamed or whole. Raises EngineError; cancelled, the engine stops."""
         self.sent_at = lateness.start()
         try:
             with sharing.share(question.target.replica) as share:
                 try:
-                    await self._read(question.target, body)
+                    await (self._read if question.generates else self._take_whole)(question, body)
                 finally:
                     self.late = lateness.late_since(self.sent_at)
                     self.flush()
@@ -88,8 +109,20 @@ class Answer:
             self.busy_s = share.seconds
             lateness.stop()
 
-    async def _read(self, target: Target, body: dict[str, Any]) -> None:
-        frames = engine_client.stream(target, PATH, body, first_byte_s=FIRST_BYTE_S)
+    async def _take_whole(self, question: Question, body: dict[str, Any]) -> None:
+        """An answer that does not stream: timed to its end, and made into what is shown."""
+        found = await engine_client.complete(question.target, question.path, body, first_byte_s=FIRST_BYTE_S)
+        self.last_at = time.monotonic()
+        usage = found.get("usage")
+        self.usage = counted(usage) if isinstance(usage, Mapping) else {}
+        try:
+            read = widgets.read(question.task, question.asked, found, question.labels)
+        except widgets.Malformed as problem:
+            raise EngineError("malformed", str(problem)) from problem
+        self.result, self.vectors = read
+
+    async def _read(self, question: Question, body: dict[str, Any]) -> None:
+        frames = engine_client.stream(question.target, question.path, body, first_byte_s=FIRST_BYTE_S)
         try:
             async for frame in frames:
                 self.take(frame)
@@ -192,10 +225,13 @@ def counted(usage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked(question: Question) -> dict[str, Any]:
-    """The body, within the request policy; EngineError where it is not."""
-    body = question.body()
+    """The body as it is sent, pictures included, within the request policy; EngineError where it is not."""
+    body = pictures.inlined(question.body())
     try:
-        policy.check(body, chat=True)
+        if question.generates:
+            policy.check(body, chat=question.task == "chat")
+        else:
+            pooling.check(body, question.task)
     except policy.BadRequest as problem:
         raise EngineError("bad_request", problem.message) from problem
     return body

@@ -38,6 +38,11 @@ class Heading:
     quirks: Quirks = field(default_factory=Quirks)
 
     @property
+    def sees(self) -> bool:
+        """Whether it reads pictures."""
+        return self.quirks.images and self.deployment is not None and self.deployment.model.takes_images
+
+    @property
     def word(self) -> str:
         return self.detail or WORDS[self.state]
 
@@ -123,12 +128,11 @@ def _steps(replica: Replica) -> list[tuple[standing.Step, list[dict[str, Any]]]]
     return [(step, [standing.job_line(job) for job in step.jobs]) for step in reached]
 
 
-def choices(team: Team) -> list[Choice]:
-    """Every deployment of the team that can chat: ready, then starting, stopped, failed; newest first."""
+def choices(team: Team, task: str = Model.Task.CHAT) -> list[Choice]:
+    """Every deployment of the team for that task: ready, then starting, stopped, failed; newest first."""
     rows = list(
-        Deployment.objects.filter(team=team)
+        Deployment.objects.filter(team=team, model__task=task)
         .exclude(desired=Deployment.Desired.DELETED)
-        .exclude(model__task=Model.Task.EMBEDDING)
         .order_by("-pk")
     )
     replicas: dict[int, list[Replica]] = defaultdict(list)

@@ -5,10 +5,11 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from playground import events
-from playground.models import Column, Conversation, Deployment, Generation, Team, User
+from playground import events, kinds
+from playground.models import Column, Conversation, Deployment, Generation, Model, Team, User
 
 UNTITLED = "New conversation"
+OPEN_OWN = "Open it in a conversation of its own, from Running."
 TITLE = 80
 PROMPT = 200_000
 
@@ -22,10 +23,14 @@ def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation
     empty = Conversation.objects.filter(
         team=team, created_by=user, turns=None, title=UNTITLED, system_prompt=""
     )
+    task = deployment.model.task if deployment else Model.Task.CHAT
     with transaction.atomic():
         row = empty.filter(parameters={}).order_by("-pk").first()
         if row is None:
-            row = Conversation.objects.create(team=team, created_by=user, title=UNTITLED)
+            row = Conversation.objects.create(team=team, created_by=user, title=UNTITLED, task=task)
+        elif row.task != task:
+            Conversation.objects.filter(pk=row.pk).update(task=task)
+            row.task = task
         Column.objects.update_or_create(conversation=row, position=0, defaults={"deployment": deployment})
         tell(row)
     return row
@@ -64,7 +69,11 @@ def configure(conversation: Conversation, system_prompt: str, parameters: dict[s
 
 
 def choose(column: Column, deployment: Deployment) -> None:
-    """From the next message on `deployment` answers in `column`."""
+    """From the next message on `deployment` answers in `column`; its model has to be for the same task."""
+    task, model = column.conversation.task, deployment.model
+    if model.task != task:
+        here = kinds.SPACES[task]
+        raise ConversationRefused(f"{deployment.name} {kinds.NAMES[model.task]}; {here}. {OPEN_OWN}")
     Column.objects.filter(pk=column.pk).update(deployment=deployment)
     column.deployment = deployment
     tell(column.conversation)

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.conf import settings
 
-from playground import deployments, engine_client, engines
+from playground import deployments, engine_client, engines, pictures
 from playground.engine_client import EngineError, Target
 from playground.engines.base import Rendered
 from playground.models import Generation
@@ -24,7 +24,7 @@ async def look(generation: Generation) -> dict[str, Any]:
     `by` says who rendered: "engine" or "tokenizer". Asked once, then kept on the row.
     """
     known = dict(generation.effective)
-    if "rendered" not in known and generation.request:
+    if "rendered" not in known and "messages" in generation.request:
         known |= await _ask(generation)
         if known.get("rendered") is not None:
             await orm(_keep, generation.pk, known)
@@ -42,7 +42,7 @@ async def _ask(generation: Generation) -> dict[str, Any]:
         adapter, ask = engines.get(target.engine), engine_client.asking(target)
         try:
             async with asyncio.timeout(LOOK_S):
-                rendered = await adapter.render(ask, generation.request)
+                rendered = await adapter.render(ask, await orm(pictures.inlined, generation.request))
         except (EngineError, TimeoutError, KeyError, TypeError) as problem:
             log.info("The effective request of generation %d is not known: %s", generation.pk, problem)
     if rendered is None and (folder := await orm(_folder, generation.pk)):

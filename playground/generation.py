@@ -13,8 +13,7 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from playground import access, conversations, deployments, effects, events, leases
-from playground.answers import PATH as PATH
+from playground import access, conversations, deployments, effects, events, leases, pictures, widgets
 from playground.history import messages as messages
 from playground.leases import BOOT_ID as BOOT_ID
 from playground.leases import sweep as sweep
@@ -43,14 +42,18 @@ def send(
     user: User,
     parent: Turn | None = None,
     previous: Generation | None = None,
+    inputs: dict[str, Any] | None = None,
 ) -> Turn:
     """Ask every running column. The same `client_id` again is the same message: nothing is sent twice.
 
-    `parent` is the turn it follows (None: the first), `previous` the answer that its column continues.
+    `parent` is the turn it follows (None: the first), `previous` the answer that its column continues,
+    `inputs` what goes with the text: see Turn.
     """
     access.require(user, "chat", conversation.team)
+    inputs = inputs or {}
     try:
-        return _send(conversation, _checked(text, client_id), client_id, user, parent, previous)
+        checked = _checked(conversation.task, text, client_id, inputs)
+        return _send(conversation, checked, client_id, user, parent, previous, inputs)
     except (SendRefused, IntegrityError):
         if again := conversation.turns.filter(client_id=client_id).first():
             return again
@@ -91,14 +94,19 @@ def _send(
     user: User,
     parent: Turn | None,
     previous: Generation | None,
+    inputs: dict[str, Any],
 ) -> Turn:
     """The new turn with its answers; IntegrityError when the message was sent before."""
     _check_place(conversation, parent, previous)
     columns = _running(conversation)
+    if inputs.get("images"):
+        _require_sight(columns)
     with transaction.atomic():
-        turn = Turn.objects.create(
-            conversation=conversation, client_id=client_id, parent=parent, text=text, created_by=user
-        )
+        turn = Turn(conversation=conversation, client_id=client_id, parent=parent, text=text)
+        turn.created_by, turn.inputs = user, inputs
+        turn.save(force_insert=True)
+        if inputs.get("images"):
+            pictures.mark_sent(inputs["images"])
         in_flight = _in_flight()
         for column in columns:
             _ask(turn, column, _continued(column, parent, previous), in_flight)
@@ -106,9 +114,9 @@ def _send(
     return turn
 
 
-def _checked(text: str, client_id: str) -> str:
+def _checked(task: str, text: str, client_id: str, inputs: dict[str, Any]) -> str:
     if not text.strip():
-        raise SendRefused("Type a message first.")
+        raise SendRefused(widgets.WORDS[task]["empty"])
     if len(text) > CHARACTERS:
         raise SendRefused(
             f"The message has {len(text):,} characters; {CHARACTERS:,} is the most that is sent."
@@ -117,7 +125,18 @@ def _checked(text: str, client_id: str) -> str:
         raise SendRefused("The message holds a NUL character, which no model takes.")
     if not 0 < len(client_id) <= CLIENT_ID:
         raise SendRefused("The page sent no id for this message. Reload it and send again.")
+    try:
+        widgets.check(task, text, inputs)
+    except widgets.Unfit as problem:
+        raise SendRefused(str(problem)) from problem
     return text.replace("\r\n", "\n")
+
+
+def _require_sight(columns: list[Column]) -> None:
+    """Refuse pictures that none of the running models would see."""
+    if not any(column.deployment and leases.sees(column.deployment) for column in columns):
+        name = columns[0].deployment.name if columns[0].deployment else "The model"
+        raise SendRefused(f"{name} does not read pictures. Take them away, or choose a model that does.")
 
 
 def _check_place(conversation: Conversation, parent: Turn | None, previous: Generation | None) -> None:

@@ -2,17 +2,26 @@
 
 from typing import Any
 
-from playground.models import Generation
+from playground import pictures
+from playground.models import Generation, Turn
 
 
-def messages(generation: Generation) -> list[dict[str, Any]]:
-    """OpenAI messages of the request behind `generation`. Turns that never got an answer are left out."""
+def messages(generation: Generation, *, sees: bool = True) -> list[dict[str, Any]]:
+    """OpenAI messages of the request behind `generation`. Turns that never got an answer are left out.
+
+    Pictures are named, see `pictures`; a model that does not see is told the text alone.
+    """
     conversation = generation.turn.conversation
     said = [{"role": "system", "content": conversation.system_prompt}] if conversation.system_prompt else []
     for earlier in _before(generation):
-        said.append({"role": "user", "content": earlier.turn.text})
+        said.append({"role": "user", "content": _content(earlier.turn, sees)})
         said.append({"role": "assistant", "content": earlier.text})
-    return [*said, {"role": "user", "content": generation.turn.text}]
+    return [*said, {"role": "user", "content": _content(generation.turn, sees)}]
+
+
+def _content(turn: Turn, sees: bool) -> str | list[dict[str, Any]]:
+    keys = turn.inputs.get("images") if sees else None
+    return [{"type": "text", "text": turn.text}, *pictures.parts(keys)] if keys else turn.text
 
 
 def _before(generation: Generation) -> list[Generation]:
@@ -21,7 +30,10 @@ def _before(generation: Generation) -> list[Generation]:
     if at is None:
         return []
     rows = Generation.objects.filter(turn__conversation_id=generation.turn.conversation_id)
-    known = {row.pk: row for row in rows.select_related("turn").only("text", "previous_id", "turn__text")}
+    known = {
+        row.pk: row
+        for row in rows.select_related("turn").only("text", "previous_id", "turn__text", "turn__inputs")
+    }
     way: list[Generation] = []
     while at is not None and (row := known.pop(at, None)):
         if row.text:

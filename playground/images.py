@@ -10,7 +10,26 @@ from playground.schemas import BadRequest
 
 PIXELS = 40_000_000
 BYTES = 16 << 20
+# What people may attach to a message.
+ATTACHED = ("png", "jpeg", "webp")
 DATA = re.compile(r"data:image/(png|jpeg|gif|webp);base64,", re.ASCII)
+
+
+def measured(raw: bytes) -> tuple[str, int, int]:
+    """(kind, width, height) of a file, whatever it is called; ValueError says why it is not taken."""
+    for kind in ATTACHED:
+        try:
+            width, height = SIZES[kind](raw)
+        except (struct.error, IndexError, ValueError):
+            continue
+        if not 0 < width * height <= PIXELS:
+            raise ValueError(f"it has {width:,} by {height:,} pixels; {PIXELS:,} in all is the most")
+        return kind, width, height
+    raise ValueError("it is no PNG, JPEG or WebP")
+
+
+def data_url(kind: str, raw: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(raw).decode()}"
 
 
 def check(url: Any, name: str) -> None:

@@ -20,6 +20,14 @@ NAMES = {
     RERANK: "ranks documents",
     CLASSIFICATION: "classifies texts",
 }
+# What a conversation of each is.
+SPACES = {
+    CHAT: "this is a chat",
+    COMPLETION: "here text is continued",
+    EMBEDDING: "here texts are embedded",
+    RERANK: "here documents are ranked",
+    CLASSIFICATION: "here texts are classified",
+}
 # The Hub's pipeline tags. A text generator chats when it has a template.
 _PIPELINES = {
     "sentence-similarity": EMBEDDING,

@@ -15,7 +15,7 @@ from django.db import connection
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from playground import deployments, engine_client, events
+from playground import deployments, engine_client, engines, events, widgets
 from playground.answers import Question, checked
 from playground.engine_client import EngineError
 from playground.history import messages
@@ -122,7 +122,20 @@ def question(generation: Generation, replica: Replica) -> Question:
     """What to ask `replica`."""
     conversation, own = generation.turn.conversation, generation.column.parameters
     parameters = conversation.parameters if own is None else own
-    return Question(engine_client.target(replica), messages(generation), parameters)
+    target, task = engine_client.target(replica), conversation.task
+    if task != "chat":
+        turn, model = generation.turn, replica.deployment.model
+        asked = widgets.asked(task, turn.text, turn.inputs)
+        return Question(target, asked, parameters, task, tuple(model.facts.get("labels") or ()))
+    said = messages(generation)
+    if not any(isinstance(one["content"], list) for one in said) or sees(replica.deployment):
+        return Question(target, {"messages": said}, parameters)
+    return Question(target, {"messages": messages(generation, sees=False)}, parameters, unseen=True)
+
+
+def sees(deployment: Deployment) -> bool:
+    """Whether what answers there reads pictures: its model does, and its engine takes them."""
+    return engines.get(deployment.engine).quirks.images and deployment.model.takes_images
 
 
 def _mark(generation: Generation, begun: Begun) -> bool:
@@ -139,7 +152,7 @@ def _marks(begun: Begun) -> dict[str, Any]:
         "state": State.STREAMING,
         "replica": begun.replica,
         "configuration_id": begun.replica.configuration_id,
-        "request": begun.body,
+        "request": begun.question.body(),
         "effective": {"ignored": begun.question.ignored()},
     }
 

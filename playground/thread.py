@@ -175,8 +175,10 @@ def show(conversation: Conversation, start: Point | None = None) -> Shown:
     """What `conversation` shows from `start` on: its newest end for None, or where `start` is not of it."""
     columns = list(conversation.columns.all())
     turns = conversation.turns.order_by("id")
-    answers = Generation.objects.filter(turn__conversation=conversation).select_related(
-        "column__deployment", "configuration__environment", "configuration__model", "turn"
+    answers = (
+        Generation.objects.filter(turn__conversation=conversation)
+        .defer("vectors")
+        .select_related("column__deployment", "configuration__environment", "configuration__model", "turn")
     )
     tree = Tree(columns, turns, answers.order_by("id"))
     if start and (start.turn not in tree.turns or not _answers(tree, start)):

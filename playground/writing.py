@@ -299,6 +299,8 @@ class Writer:
         return {
             "text": writing.feed.content,
             "reasoning": writing.feed.reasoning,
+            "result": answer.result,
+            "vectors": answer.vectors,
             "finish_reason": answer.finish_reason,
             "usage": usage,
             "timings": timings,
