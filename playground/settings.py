@@ -108,8 +108,10 @@ try:
     HF_ENDPOINT = env.str("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     HF_OFFLINE = env.bool("HF_HUB_OFFLINE", False)
     HUB_TIMEOUT_S = env.float("SLIPWAY_HUB_TIMEOUT_S", 8.0)
-    # How many of a download's requests run at once, and the waits before a cut one goes on; the last repeats.
+    # How many of a download's requests run at once, the silence after which one counts as cut, and the waits
+    # before it goes on; the last repeats.
     DOWNLOADS_AT_ONCE = env.int("SLIPWAY_DOWNLOADS_AT_ONCE", 8)
+    DOWNLOAD_SILENCE_S = env.float("SLIPWAY_DOWNLOAD_SILENCE_S", 30.0)
     DOWNLOAD_RETRY_S = env.list("SLIPWAY_DOWNLOAD_RETRY_S", [1.0, 2.0, 5.0, 15.0, 30.0], subcast=float)
     # Earlier secret keys: what was encrypted with one is still read, and encrypted anew with the present one.
     SECRET_KEY_FALLBACKS: list[str] = env.list("SLIPWAY_OLD_SECRET_KEYS", [])
@@ -264,8 +266,9 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
-    # Periodic tasks come every second; their lines would bury the others.
+    # Periodic tasks come every second; their lines would bury the others. Addresses of files are signed.
     "loggers": {
-        name: {"level": "WARNING"} for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")
+        name: {"level": "WARNING"}
+        for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace", "httpx2")
     },
 }

@@ -1,0 +1,93 @@
+"""Secrets at rest: encrypted with a key made from SLIPWAY_SECRET_KEY; people see their last letters alone.
+
+Knows nothing about what they open. `reveal` is for the process that uses one, never for a page.
+"""
+
+import base64
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.db.models.functions import Now
+
+from playground import access
+from playground.models import Secret, Team, User
+
+if TYPE_CHECKING:
+    from cryptography.fernet import MultiFernet
+
+HUB = "hub"
+HINT_LETTERS = 4
+
+
+class Unreadable(Exception):
+    """A secret was encrypted with a key that this process does not have; the text says what to do."""
+
+
+def keep(team: Team, name: str, value: str, user: User | None) -> Secret:
+    """Encrypt and store a secret in the place of the one before it."""
+    hint = value[-HINT_LETTERS:] if len(value) >= 4 * HINT_LETTERS else ""
+    values = {"ciphertext": _fernet().encrypt(value.encode()), "hint": hint, "created_by": user}
+    row, _ = Secret.objects.update_or_create(team=team, name=name, defaults=values)
+    access.audit(user, team, "keep secret", f"secret:{name}")
+    return row
+
+
+def find(team: Team, name: str) -> Secret | None:
+    """The row, for its hint and who gave it."""
+    return Secret.objects.filter(team=team, name=name).select_related("created_by").first()
+
+
+def forget(team: Team, name: str, user: User | None) -> bool:
+    gone, _ = Secret.objects.filter(team=team, name=name).delete()
+    if gone:
+        access.audit(user, team, "forget secret", f"secret:{name}")
+    return bool(gone)
+
+
+def reveal(team: Team, name: str) -> str:
+    """The secret itself, for its use now; empty when the team has none. Unreadable without its key."""
+    from cryptography.fernet import InvalidToken
+
+    row = find(team, name)
+    if row is None:
+        return ""
+    try:
+        value = _fernet().decrypt(bytes(row.ciphertext)).decode()
+    except InvalidToken as problem:
+        raise Unreadable(
+            f"The team's {name} token was encrypted with another SLIPWAY_SECRET_KEY than this process has: "
+            "give every machine the same one, name the earlier one in SLIPWAY_OLD_SECRET_KEYS, or enter it "
+            "anew."
+        ) from problem
+    Secret.objects.filter(pk=row.pk).update(used_at=Now())
+    return value
+
+
+def renew() -> int:
+    """Encrypt with the present key what a key of SLIPWAY_OLD_SECRET_KEYS opens; how many there were."""
+    from cryptography.fernet import InvalidToken
+
+    renewed = 0
+    for row in Secret.objects.order_by("pk"):
+        try:
+            fresh = _fernet().rotate(bytes(row.ciphertext))
+        except InvalidToken:
+            continue  # Its key is gone: `reveal` says so to whoever needs it.
+        renewed += Secret.objects.filter(pk=row.pk, ciphertext=row.ciphertext).update(ciphertext=fresh)
+    return renewed
+
+
+def _fernet() -> "MultiFernet":
+    """The present key first: it encrypts; each of them decrypts."""
+    from cryptography.fernet import Fernet, MultiFernet
+
+    return MultiFernet([Fernet(_key(key)) for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)])
+
+
+def _key(secret: str) -> bytes:
+    """A Fernet key that only this use has in common with the site's secret key."""
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    derived = HKDF(SHA256(), 32, salt=None, info=b"slipway: secrets at rest").derive(secret.encode())
+    return base64.urlsafe_b64encode(derived)
