@@ -6,7 +6,7 @@ its files must be is `lora`'s. Attached to a deployment, it is served under its 
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -206,15 +206,6 @@ def frozen(rows: Iterable[Adapter]) -> list[dict[str, Any]]:
 def names(configuration: Configuration | None) -> list[str]:
     """The names, besides its own, under which a configuration's model is served."""
     return [str(one["name"]) for one in configuration.adapters] if configuration else []
-
-
-def selecting(engine: str, served: list[str], name: str) -> Mapping[str, Any]:
-    """What a request says to be answered by the adapter `name`; nothing for none. KeyError for a stranger."""
-    if not name:
-        return {}
-    if name not in served:
-        raise KeyError(name)
-    return engines.get(engine).selecting(served.index(name), name)
 
 
 def of(configuration: Configuration) -> list[Adapter]:

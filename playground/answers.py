@@ -234,4 +234,5 @@ def checked(question: Question) -> dict[str, Any]:
             pooling.check(body, question.task)
     except policy.BadRequest as problem:
         raise EngineError("bad_request", problem.message) from problem
-    return body
+    # Which adapter answers is ours to say: the policy refuses it in what people write.
+    return body | question.target.selects

@@ -6,7 +6,7 @@ expired is marked interrupted, with its last checkpoint kept. Times are the data
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,9 +15,9 @@ from django.db import connection
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from playground import deployments, engine_client, engines, events, widgets
+from playground import adapters, deployments, engine_client, engines, events, widgets
 from playground.answers import Question, checked
-from playground.engine_client import EngineError
+from playground.engine_client import EngineError, Target
 from playground.history import messages
 from playground.models import Column, Deployment, Generation, Replica, Turn
 
@@ -122,7 +122,7 @@ def question(generation: Generation, replica: Replica) -> Question:
     """What to ask `replica`."""
     conversation, own = generation.turn.conversation, generation.column.parameters
     parameters = conversation.parameters if own is None else own
-    target, task = engine_client.target(replica), conversation.task
+    target, task = _target(generation.column, replica), conversation.task
     if task != "chat":
         turn, model = generation.turn, replica.deployment.model
         asked = widgets.asked(task, turn.text, turn.inputs)
@@ -131,6 +131,19 @@ def question(generation: Generation, replica: Replica) -> Question:
     if not any(isinstance(one["content"], list) for one in said) or sees(replica.deployment):
         return Question(target, {"messages": said}, parameters)
     return Question(target, {"messages": messages(generation, sees=False)}, parameters, unseen=True)
+
+
+def _target(column: Column, replica: Replica) -> Target:
+    """How to reach it, and which adapter is to answer; EngineError where it does not have that one."""
+    reached = engine_client.target(replica)
+    if not column.adapter:
+        return reached
+    served = adapters.names(replica.configuration)
+    if column.adapter not in served:
+        text = f"{replica.deployment.name} does not serve the adapter {column.adapter}: choose who answers."
+        raise EngineError("unreachable", text)
+    selects = engines.get(replica.deployment.engine).selecting(served.index(column.adapter), column.adapter)
+    return replace(reached, selects=selects)
 
 
 def sees(deployment: Deployment) -> bool:
@@ -152,7 +165,7 @@ def _marks(begun: Begun) -> dict[str, Any]:
         "state": State.STREAMING,
         "replica": begun.replica,
         "configuration_id": begun.replica.configuration_id,
-        "request": begun.question.body(),
+        "request": {**begun.question.body(), **begun.question.target.selects},
         "effective": {"ignored": begun.question.ignored()},
     }
 
