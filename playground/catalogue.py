@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Q, QuerySet
 
 from playground import environments, jobs, lora, packages, safety, teams, weights
 from playground.engines.base import LAUNCHERS, Engine, LocalModel, Verdict
@@ -73,7 +74,7 @@ def scan(team: Team) -> list[Model]:
     """
     demo(team)
     root().mkdir(parents=True, exist_ok=True, mode=0o700)
-    own = set(ModelFormat.objects.filter(model__source__startswith="wheel:").values_list("path", flat=True))
+    own = set(_kept_elsewhere(team).values_list("path", flat=True))
     seen = [_record(team, name, paths) for name, paths in _found(root(), own)]
     local = Model.objects.filter(team=team, source__startswith="local:")
     local.exclude(pk__in=[model.pk for model in seen]).update(missing=True)
@@ -162,6 +163,12 @@ def _is_ready(node: Node, format: ModelFormat) -> bool:
     return bool(found) and found == format.digest
 
 
+def _kept_elsewhere(team: Team) -> QuerySet[ModelFormat]:
+    """Forms in the models folder that are no find: other models' own, and what other teams brought here."""
+    theirs = Q(model__origin__has_key="landed") & ~Q(model__team=team)
+    return ModelFormat.objects.filter(Q(model__source__startswith="wheel:") | theirs)
+
+
 # The models folder
 
 
@@ -174,16 +181,16 @@ def _found(folder: Path, own: set[str], depth: int = 0) -> Iterator[tuple[str, l
         if lora.is_adapter(entry):
             continue
         if entry.is_dir():
-            forms = _forms(entry)
-            if forms:
-                yield name, forms
+            held = forms(entry)
+            if held:
+                yield name, held
             elif depth + 1 < DEPTH:
                 yield from _found(entry, own, depth + 1)
         elif _is_first_gguf(entry):
             yield name, [entry]
 
 
-def _forms(folder: Path) -> list[Path]:
+def forms(folder: Path) -> list[Path]:
     """The forms in one folder.
 
     The folder itself for its safetensors (or what should have been), each GGUF file.
