@@ -208,6 +208,13 @@ def names(configuration: Configuration | None) -> list[str]:
     return [str(one["name"]) for one in configuration.adapters] if configuration else []
 
 
+def served(deployment: Deployment) -> list[str]:
+    """The same of a deployment, also before its configuration is settled."""
+    if deployment.configuration:
+        return names(deployment.configuration)
+    return [row.name for row in wanted(deployment)] if deployment.wanted.get("adapters") else []
+
+
 def of(configuration: Configuration) -> list[Adapter]:
     """The very adapters a configuration names; AdapterRefused where one is not known any more."""
     rows = Adapter.objects.filter(model=configuration.model)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from playground import engines, standing
+from playground import adapters, engines, standing
 from playground.engines.base import Quirks
 from playground.models import Column, Deployment, Model, Replica, Team
 
@@ -51,6 +51,11 @@ class Heading:
         return self.deployment.name if self.deployment else ""
 
     @property
+    def chosen(self) -> str:
+        """The value of the choice that this column is at."""
+        return Choice(self.deployment, self.state, self.column.adapter).value if self.deployment else ""
+
+    @property
     def topics(self) -> str:
         """What changes it: the deployment, and the jobs its start waits for."""
         jobs = [f"job:{line['job'].pk}" for _, lines in self.steps for line in lines]
@@ -61,11 +66,18 @@ class Heading:
 class Choice:
     deployment: Deployment
     state: str
+    adapter: str = ""
+
+    @property
+    def value(self) -> str:
+        """As a form posts it: "12", or "12:polite" for one of its adapters."""
+        return f"{self.deployment.pk}:{self.adapter}" if self.adapter else str(self.deployment.pk)
 
     @property
     def label(self) -> str:
         suffix = {"ready": "", "loading": " (starting)", "stopped": " (stopped: starts on Send)"}
-        return self.deployment.name + suffix.get(self.state, " (does not run)")
+        name = f"{self.deployment.name}: {self.adapter}" if self.adapter else self.deployment.name
+        return name + suffix.get(self.state, " (does not run)")
 
 
 def heading(column: Column) -> Heading:
@@ -132,12 +144,17 @@ def choices(team: Team, task: str = Model.Task.CHAT) -> list[Choice]:
     """Every deployment of the team for that task: ready, then starting, stopped, failed; newest first."""
     rows = list(
         Deployment.objects.filter(team=team, model__task=task)
+        .select_related("configuration")
         .exclude(desired=Deployment.Desired.DELETED)
         .order_by("-pk")
     )
     replicas: dict[int, list[Replica]] = defaultdict(list)
     for replica in Replica.objects.filter(deployment__in=rows).exclude(state__in=Replica.TERMINAL):
         replicas[replica.deployment_id].append(replica)
-    found = [Choice(row, _state(row, replicas[row.pk])) for row in rows]
+    found = [
+        Choice(row, _state(row, replicas[row.pk]), adapter)
+        for row in rows
+        for adapter in ("", *adapters.served(row))
+    ]
     order = ["ready", "loading", "stopped", "failed"]
     return sorted(found, key=lambda choice: order.index(choice.state))

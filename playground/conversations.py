@@ -5,7 +5,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from playground import events, kinds
+from playground import adapters, events, kinds
 from playground.models import Column, Conversation, Deployment, Generation, Model, Team, User
 
 UNTITLED = "New conversation"
@@ -31,7 +31,8 @@ def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation
         elif row.task != task:
             Conversation.objects.filter(pk=row.pk).update(task=task)
             row.task = task
-        Column.objects.update_or_create(conversation=row, position=0, defaults={"deployment": deployment})
+        answers = {"deployment": deployment, "adapter": ""}
+        Column.objects.update_or_create(conversation=row, position=0, defaults=answers)
         tell(row)
     return row
 
@@ -68,14 +69,19 @@ def configure(conversation: Conversation, system_prompt: str, parameters: dict[s
     conversation.system_prompt, conversation.parameters = prompt, parameters
 
 
-def choose(column: Column, deployment: Deployment) -> None:
-    """From the next message on `deployment` answers in `column`; its model has to be for the same task."""
+def choose(column: Column, deployment: Deployment, adapter: str = "") -> None:
+    """From the next message on `deployment` answers in `column`; its model has to be for the same task.
+
+    `adapter`: the one of its adapters that answers; empty for the model itself.
+    """
+    if adapter and adapter not in adapters.served(deployment):
+        raise ConversationRefused(f"{deployment.name} does not serve an adapter called {adapter[:100]}.")
     task, model = column.conversation.task, deployment.model
     if model.task != task:
         here = kinds.SPACES[task]
         raise ConversationRefused(f"{deployment.name} {kinds.NAMES[model.task]}; {here}. {OPEN_OWN}")
-    Column.objects.filter(pk=column.pk).update(deployment=deployment)
-    column.deployment = deployment
+    Column.objects.filter(pk=column.pk).update(deployment=deployment, adapter=adapter)
+    column.deployment, column.adapter = deployment, adapter
     tell(column.conversation)
 
 
