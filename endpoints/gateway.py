@@ -22,6 +22,7 @@ from endpoints import idempotency, metrics, protocol, routing
 from endpoints.protocol import Refusal
 from endpoints.routing import Key, Route
 from endpoints.streams import Malformed, Stream
+from endpoints.whole import Whole
 from playground import engine_client
 from playground.engine_client import EngineError, Relayed
 
@@ -95,6 +96,7 @@ class Exchange:
         "_claim",
         "_commenting",
         "_ended_by",
+        "_gathers",
         "_kind",
         "_receive",
         "_send",
@@ -125,7 +127,7 @@ class Exchange:
         self.request_id = ""
         self.label = ""
         self.status = 0
-        self.started = self.streaming = False
+        self.started = self.streaming = self._gathers = False
         self._kind = ""
         self._claim: idempotency.Claim | None = None
         self.ttft: float | None = None
@@ -286,7 +288,8 @@ class Exchange:
         while True:
             route, target = await self._replica(key, route, failed)
             sampling = route.sampling if self._kind in protocol.GENERATING else {}
-            payload = protocol.prepare(body, sampling, target, route.quirks)
+            self._gathers = self._gathered(route)
+            payload = protocol.prepare(body, sampling, target, route.quirks, gathered=self._gathers)
             routing.take(route, target, tokens)
             try:
                 async with engine_client.relay(
@@ -300,6 +303,10 @@ class Exchange:
                 failed.add(target.replica)
             finally:
                 routing.release(route, target, tokens)
+
+    def _gathered(self, route: Route) -> bool:
+        """Whether a whole answer is asked as a stream, so that the engine hears when the client leaves."""
+        return route.quirks.whole_by_stream and not self.streaming and self._kind in protocol.GENERATING
 
     async def _replica(self, key: Key, route: Route, failed: set[int]) -> tuple[Route, engine_client.Target]:
         """The route as it is now and a ready replica of it; waits for one that is on its way."""
@@ -321,6 +328,8 @@ class Exchange:
         if self.streaming and "text/event-stream" in kind:
             options = body.get("stream_options") or {}
             await self._pass_stream(answer.body, Stream(route.quirks, bool(options.get("include_usage"))))
+        elif self._gathers and "text/event-stream" in kind:
+            await self._pass_gathered(answer.body)
         elif not self.streaming and "json" in kind:
             await self._pass_whole(answer.body)
         else:
@@ -349,6 +358,26 @@ class Exchange:
             raise protocol.bad_engine() from error
         if not isinstance(answer, dict):
             raise protocol.bad_engine()
+        await self._answer(answer, raw)
+
+    async def _pass_gathered(self, body: AsyncIterator[bytes]) -> None:
+        """The stream's answer in one piece; nothing of it where the engine did not come to its end."""
+        whole, size = Whole(), 0
+        try:
+            async for data in body:
+                size += len(data)
+                if size > ANSWER_LIMIT:
+                    raise protocol.bad_engine()
+                whole.feed(data)
+            if whole.failed:
+                raise protocol.died_midway()
+            answer = whole.answer()
+        except Malformed as error:
+            raise protocol.bad_engine() from error
+        await self._answer(answer, json.dumps(answer, ensure_ascii=False).encode())
+
+    async def _answer(self, answer: dict[str, Any], raw: bytes) -> None:
+        """Send a whole answer, and keep it for whoever sends the same Idempotency-Key again."""
         self.usage = answer.get("usage")
         if self._claim is not None:
             await idempotency.keep(self._claim, raw)

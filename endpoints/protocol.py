@@ -185,15 +185,20 @@ def parse(raw: bytes, kind: str) -> dict[str, Any]:
     return body
 
 
-def prepare(body: dict[str, Any], sampling: Mapping[str, Any], target: Target, quirks: Quirks) -> bytes:
+def prepare(
+    body: dict[str, Any], sampling: Mapping[str, Any], target: Target, quirks: Quirks, *, gathered: bool
+) -> bytes:
     """What the engine is sent: the client's values over the release's defaults, usage always asked.
 
-    Which adapter answers is ours to say: a client names it by the model alone.
+    Which adapter answers is ours to say: a client names it by the model alone. `gathered` asks for a stream
+    whatever the client wants: its answer is put together here.
     """
     merged = {**sampling, **body} if sampling else dict(body)
     if sampling and "max_completion_tokens" in body and "max_tokens" not in body:
         merged.pop("max_tokens", None)
     merged |= {"model": target.served_name, **target.selects}
+    if gathered:
+        merged["stream"] = True
     if merged.get("stream") and "stream_options" not in quirks.ignored:
         merged["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
     return _encode(merged).encode()

@@ -55,7 +55,7 @@ class Stream:
         if not self.quirks.sends_done and not self._finished and _FINISHED.search(data):
             self._finished = True
         if b"[DONE]" in data or b'"error"' in data or _USAGE.search(data):
-            return b"".join(filter(None, map(self._event, _events(data))))
+            return b"".join(filter(None, map(self._event, events_of(data))))
         return data
 
     def _hold(self, data: bytes) -> bytes:
@@ -70,7 +70,7 @@ class Stream:
         """One event as it goes on; empty when it is left out."""
         if self.done:
             return b""
-        payload = _payload(event)
+        payload = payload_of(event)
         if payload == b"[DONE]":
             self.done = True
             return self._own_usage() + event
@@ -121,7 +121,7 @@ class Stream:
         return not self.quirks.sends_done and self._finished
 
 
-def _events(data: bytes) -> list[bytes]:
+def events_of(data: bytes) -> list[bytes]:
     """`data` cut after each event."""
     found, begin = [], 0
     for match in _EVENT_END.finditer(data):
@@ -130,7 +130,7 @@ def _events(data: bytes) -> list[bytes]:
     return found
 
 
-def _payload(event: bytes) -> bytes:
+def payload_of(event: bytes) -> bytes:
     """The data of an event, without field name and line ends."""
     lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
     return b"\n".join(lines)

@@ -232,6 +232,8 @@ class Quirks:
     """Puts usage on the last content chunk, asked or not."""
     renames_model: bool = False
     """Answers with another model name than `served_name`."""
+    whole_by_stream: bool = False
+    """Notices a client that left only while it streams: whole answers are put together from a stream."""
     takes_key: bool = True
     """Checks a bearer key itself."""
     running_metric: str = ""

@@ -52,6 +52,8 @@ class LlamaCpp(Engine):
             "llamacpp:n_decode_total",
         ),
         continuous_usage={"timings_per_token": True},
+        # An unstreamed answer runs on after its client left, while any request on the server yields anything.
+        whole_by_stream=True,
         images=True,
         routes=frozenset(
             {
