@@ -12,7 +12,7 @@ import math
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,11 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in files(path))
 
 
+def bytes_below(folder: Path) -> int:
+    """What lies in a folder, hidden files too; nothing when it is not there."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def signature(path: Path) -> list[list[Any]]:
     """Names, sizes and times: when they are the same, the contents are taken to be."""
     base = path if path.is_dir() else path.parent
@@ -102,7 +107,7 @@ def signature(path: Path) -> list[list[Any]]:
 def digest(path: Path, told: Callable[[int], None] = lambda done: None) -> str:
     """SHA-256 over the names and contents of a form's files. `told` hears the bytes read so far."""
     base = path if path.is_dir() else path.parent
-    whole, done = hashlib.sha256(), 0
+    digests, done = {}, 0
     for file in files(path):
         one = hashlib.sha256()
         with file.open("rb") as source:
@@ -110,7 +115,15 @@ def digest(path: Path, told: Callable[[int], None] = lambda done: None) -> str:
                 one.update(block)
                 done += len(block)
                 told(done)
-        whole.update(f"{file.relative_to(base)}\0{one.hexdigest()}\n".encode())
+        digests[str(file.relative_to(base))] = one.hexdigest()
+    return digest_of(digests)
+
+
+def digest_of(digests: Mapping[str, str]) -> str:
+    """The digest of a form from the SHA-256 of each of its files, by name."""
+    whole = hashlib.sha256()
+    for name in sorted(digests, key=Path):
+        whole.update(f"{name}\0{digests[name]}\n".encode())
     return whole.hexdigest()
 
 
@@ -223,6 +236,13 @@ def shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of a .safetensors file, after the checks of its header."""
     header = _safetensors_header(file)
     return {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+
+
+def described(config: dict[str, Any]) -> tuple[str, int | None, dict[str, Any]]:
+    """What a config.json alone says of a model: its architecture, its context, its shape."""
+    nested = config.get("text_config")
+    text = nested if isinstance(nested, dict) else config
+    return _architecture(config), _positive(text.get("max_position_embeddings")), dict(_config_facts(text))
 
 
 def _inspect_folder(folder: Path, code: bool) -> Weights:

@@ -1,0 +1,135 @@
+"""A model of a team's own on its way into the models folder: its name, its room, the last checks, the rename.
+
+What comes by an upload or from a bucket gathers in a hidden folder beside the models, is judged there as a
+whole, and only then gets its name. Knows nothing about where the bytes come from.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+from django.conf import settings
+from django.db.models import Sum
+
+from playground import access, catalogue, disk, safety, weights
+from playground.jobs import JobFailed, Work
+from playground.models import Job, Model, ModelFormat, Node, Team, Upload
+
+INCOMING = ".incoming"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", re.ASCII)
+MAX_DEPTH = 3
+GB = 1_000_000_000
+
+
+class LandingRefused(Exception):
+    """It may not come here under that name or at that size; the text says why."""
+
+
+def folder(team_pk: int, name: str) -> Path:
+    """Where a model gathers until it is whole."""
+    return catalogue.root() / INCOMING / f"{team_pk}-{name}"
+
+
+def target(name: str) -> str:
+    """What its job works on: one at a time for a name."""
+    return f"import:{name}"
+
+
+def check_name(name: str) -> None:
+    """LandingRefused unless a model may be called that here: it becomes a folder's name."""
+    if not NAME.fullmatch(name) or ".." in name or name.endswith((".", ".gguf")):
+        raise LandingRefused(
+            "A name has letters, digits, dots, hyphens and underscores, begins with a letter or a digit, and "
+            "has at most 80 of them."
+        )
+    taken = catalogue.root() / name
+    if taken.exists() or taken.is_symlink() or _taken_but_for_case(name):
+        raise LandingRefused(f"{name} is taken: choose another name, or remove that model first.")
+
+
+def check_path(path: str) -> None:
+    """LandingRefused unless this file belongs to a model that may be loaded."""
+    try:
+        safety.refuse_path(path)
+    except safety.Refused as problem:
+        raise LandingRefused(str(problem)) from problem
+    if path.count("/") >= MAX_DEPTH or not safety.needed(path):
+        raise LandingRefused(
+            f"{path} is none of a model's files: those are .safetensors, .gguf and the .json, .jinja, .txt "
+            "and .model files beside them. Pickled weights and code are not taken."
+        )
+
+
+def check_room(team: Team, wanted: int) -> None:
+    """LandingRefused when `wanted` more bytes go past the team's quota, DiskFull when past the disk's."""
+    most, used = int(settings.TEAM_QUOTA_GB * GB), usage(team)
+    if used + wanted > most:
+        raise LandingRefused(
+            f"The team's own models may take {most / GB:,.1f} GB together, and {used / GB:,.1f} are used: "
+            "remove one first, or ask whoever runs this site for more (SLIPWAY_TEAM_QUOTA_GB)."
+        )
+    disk.brake(catalogue.root(), wanted)
+
+
+def usage(team: Team) -> int:
+    """Bytes of the team's own models, and of what is on its way as uploads."""
+    landed = ModelFormat.objects.filter(model__team=team, model__origin__has_key="landed")
+    coming = Upload.objects.filter(team=team)
+    held = [rows.aggregate(total=Sum("size_bytes"))["total"] or 0 for rows in (landed, coming)]
+    return sum(held)
+
+
+def node() -> Node:
+    """This machine: what comes in here lands here."""
+    row = Node.objects.filter(name=settings.NODE_NAME).first()
+    if row is None:
+        raise LandingRefused(f"No worker runs on {settings.NODE_NAME}, where it would land: start one first.")
+    return row
+
+
+def land(work: Work, team: Team, name: str, landed: dict[str, str]) -> Model:
+    """Judge what has gathered, give it its name and write it down. After a JobFailed it is still there."""
+    gathered = folder(team.pk, name)
+    work.progress("checking")
+    try:
+        check_name(name)
+        _check_whole(gathered)
+    except (LandingRefused, weights.Refused) as problem:
+        raise JobFailed(str(problem)) from problem
+    for hidden in gathered.rglob(".*"):
+        hidden.unlink()
+    final = catalogue.root() / name
+    gathered.rename(final)
+    catalogue.scan(team)
+    model = Model.objects.get(team=team, source=f"local:{name}")
+    Model.objects.filter(pk=model.pk).update(origin={**model.origin, "landed": landed})
+    access.audit(work.job.created_by, team, "import model", f"model:{model.pk}", **landed)
+    for form in model.formats.order_by("pk"):
+        form.digest = catalogue.take_digest(catalogue.root() / form.path, work)
+        form.save(update_fields=["digest"])
+    return model
+
+
+def clear(team_pk: int, name: str) -> None:
+    """Throw away what has gathered."""
+    shutil.rmtree(folder(team_pk, name), ignore_errors=True)
+
+
+def active(team: Team, name: str) -> Job | None:
+    return Job.objects.filter(team=team, target=target(name), state__in=Job.ACTIVE).first()
+
+
+def _check_whole(gathered: Path) -> None:
+    """Every form in it, as if it lay in the models folder already."""
+    weights.refuse_links_out(gathered, gathered)
+    forms = catalogue.forms(gathered)
+    if not forms:
+        raise weights.Refused("It has neither a .gguf file nor a config.json with .safetensors files.")
+    for form in forms:
+        weights.inspect(form)
+
+
+def _taken_but_for_case(name: str) -> bool:
+    """Two names that differ in capitals alone are one name to people, and to some disks."""
+    held = catalogue.root()
+    return held.is_dir() and name.lower() in (entry.name.lower() for entry in held.iterdir())
