@@ -1,6 +1,7 @@
 """The catalogue, one model, and its Start form."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from django.conf import settings
@@ -9,8 +10,9 @@ from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from playground import access, catalogue, deployments, engines, fitting, forms, options
+from playground import access, adapters, catalogue, deployments, engines, fitting, forms, options
 from playground.models import Deployment, Model
+from playground.views import extras
 from playground.views.request import Request, team_of
 
 IDLE_CHOICES = (("", "never"), ("600", "after 10 min"), ("3600", "after 1 h"), ("14400", "after 4 h"))
@@ -30,7 +32,13 @@ def listing(request: Request) -> HttpResponse:
 
 def page(request: Request, pk: int) -> HttpResponse:
     model = access.fetch(request.user, Model.objects.all(), pk)
-    return render(request, "playground/model.html", _context(request, model, _initial(request)))
+    return shown(request, model)
+
+
+def shown(request: Request, model: Model, status: int = 200, **more: Any) -> HttpResponse:
+    """The whole page; `more` is what one of its panels has to say."""
+    context = _context(request, model, _initial(request)) | more
+    return render(request, "playground/model.html", context, status=status)
 
 
 @require_POST
@@ -81,6 +89,7 @@ def _request(request: Request, model: Model) -> Deployment:
         idle_timeout_s=numbers.get("idle_timeout_s"),
         gpus=numbers.get("gpus"),
         cores=numbers.get("cores"),
+        attached=posted.getlist("adapters"),
     )
 
 
@@ -107,6 +116,7 @@ def _initial(request: Request) -> QueryDict:
         values["version"] = row.wanted.get("version") or ""
         for name, value in row.wanted.get("options", {}).items():
             values[forms.PREFIX + name] = forms.text_of(value)
+        values.setlist("adapters", [str(pk) for pk in row.wanted.get("adapters") or []])
     return values
 
 
@@ -131,6 +141,7 @@ def _context(
         .exclude(desired=Deployment.Desired.DELETED)
         .order_by("-pk")[:6],
         "idle_choices": IDLE_CHOICES,
+        **extras.adapters_panel(request, model),
     }
     return context | (_form(model, chosen, values, errors or {}) if chosen else {})
 
@@ -147,8 +158,13 @@ def _form(
         clean, problems = options.parse(adapter, given), {}
     except options.OptionsRefused as refusal:
         clean, problems = {}, refusal.fields
+    attachable = extras.attachable(model, adapter, values.getlist("adapters"))
     offer = fitting.offer(model, adapter, clean, node)
+    if offer.local:
+        picked = [row for row, _, picked in attachable if picked]
+        offer = replace(offer, local=adapters.on(offer.local, picked))
     return {
+        "attachable": attachable,
         "groups": forms.groups(adapter.Options, given, {**problems, **errors}),
         "problems": [(f"id-option-{name}", text) for name, text in problems.items()],
         "offer": offer,

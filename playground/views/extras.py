@@ -1,0 +1,29 @@
+"""What a model's page shows beside its Start form: its LoRA adapters."""
+
+from collections.abc import Collection
+from typing import Any
+
+from playground import access, adapters
+from playground.engines.base import Engine, Verdict
+from playground.models import Adapter, Model
+from playground.views.request import Request
+
+
+def attachable(model: Model, engine: Engine, asked: Collection[str]) -> list[tuple[Adapter, Verdict, bool]]:
+    """The model's adapters for that engine's form: each with whether it can, and whether it is picked."""
+    return [
+        (row, verdict, verdict.ok and str(row.pk) in asked) for row, verdict in adapters.offers(model, engine)
+    ]
+
+
+def adapters_panel(request: Request, model: Model) -> dict[str, Any]:
+    """The model's adapters with who uses each, and what in the folder could be added."""
+    rows = list(model.adapters.order_by("name"))
+    may_add = access.can(request.user, "add models", model.team)
+    return {
+        "adapters": [(row, adapters.users_of(row)) for row in rows],
+        "unattached": adapters.found(model.team) if may_add else [],
+        "may_add_adapters": may_add,
+        "may_remove_adapters": access.can(request.user, "remove models", model.team),
+        "adapter_typed": {},
+    }
