@@ -12,7 +12,9 @@ def messages(generation: Generation, *, sees: bool = True) -> list[dict[str, Any
     Pictures are named, see `pictures`; a model that does not see is told the text alone.
     """
     conversation = generation.turn.conversation
-    said = [{"role": "system", "content": conversation.system_prompt}] if conversation.system_prompt else []
+    said: list[dict[str, Any]] = (
+        [{"role": "system", "content": conversation.system_prompt}] if conversation.system_prompt else []
+    )
     for earlier in _before(generation):
         said.append({"role": "user", "content": _content(earlier.turn, sees)})
         said.append({"role": "assistant", "content": earlier.text})

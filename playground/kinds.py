@@ -112,7 +112,7 @@ def projector(path: Path) -> Path | None:
 def _classifier(config: Mapping[str, Any]) -> Kind:
     """One score is a reranker's (a cross-encoder); several are labels."""
     named = config.get("id2label")
-    places = {int(key): str(text)[:80] for key, text in named.items()} if _is_labels(named) else {}
+    places = {int(key): str(text)[:80] for key, text in named.items()} if named and _is_labels(named) else {}
     count = len(places) or config.get("num_labels")
     if count == 1:
         return Kind(RERANK)

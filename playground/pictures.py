@@ -24,9 +24,7 @@ def add(conversation: Conversation, name: str, raw: bytes, user: User) -> Image:
     if len(waiting(conversation, user)) >= MOST:
         raise PictureRefused(f"{name} was not attached: {MOST} pictures a message is the most.")
     if len(raw) > BYTES:
-        raise PictureRefused(
-            f"{name} was not attached: it has {len(raw) / 2**20:.1f} MiB, {BYTES >> 20} is the most."
-        )
+        raise PictureRefused(f"{name} was not attached: it has more than {BYTES >> 20} MiB.")
     try:
         kind, width, height = images.measured(raw)
     except ValueError as problem:

@@ -6,7 +6,18 @@ from typing import Any
 from django.contrib.auth.decorators import login_required
 from django.urls import URLPattern, path
 
-from playground.views import conversations, deployments, home, jobs, models, nodes, search, signin
+from playground.views import (
+    adapters,
+    conversations,
+    deployments,
+    home,
+    jobs,
+    models,
+    nodes,
+    search,
+    signin,
+    widgets,
+)
 
 
 def page(route: str, view: Callable[..., Any], name: str) -> URLPattern:
@@ -25,6 +36,8 @@ urlpatterns: list[URLPattern] = [
     page("models/<int:pk>/", models.page, "model"),
     page("models/<int:pk>/form/", models.form, "model-form"),
     page("models/<int:pk>/start/", models.start, "model-start"),
+    page("models/<int:pk>/adapters/", adapters.add, "adapter-add"),
+    page("models/adapters/<int:pk>/remove/", adapters.remove, "adapter-remove"),
     page("running/", deployments.listing, "running"),
     page("running/stop/", deployments.stop_many, "running-stop"),
     page("running/<int:pk>/", deployments.page, "deployment"),
@@ -45,6 +58,10 @@ urlpatterns: list[URLPattern] = [
     page("playground/<int:pk>/settings/", conversations.settings, "conversation-settings"),
     page("playground/<int:pk>/code/", conversations.code, "conversation-code"),
     page("playground/<int:pk>/send/", conversations.send, "turn-send"),
+    page("playground/<int:pk>/pictures/", widgets.attach, "picture-attach"),
+    page("playground/pictures/<int:pk>/", widgets.image, "picture"),
+    page("playground/pictures/<int:pk>/discard/", widgets.discard, "picture-discard"),
+    page("playground/answers/<int:pk>/vectors/<int:place>/", widgets.vector, "vector"),
     page("playground/columns/<int:pk>/", conversations.column, "column"),
     page("playground/columns/<int:pk>/start/", conversations.start, "column-start"),
     page("playground/messages/<int:pk>/", conversations.turn, "turn"),

@@ -17,6 +17,7 @@ const note = $("#composer-note");
 // --- Answers ------------------------------------------------------------------------------------------------------
 
 const live = new Map(); // generation → Live
+const plain = chat.dataset.task === "completion"; // text that is continued is shown as it came
 
 /** The words of an answer as they come. Shown once per animation frame, the first at once. */
 class Words {
@@ -36,9 +37,10 @@ class Words {
 
   /** A fresh writer for one kind of text, in place of what is shown of it. */
   open(kind) {
-    const root = prose($(`.text[data-kind=${kind}]`, this.article));
+    const text = $(`.text[data-kind=${kind}]`, this.article);
+    const root = plain ? text : prose(text);
     root.replaceChildren();
-    this.writers[kind] = markdown.stream(root);
+    this.writers[kind] = plain ? { write: (more) => root.append(more), end() {} } : markdown.stream(root);
     this.article.dataset.begun = "";
     if (kind === "reasoning") $(".reasoning", this.article).hidden = false;
   }
@@ -183,7 +185,7 @@ function adopt(root) {
     if (["pending", "streaming"].includes(article.dataset.state)) {
       if (!live.has(Number(article.dataset.generation)))
         live.set(Number(article.dataset.generation), new Live(article));
-    } else for (const text of $$(".text", article)) if (text.textContent) markdown.render(text.textContent, prose(text));
+    } else if (!plain) for (const text of $$(".text", article)) if (text.textContent) markdown.render(text.textContent, prose(text));
   }
   for (const [, one] of live) if (!one.article.isConnected) one.leave();
   mark_live();
@@ -304,7 +306,7 @@ function head() {
 function may_send() {
   const text = message.value;
   if (!text.trim()) {
-    if (performance.now() - sent_at > 800) refuse("Type a message first.");
+    if (performance.now() - sent_at > 800) refuse(composer.dataset.empty);
     return false;
   }
   const longest = Number(composer.dataset.longest);

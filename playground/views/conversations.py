@@ -24,12 +24,15 @@ from playground import (
     deployments,
     endings,
     generation,
+    pictures,
+    results,
     sampling,
     snippets,
     thread,
+    widgets,
 )
 from playground.figures import figures
-from playground.models import Column, Conversation, Deployment, Generation, Turn
+from playground.models import Column, Conversation, Deployment, Generation, Image, Model, Turn
 from playground.views.request import Request, team_of
 
 PAGE = "playground/conversation.html"
@@ -61,7 +64,7 @@ def index(request: Request) -> HttpResponse:
     context = _list(request, None)
     if request.htmx:
         return render(request, f"{PAGE}#rows", context)
-    context |= {"choices": columns.choices(team_of(request))}
+    context |= {"choices": any(columns.choices(team_of(request), task) for task in Model.Task)}
     return render(request, "playground/conversations.html", context)
 
 
@@ -86,7 +89,7 @@ def _deployment(request: Request, pk: str) -> Deployment:
 
 def _likeliest(request: Request) -> Deployment | None:
     """What a new conversation speaks to before anybody chose: what is ready, else what starts."""
-    found = columns.choices(team_of(request))
+    found = [choice for task in Model.Task for choice in columns.choices(team_of(request), task)]
     return next((choice.deployment for choice in found if choice.state in ("ready", "loading")), None)
 
 
@@ -120,10 +123,14 @@ def _point(query: QueryDict) -> thread.Point | None:
 def _conversation(request: Request, conversation: Conversation, point: thread.Point | None) -> dict[str, Any]:
     """What the page and most fragments need."""
     shown = thread.show(conversation, point)
+    headings = _headings(conversation)
     return {
         **_said(conversation, shown),
-        "headings": _headings(conversation),
-        "choices": columns.choices(conversation.team),
+        "headings": headings,
+        "choices": columns.choices(conversation.team, conversation.task),
+        "words": widgets.WORDS[conversation.task],
+        "query": shown.parent.inputs.get("query", "") if shown.parent else "",
+        **composer_images(request, conversation, headings),
         "may_chat": access.can(request.user, "chat", conversation.team),
         "may_start": access.can(request.user, "start", conversation.team),
         "longest": generation.CHARACTERS,
@@ -132,12 +139,29 @@ def _conversation(request: Request, conversation: Conversation, point: thread.Po
     }
 
 
+def composer_images(
+    request: Request, conversation: Conversation, headings: list[columns.Heading]
+) -> dict[str, Any]:
+    """Whether pictures can go with a message, and those that wait at the composer."""
+    sees = any(heading.sees for heading in headings)
+    attached = pictures.waiting(conversation, request.user) if conversation.task == "chat" else []
+    return {"sees": sees, "attached": attached, "conversation": conversation}
+
+
 def _said(conversation: Conversation, shown: thread.Shown) -> dict[str, Any]:
-    return {"conversation": conversation, "shown": shown, "turns": [_turn(turn) for turn in shown.turns]}
+    known = pictures.of_turns(turn.turn for turn in shown.turns)
+    turns = [_turn(turn, known) for turn in shown.turns]
+    generates = conversation.task in widgets.GENERATES
+    return {"conversation": conversation, "shown": shown, "turns": turns, "generates": generates}
 
 
-def _turn(turn: thread.ShownTurn) -> dict[str, Any]:
-    return {"shown": turn, "turn": turn.turn, "answers": [_answer(answer) for answer in turn.answers]}
+def _turn(turn: thread.ShownTurn, known: dict[int, Image]) -> dict[str, Any]:
+    return {
+        "shown": turn,
+        "turn": turn.turn,
+        "images": [known[key] for key in turn.turn.inputs.get("images", []) if key in known],
+        "answers": [_answer(answer) for answer in turn.answers],
+    }
 
 
 def _answer(answer: thread.ShownAnswer) -> dict[str, Any]:
@@ -153,6 +177,7 @@ def _generation(row: Generation) -> dict[str, Any]:
         "bars": endings.bars(row),
         "sentence": endings.sentence(row, name),
         "ignored": row.effective.get("ignored") or [],
+        "widget": results.shown(row),
     }
 
 
@@ -200,7 +225,7 @@ def _refused(request: Request, where: str, why: str, status: int = HTTP_UNPROCES
 # Keeping conversations
 
 
-def _writable(request: Request, pk: int) -> Conversation:
+def writable(request: Request, pk: int) -> Conversation:
     """A conversation this person may write in; Http404 for a stranger's, Refused for a viewer."""
     conversation = access.fetch(request.user, Conversation.objects.select_related("team"), pk, write=True)
     access.require(request.user, "chat", conversation.team)
@@ -210,7 +235,7 @@ def _writable(request: Request, pk: int) -> Conversation:
 @writes
 @require_http_methods(["GET", "POST"])
 def rename(request: Request, pk: int) -> HttpResponse:
-    conversation = _writable(request, pk)
+    conversation = writable(request, pk)
     if request.method == "GET":
         part = "title" if "cancel" in request.GET else "rename"
         return render(request, f"{PAGE}#{part}", {"conversation": conversation, "may_chat": True})
@@ -225,7 +250,7 @@ def rename(request: Request, pk: int) -> HttpResponse:
 @require_POST
 def delete(request: Request, pk: int) -> HttpResponse:
     try:
-        conversations.delete(_writable(request, pk))
+        conversations.delete(writable(request, pk))
     except conversations.ConversationRefused as problem:
         return _refused(request, "#composer-note", str(problem))
     response = HttpResponse(status=204 if request.htmx else 302)
@@ -237,7 +262,7 @@ def delete(request: Request, pk: int) -> HttpResponse:
 @require_POST
 def settings(request: Request, pk: int) -> HttpResponse:
     """Keep the system prompt and the parameters; wrong ones are named by field and nothing is kept."""
-    conversation = _writable(request, pk)
+    conversation = writable(request, pk)
     errors: dict[str, str] = {}
     try:
         conversations.configure(
@@ -258,6 +283,7 @@ def code(request: Request, pk: int) -> HttpResponse:
     shown = thread.show(conversation, _point(request.GET))
     column = conversation.columns.first()
     deployment = f"deployment/{column.deployment_id}" if column and column.deployment_id else "deployment/ID"
+    deployment += f":{column.adapter}" if column and column.adapter else ""
     found = snippets.snippets(
         request.build_absolute_uri("/v1"), deployment, _messages(conversation, shown), conversation.parameters
     )
@@ -284,7 +310,7 @@ def _column(request: Request, pk: int, *, write: bool = False) -> Column:
     if row is None:
         raise Http404("no such column")
     row.conversation = (
-        _writable(request, row.conversation_id)
+        writable(request, row.conversation_id)
         if write
         else access.fetch(request.user, Conversation.objects.all(), row.conversation_id)
     )
@@ -298,7 +324,11 @@ def column(request: Request, pk: int) -> HttpResponse:
     """What stands over a column; POST chooses who answers in it."""
     if request.method == "POST":
         row = _column(request, pk, write=True)
-        conversations.choose(row, _deployment(request, request.POST.get("deployment", "")))
+        try:
+            chosen, _, adapter = request.POST.get("deployment", "").partition(":")
+            conversations.choose(row, _deployment(request, chosen), adapter)
+        except conversations.ConversationRefused as problem:
+            return _refused(request, "#composer-note", str(problem))
     return _heading(request, _column(request, pk))
 
 
@@ -320,7 +350,7 @@ def start(request: Request, pk: int) -> HttpResponse:
 def _heading(request: Request, row: Column) -> HttpResponse:
     context = {
         "heading": columns.heading(Column.objects.select_related("deployment__model").get(pk=row.pk)),
-        "choices": columns.choices(row.conversation.team),
+        "choices": columns.choices(row.conversation.team, row.conversation.task),
         "may_chat": access.can(request.user, "chat", row.conversation.team),
         "may_start": access.can(request.user, "start", row.conversation.team),
     }
@@ -347,6 +377,7 @@ def send(request: Request, pk: int) -> HttpResponse:
             request.user,
             parent,
             previous,
+            _inputs(request, conversation),
         )
     except generation.SendRefused as problem:
         return _refused(request, "#composer-note", str(problem))
@@ -354,6 +385,14 @@ def send(request: Request, pk: int) -> HttpResponse:
     context = _said(conversation, shown) | {"may_chat": True, "named": conversation.title != called}
     context["added"] = [one for one in context["turns"] if one["turn"].pk == turn.pk]
     return render(request, f"{PAGE}#sent", context)
+
+
+def _inputs(request: Request, conversation: Conversation) -> dict[str, Any]:
+    """What goes with a message's text: a rerank's query, or the pictures that the composer names."""
+    if conversation.task == Model.Task.RERANK:
+        return {"query": request.POST.get("query", "").replace("\r\n", "\n").replace("\x00", "")}
+    keys = pictures.chosen(conversation, request.POST.getlist("image"), request.user)
+    return {"images": keys} if keys else {}
 
 
 def _continued(conversation: Conversation, form: QueryDict) -> tuple[Turn | None, Generation | None]:
@@ -372,7 +411,7 @@ def _own_turn(request: Request, pk: int, *, write: bool = False) -> Turn:
     if row is None:
         raise Http404("no such message")
     fetch = (
-        _writable if write else lambda request, pk: access.fetch(request.user, Conversation.objects.all(), pk)
+        writable if write else lambda request, pk: access.fetch(request.user, Conversation.objects.all(), pk)
     )
     row.conversation = fetch(request, row.conversation_id)
     return row
@@ -388,6 +427,7 @@ def turn(request: Request, pk: int) -> HttpResponse:
         raise Http404("no such message")
     may_chat = access.can(request.user, "chat", row.conversation.team)
     context = {"turn": row, "shown": found, "may_chat": may_chat, "conversation_pk": row.conversation_id}
+    context["images"] = list(pictures.of_turns([row]).values())
     return render(request, f"{PAGE}#said", context)
 
 
@@ -407,6 +447,7 @@ def edit(request: Request, pk: int) -> HttpResponse:
             request.user,
             row.parent,
             first.previous if first else None,
+            row.inputs | ({"query": request.POST["query"]} if "query" in request.POST else {}),
         )
     except generation.SendRefused as problem:
         return _refused(request, f"#edit-note-{row.pk}", str(problem))
@@ -418,7 +459,10 @@ def edit(request: Request, pk: int) -> HttpResponse:
 
 def _own_generation(request: Request, pk: int, *, write: bool = False) -> Generation:
     row = (
-        Generation.objects.filter(pk=pk).select_related("column__deployment", "turn", "configuration").first()
+        Generation.objects.filter(pk=pk)
+        .defer("vectors")
+        .select_related("column__deployment", "turn", "configuration")
+        .first()
     )
     if row is None:
         raise Http404("no such answer")
@@ -438,6 +482,8 @@ def answer(request: Request, pk: int) -> HttpResponse:
         raise Http404("no such answer")
     context = {
         "answer": _answer(found),
+        "conversation": row.turn.conversation,
+        "generates": row.turn.conversation.task in widgets.GENERATES,
         "may_chat": access.can(request.user, "chat", row.turn.conversation.team),
         "conversation_pk": row.turn.conversation_id,
     }
