@@ -96,24 +96,31 @@ def local(format: ModelFormat) -> LocalModel:
         context_length=model.context_length,
         facts=model.facts,
         takes_images=model.takes_images,
+        trusts_code=model.code_allowed_at is not None,
     )
 
 
-def candidate(model: Model, adapter: Engine) -> tuple[LocalModel | None, Verdict]:
-    """The form of the model that the engine would load, and whether it can."""
+def candidate(model: Model, adapter: Engine, form: int | None = None) -> tuple[LocalModel | None, Verdict]:
+    """The form of the model that the engine would load, and whether it can. `form`: the key of one alone."""
+    found, verdict = choose(model, adapter, form)
+    return (local(found) if found else None), verdict
+
+
+def choose(model: Model, adapter: Engine, form: int | None = None) -> tuple[ModelFormat | None, Verdict]:
+    """As `candidate`, the row itself."""
     if model.refused or model.missing:
         return None, Verdict(False, model.refused or f"The files of {model.name} are gone.")
     verdicts = []
+    rows = model.formats.filter(pk=form) if form else model.formats.all()
     for kind in adapter.kinds:
-        for format in model.formats.filter(kind=kind).order_by("pk"):
-            verdict = adapter.supports(local(format))
+        for row in rows.filter(kind=kind).order_by("pk"):
+            verdict = adapter.supports(local(row))
             if verdict.ok:
-                return local(format), verdict
+                return row, verdict
             verdicts.append(verdict)
-    forms = " or ".join(ModelFormat.Kind(kind).label for kind in adapter.kinds)
-    why = (
-        verdicts[0] if verdicts else Verdict(False, f"{adapter.title} loads {forms}; {model.name} has none.")
-    )
+    loads = " or ".join(ModelFormat.Kind(kind).label for kind in adapter.kinds)
+    what = "that is another form" if form else f"{model.name} has none"
+    why = verdicts[0] if verdicts else Verdict(False, f"{adapter.title} loads {loads}; {what}.")
     return None, why
 
 
@@ -127,15 +134,17 @@ def ensure(
     model: Model,
     kind: str,
     *,
+    form: ModelFormat | None = None,
     since: datetime | None = None,
     team: Team | None = None,
     user: User | None = None,
 ) -> ModelFormat | Job:
     """The form of that kind, once it lies on the node with its digest known; else the Job that makes it so.
 
-    With `since`, a job for it that failed after that moment comes back instead of a new one.
+    `form` is one of several. With `since`, a job for it that failed after that moment comes back instead of a
+    new one.
     """
-    format = model.formats.filter(kind=kind).order_by("pk").first()
+    format = form or model.formats.filter(kind=kind).order_by("pk").first()
     if format is None:
         raise ModelFormat.DoesNotExist(f"{model.name} has no {kind} form")
     if _is_ready(node, format):
@@ -159,14 +168,18 @@ def _is_ready(node: Node, format: ModelFormat) -> bool:
     if not found and not format.recipe and weights.size(path) <= READ_AT_ONCE:
         found = take_digest(path)
     if found and found != format.digest and not format.recipe:
-        _settle_format(format, path, found)
+        try:
+            _settle_format(format, path, found)
+        except weights.Refused as problem:
+            raise jobs.JobRefused(f"{format.path} is not loaded: {problem}") from problem
     return bool(found) and found == format.digest
 
 
 def _kept_elsewhere(team: Team) -> QuerySet[ModelFormat]:
     """Forms in the models folder that are no find: other models' own, and what other teams brought here."""
     theirs = Q(model__origin__has_key="landed") & ~Q(model__team=team)
-    return ModelFormat.objects.filter(Q(model__source__startswith="wheel:") | theirs)
+    named = Q(model__source__startswith="wheel:") | Q(model__source__startswith="hub:")
+    return ModelFormat.objects.filter(named | theirs)
 
 
 # The models folder
@@ -215,20 +228,37 @@ def _record(team: Team, name: str, paths: list[Path]) -> Model:
     """Write down a model found in the folder, refused ones with the reason."""
     facts: list[tuple[Path, weights.Weights]] = []
     refused = ""
+    known = Model.objects.filter(team=team, source=_source(name)).first()
+    allowed = known is not None and any(_runs_own_code(known, path) for path in paths)
     for path in paths:
         try:
             weights.refuse_links_out(path, root())
-            facts.append((path, weights.inspect(path)))
+            facts.append((path, weights.inspect(path, code=allowed)))
         except (weights.Refused, OSError) as problem:
             refused = str(problem)
     values: dict[str, Any] = {"refused": refused, "missing": False, "name": name.removesuffix(".gguf")[:200]}
+    if known and known.code_allowed_at and not allowed:
+        # Leave was given for what lay here then.
+        values |= {"code_allowed_by": None, "code_allowed_at": None}
     if facts and not refused:
         values |= _model_values(facts[0][1])
-    model, _ = Model.objects.update_or_create(team=team, source=f"local:{name}"[:300], defaults=values)
+    model, _ = Model.objects.update_or_create(team=team, source=_source(name), defaults=values)
     if not refused:
         for path, found in facts:
             _record_format(model, path, found)
     return model
+
+
+def _source(name: str) -> str:
+    return f"local:{name}"[:300]
+
+
+def _runs_own_code(model: Model, path: Path) -> bool:
+    """Whether an administrator allowed the code of exactly these files: a commit's, a folder's as it was."""
+    if not model.code_allowed_at or not path.is_dir():
+        return False
+    pinned = model.origin.get("code", {}).get("digest")
+    return model.source.startswith("hub:") or pinned == weights.code_digest(path)
 
 
 def _record_format(model: Model, path: Path, found: weights.Weights) -> None:
@@ -294,13 +324,30 @@ def take_digest(path: Path, work: Work | None = None) -> str:
     taken = weights.digest(path, told)
     if weights.signature(path) != signature:
         raise JobFailed(f"{path.name} changed while it was read: try again once it is complete.")
+    remember_digest(path, taken)
+    return taken
+
+
+def remember_digest(path: Path, taken: str) -> None:
+    """What these files' digest is, as they are now."""
     file = _entry_file(path)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    entry = {"path": str(path.relative_to(root())), "signature": signature, "digest": taken}
+    entry = {"path": str(path.relative_to(root())), "signature": weights.signature(path), "digest": taken}
     fresh = file.with_suffix(f".{os.getpid()}.new")
     fresh.write_text(json.dumps(entry))
     fresh.replace(file)
-    return taken
+
+
+def forget_digest(path: Path) -> None:
+    _entry_file(path).unlink(missing_ok=True)
+
+
+def learn(model: Model, found: weights.Weights) -> None:
+    """What a model's files say of it, in the place of what was told before they were here."""
+    told = _model_values(found)
+    kept = {"licence": model.licence or found.licence}
+    known = {key: value for key, value in told.items() if value not in (None, "", {})}
+    Model.objects.filter(pk=model.pk).update(**known | kept)
 
 
 # The jobs
@@ -344,7 +391,7 @@ def _admit(work: Work, format: ModelFormat, path: Path) -> dict[str, Any]:
     work.progress("checking")
     try:
         weights.refuse_links_out(path, root())
-        weights.inspect(path)
+        weights.inspect(path, code=_runs_own_code(format.model, path))
     except weights.Refused as problem:
         raise JobFailed(str(problem)) from problem
     taken = digest_known(path) or take_digest(path, work)
@@ -355,7 +402,7 @@ def _admit(work: Work, format: ModelFormat, path: Path) -> dict[str, Any]:
 
 
 def _settle_format(format: ModelFormat, path: Path, taken: str) -> None:
-    found = weights.inspect(path)
+    found = weights.inspect(path, code=_runs_own_code(format.model, path))
     format.digest, format.size_bytes, format.dtype = taken, found.size_bytes, found.dtype[:20]
     format.save(update_fields=["digest", "size_bytes", "dtype"])
     if not format.model.chat_template and found.chat_template:

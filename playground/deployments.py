@@ -79,20 +79,22 @@ def request(
     share: bool = False,
     cores: int | None = None,
     attached: Collection[Any] = (),
+    form: int | None = None,
 ) -> Deployment:
     """A new deployment that should run; DeploymentRefused names every field that is wrong.
 
     With `configuration` it runs exactly that one. `share` asks for a part of one GPU beside others.
-    `attached`: keys of the adapters it serves beside its model.
+    `attached`: keys of the adapters it serves beside its model; `form`: of the one it loads, of several.
     """
     clean, fields = engine_options.judge(team, model, engine, options, version, name)
     fields |= engine_options.judge_numbers(min_replicas, max_replicas, idle_timeout_s, gpus, cores)
     chosen, why = adapters.judge(model, engine, attached)
     fields |= {"adapters": why} if why else {}
+    fields |= engine_options.judge_form(model, engine, form)
     if fields:
         raise DeploymentRefused(fields)
     wanted: dict[str, Any] = {"version": version or None, "options": clean}
-    wanted |= {"gpus": gpus, "cores": cores, "share": share, "adapters": chosen}
+    wanted |= {"gpus": gpus, "cores": cores, "share": share, "adapters": chosen, "form": form}
     with transaction.atomic():
         row = Deployment.objects.create(
             team=team,

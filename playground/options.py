@@ -65,6 +65,14 @@ def judge(
     return clean, fields
 
 
+def judge_form(model: Model, engine: str, form: int | None) -> dict[str, str]:
+    """A sentence where the form asked for is not one that the engine loads."""
+    if form is None or engine not in engines.names():
+        return {}
+    _, verdict = catalogue.choose(model, engines.get(engine), form)
+    return {} if verdict.ok else {"form": verdict.why}
+
+
 def judge_numbers(
     least: int, most: int, idle_timeout_s: int | None, gpus: int | None, cores: int | None
 ) -> dict[str, str]:

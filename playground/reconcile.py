@@ -206,8 +206,10 @@ def _ready_parts(replica: Replica) -> tuple[EngineEnvironment, ModelFormat, list
         team=team,
         user=user,
     )
-    kind = frozen.format.kind if frozen else _kind(deployment)
-    model_format = catalogue.ensure(node, deployment.model, kind, since=since, team=team, user=user)
+    form = frozen.format if frozen else _form(deployment)
+    model_format = catalogue.ensure(
+        node, deployment.model, form.kind, form=form, since=since, team=team, user=user
+    )
     attached = [
         adapters.ensure(node, row, since=since, team=team, user=user) for row in adapters.wanted(deployment)
     ]
@@ -218,12 +220,13 @@ def _ready_parts(replica: Replica) -> tuple[EngineEnvironment, ModelFormat, list
     return environment, model_format, [row for row in attached if isinstance(row, Adapter)]
 
 
-def _kind(deployment: Deployment) -> str:
-    """The form of the weights its engine would load."""
-    _, verdict = catalogue.candidate(deployment.model, engines.get(deployment.engine))
-    if not verdict.ok:
+def _form(deployment: Deployment) -> ModelFormat:
+    """The form of the weights its engine would load: the one asked for, or the first it can."""
+    adapter, wanted = engines.get(deployment.engine), deployment.wanted.get("form")
+    form, verdict = catalogue.choose(deployment.model, adapter, wanted)
+    if form is None or not verdict.ok:
         raise jobs.JobRefused(verdict.why)
-    return verdict.kind
+    return form
 
 
 def _wait_for(replica: Replica, waiting: list[Job]) -> None:
@@ -318,7 +321,8 @@ def _want(replica: Replica, node: Node) -> places.Want | None:
 def _local_model(deployment: Deployment) -> LocalModel | None:
     if deployment.configuration:
         return catalogue.local(deployment.configuration.format)
-    model, _ = catalogue.candidate(deployment.model, engines.get(deployment.engine))
+    wanted = deployment.wanted.get("form")
+    model, _ = catalogue.candidate(deployment.model, engines.get(deployment.engine), wanted)
     return model
 
 

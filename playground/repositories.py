@@ -224,3 +224,29 @@ def _json(text: str) -> Any:
         return json.loads(text) if text else None
     except (ValueError, RecursionError):
         return None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What its configuration says of its weights, before they are here."""
+
+    architecture: str
+    context_length: int | None
+    shape: dict[str, Any]
+
+
+def facts(repository: Repository) -> Facts:
+    """From config.json, or what the Hub read out of a GGUF file."""
+    architecture, context, shape = weights.described(configuration(repository))
+    told = repository.gguf.get("context_length")
+    known = told if isinstance(told, int) and 0 < told < 2**31 else None
+    return Facts(architecture or str(repository.gguf.get("architecture", "")), context or known, shape)
+
+
+def usual(found: list[Form]) -> Form:
+    """The one to take where nobody chose: safetensors, else the GGUF that most people take."""
+    order = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q4_0", "Q4_1", "Q8_0")
+    by_type = {form.dtype: form for form in reversed(found)}
+    whole = [form for form in found if form.kind == ModelFormat.Kind.SAFETENSORS]
+    named = [by_type[name] for name in order if name in by_type]
+    return [*whole, *named, *found][0]

@@ -127,6 +127,16 @@ def digest_of(digests: Mapping[str, str]) -> str:
     return whole.hexdigest()
 
 
+def code_digest(folder: Path) -> str:
+    """SHA-256 over what could run or configure code: every file of a folder but the weights themselves."""
+    whole = hashlib.sha256()
+    for file in files(folder):
+        if file.suffix not in safety.WEIGHTS:
+            own = hashlib.sha256(file.read_bytes()).hexdigest()
+            whole.update(f"{file.relative_to(folder)}\0{own}\n".encode())
+    return whole.hexdigest()
+
+
 def refuse_links_out(path: Path, root: Path) -> None:
     """Refused when `path`, or anything below it, is a link that leads out of `root`."""
     root = root.resolve()

@@ -98,12 +98,23 @@ class Work:
 
     # What the job's function calls
 
-    def progress(self, step: str, done: int | None = None, total: int | None = None, unit: str = "") -> None:
-        """Where the work stands: a step in words, and how far in it. Writes at most two rows a second."""
+    def progress(
+        self,
+        step: str,
+        done: int | None = None,
+        total: int | None = None,
+        unit: str = "",
+        rate: float | None = None,
+    ) -> None:
+        """Where the work stands: a step in words, how far in it, and how much of it a second.
+
+        Writes at most two rows a second.
+        """
         self.check()
         new = step != self._progress.get("step")
         past = self._finish_step() if new else self._progress.get("past", [])
         self._progress = {"step": step, "done": done, "total": total, "unit": unit, "past": past}
+        self._progress |= {"rate": round(rate)} if rate else {}
         if not new and time.monotonic() - self._written_at < PROGRESS_EVERY_S:
             return
         self._written_at = time.monotonic()
@@ -216,15 +227,37 @@ class Work:
 
 
 def in_words(progress: Mapping[str, Any]) -> str:
-    """ "downloading torch, 12 of 93 packages": a job's progress as a line."""
-    step, done, total, unit = (progress.get(key) for key in ("step", "done", "total", "unit"))
+    """A job's progress as a line: "downloading, 1.2 of 1.9 GB, 52 MB/s, 14 s left"."""
+    step, done, total, unit, rate = (progress.get(key) for key in ("step", "done", "total", "unit", "rate"))
     if done is None:
         return str(step or "queued")
-    if unit == "bytes":
-        amounts = f"{done / 1e6:.1f}" + (f" of {total / 1e6:.1f} MB" if total else " MB")
-    else:
+    if unit != "bytes":
         amounts = f"{done}" + (f" of {total}" if total else "") + (f" {unit}" if unit else "")
-    return f"{step}, {amounts}"
+        return f"{step}, {amounts}"
+    parts = [str(step), _amounts(done, total)]
+    if rate:
+        parts.append(f"{_bytes(rate)}/s")
+        parts += [f"{_seconds((total - done) / rate)} left"] if total else []
+    return ", ".join(parts)
+
+
+def _amounts(done: float, total: float | None) -> str:
+    """Both in the unit of the larger: "0.2 of 1.9 GB"."""
+    if not total:
+        return _bytes(done)
+    size, unit = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
+    return f"{done / size:.1f} of {total / size:.1f} {unit}"
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _seconds(left: float) -> str:
+    """Time left, as exact as such a guess can be."""
+    if left < 90:
+        return f"{left:.0f} s"
+    return f"{left / 60:.0f} min" if left < 5400 else f"{left / 3600:.1f} h"
 
 
 def _last_words(command: list[str], code: int, lines: list[str]) -> str:
