@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from playground.engines.base import (
+    PATHS,
     Engine,
     EngineOptions,
     Estimate,
@@ -56,6 +57,13 @@ class FakeOptions(EngineOptions):
         title="Context length",
         description="Prompts of more tokens are refused.",
         json_schema_extra={"group": "Memory", "flag": "--context"},
+    )
+    slots: int | None = Field(
+        None,
+        ge=1,
+        title="Parallel requests",
+        description="Requests answered at once; more wait.",
+        json_schema_extra={"group": "Memory", "flag": "--slots"},
     )
     crash_after_s: float | None = Field(
         None,
@@ -106,9 +114,8 @@ class Fake(Engine):
     quirks = Quirks(
         running_metric="fake:num_requests_running",
         progress_metrics=("fake:tokens_total",),
-        routes=frozenset(
-            {("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("POST", "/tokenize")}
-        ),
+        images=True,
+        routes=frozenset({("POST", path) for path in [*PATHS.values(), "/v1/score", "/tokenize"]}),
     )
     versions: ClassVar[Mapping[str, str]] = {"cpu": "1.0", "cuda": "1.0"}
 

@@ -11,12 +11,18 @@ steer one request:
     [[role_only]] no content       [[reason=20]] reasoning      [[tool]] a tool call
     [[no_done]] no [DONE]          [[crlf]] CRLF and comments   [[usage_on_content]]
     [[echo]] answers the message   [[text=…]] answers exactly … (last directive; may span lines)
+    [[images]] says which pictures came with the message
+
+Embeddings count words by their hash, ranks the words shared with the query, classes follow the number of words.
+In their texts, beside error, wait and hang: [[short]] leaves the last text out, [[nan]] sends what is no number.
 
 Beside the API: POST /fake/freeze and /fake/thaw; GET /fake/requests lists every request that reached it.
 """
 
 import argparse
 import asyncio
+import base64
+import hashlib
 import hmac
 import json
 import os
@@ -25,6 +31,7 @@ import signal
 import subprocess
 import sys
 import time
+from array import array
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -74,7 +81,8 @@ class Request:
     def prompt(self) -> str:
         """The last user message, or the completion prompt."""
         if "messages" not in self.body:
-            return str(self.body.get("prompt", ""))
+            given = self.body.get("prompt") or self.body.get("input") or self.body.get("documents") or ""
+            return " ".join(map(str, given)) if isinstance(given, list) else str(given)
         users = [message for message in self.body["messages"] if message.get("role") == "user"]
         return text_of(users[-1].get("content")) if users else ""
 
@@ -84,6 +92,18 @@ class Request:
         messages = self.body.get("messages")
         texts = [text_of(m.get("content")) for m in messages] if messages else [self.prompt]
         return " ".join(texts).split()
+
+
+def pictures(messages: list[dict[str, object]]) -> list[str]:
+    """Kind and bytes of each picture of the last user message: "png of 33 bytes"."""
+    content = [message["content"] for message in messages if message.get("role") == "user"][-1]
+    urls = (
+        [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+        if isinstance(content, list)
+        else []
+    )
+    pairs = [url.removeprefix("data:image/").split(";base64,") for url in urls]
+    return [f"{kind} of {len(base64.b64decode(data))} bytes" for kind, data in pairs]
 
 
 def text_of(content: object) -> str:
@@ -102,6 +122,8 @@ class Wanted:
         self.found = {name: value or "" for name, value in DIRECTIVE.findall(rest)}
         self.delay = float(self.found.get("delay", options.token_delay_ms)) / 1000
         self.content = self._content(rest, text.group(1) if text else None, options)
+        if "images" in self.found:
+            self.content = [", ".join(pictures(request.body["messages"])) or "none"]
         limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens")
         self.finish = "length" if limit and limit < len(self.content) else "stop"
         self.content = self.content[:limit] if limit else self.content
@@ -142,6 +164,8 @@ class Fake:
         self.seen: list[dict[str, object]] = []
         self.inner: asyncio.subprocess.Process | None = None
         self.turn = asyncio.Lock()
+        self.waiting = 0
+        self.slots = asyncio.Semaphore(options.slots or 1_000_000)
 
     async def start(self) -> None:
         """Load, start the children, listen."""
@@ -246,6 +270,8 @@ class Fake:
             return send(writer, 200, {"count": len(request.words), "tokens": list(range(len(request.words)))})
         if route in {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}:
             return await self._complete(request, writer)
+        if request.method == "POST" and request.path in WHOLE:
+            return await self._measure(request, writer)
         return send(writer, 404, error(f"no route {request.path}", "not_found"))
 
     def _has_key(self, request: Request) -> bool:
@@ -264,7 +290,7 @@ class Fake:
     def _metrics(self) -> str:
         values = {
             "num_requests_running": self.running,
-            "num_requests_waiting": 0,
+            "num_requests_waiting": self.waiting,
             "tokens_total": self.tokens,
             "requests_total": self.made,
         }
@@ -280,10 +306,34 @@ class Fake:
             limit, given = self.options.context, len(request.words)
             text = f"This model's maximum context length is {limit} tokens, not {given}."
             return send(writer, 400, error(text, "context_length_exceeded", "messages"))
+        self.waiting += 1
+        try:
+            await self.slots.acquire()
+        finally:
+            self.waiting -= 1
         self.running += 1
         self.made += 1
         try:
             await self._respond(request, Wanted(request, self.options), writer)
+        finally:
+            self.running -= 1
+            self.slots.release()
+        return None
+
+    async def _measure(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        """Vectors, ranks or classes, whole."""
+        if not isinstance(request.body, dict) or not request.words:
+            return send(writer, 400, error("input must not be empty", "invalid_request"))
+        self.running += 1
+        self.made += 1
+        wanted = Wanted(request, self.options)
+        try:
+            if "hang" in wanted.found:
+                await asyncio.Event().wait()
+            await asyncio.sleep(float(wanted.found.get("wait", 0)))
+            await self.think()
+            if not await misbehave(wanted, writer):
+                send(writer, 200, measured(request, wanted, self.options.served_model_name))
         finally:
             self.running -= 1
         return None
@@ -397,6 +447,65 @@ def whole(request: Request, wanted: Wanted, model: str, number: int) -> dict[str
     return head | {"choices": choices, "usage": wanted.usage()}
 
 
+def vector(text: str, size: int = 16) -> list[float]:
+    """How often words fall into each of `size` places, by their hash; of length one."""
+    counts = [0.0] * size
+    for word in re.findall(r"\w+", text.lower()):
+        counts[hashlib.sha256(word.encode()).digest()[0] % size] += 1.0
+    norm = sum(count * count for count in counts) ** 0.5 or 1.0
+    return [count / norm for count in counts]
+
+
+def embedding(request: Request, texts: list[str]) -> list[dict[str, object]]:
+    vectors: list[object] = [vector(text) for text in texts]
+    if request.body.get("encoding_format") == "base64":
+        vectors = [base64.b64encode(array("f", vector(text)).tobytes()).decode() for text in texts]
+    return [{"object": "embedding", "index": at, "embedding": one} for at, one in enumerate(vectors)]
+
+
+def ranks(query: str, texts: list[str]) -> list[dict[str, object]]:
+    """Words shared with the query, less one for a text that shares none; best first."""
+    wanted = set(re.findall(r"\w+", query.lower()))
+    scores = [len(wanted & set(re.findall(r"\w+", text.lower()))) or -1 for text in texts]
+    order = sorted(range(len(texts)), key=lambda at: -scores[at])
+    return [
+        {"index": at, "document": {"text": texts[at]}, "relevance_score": float(scores[at])} for at in order
+    ]
+
+
+def classes(texts: list[str]) -> list[dict[str, object]]:
+    """ "long" from five words on, else "short"."""
+    found: list[dict[str, object]] = []
+    for at, text in enumerate(texts):
+        share = 0.9 if len(text.split()) >= 5 else 0.2
+        label = "long" if share > 0.5 else "short"
+        found.append({"index": at, "label": label, "probs": [share, round(1 - share, 3)], "num_classes": 2})
+    return found
+
+
+WHOLE = frozenset({"/v1/embeddings", "/v1/rerank", "/v1/score", "/classify"})
+
+
+def measured(request: Request, wanted: Wanted, model: str) -> dict[str, object]:
+    """The answer to a request of WHOLE."""
+    body = request.body
+    given = body.get("input") or body.get("documents") or body.get("text_2")
+    texts = [str(text) for text in given] if isinstance(given, list) else [str(given)]
+    usage = {"prompt_tokens": wanted.prompt_tokens, "total_tokens": wanted.prompt_tokens}
+    head = {"id": "whole-1", "object": "list", "model": model, "usage": usage}
+    if request.path == "/v1/rerank":
+        rows = ranks(body["query"], texts)
+    elif request.path == "/v1/score":
+        rows = [{"object": "score", "index": at, "score": 0.5} for at in range(len(texts))]
+    else:
+        rows = embedding(request, texts) if request.path == "/v1/embeddings" else classes(texts)
+    if "short" in wanted.found:
+        rows = rows[:-1]
+    if "nan" in wanted.found:
+        rows[0] |= {"embedding": [float("nan")], "relevance_score": None, "probs": ["x"]}
+    return head | {"results" if request.path == "/v1/rerank" else "data": rows}
+
+
 async def misbehave(wanted: Wanted, writer: asyncio.StreamWriter) -> bool:
     """Answer badly where a directive says so; whether it did."""
     found = wanted.found
@@ -489,6 +598,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--token-delay-ms", type=float, default=2.0)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--context", type=int, default=0)
+    parser.add_argument("--slots", type=int, default=0)
     parser.add_argument("--crash-after-s", type=float, default=0.0)
     parser.add_argument("--crash-at-load", choices=[*CRASHES, "killed", ""], default="")
     for flag in ("ignore-sigterm", "orphan", "inner", "lie-ready"):
