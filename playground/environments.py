@@ -20,7 +20,7 @@ from typing import Any
 
 from django.conf import settings
 
-from playground import engines, jobs, packages, teams
+from playground import engines, interpreters, jobs, packages, teams
 from playground.engines.base import Engine, Requirements
 from playground.jobs import JobFailed, JobRefused, Work
 from playground.models import EngineEnvironment, Job, Node, Replica, Team, User
@@ -249,39 +249,10 @@ def _make_venv(work: Work, requirements: Requirements, fresh: Path, like: Engine
     """An empty, relocatable virtual environment; returns its Python version, "3.11"."""
     work.progress("finding Python")
     wanted = (like.python,) if like else requirements.python
-    version, interpreter = _python(work, wanted, requirements.system_python)
+    version, interpreter = interpreters.find(work, wanted, system=requirements.system_python)
     work.progress("making the environment")
     work.call(packages.uv("venv", "--relocatable", "--python", interpreter, str(fresh)))
     return version
-
-
-def _python(work: Work, versions: tuple[str, ...], system: bool) -> tuple[str, str]:
-    """The first version there is an interpreter for, and its path.
-
-    Uv may fetch one where none is installed.
-    """
-    for version in versions:
-        if system:
-            candidate = Path(f"/usr/bin/python{version}")
-            if candidate.exists():
-                return version, str(candidate)
-            continue
-        try:
-            found = work.call(packages.uv("python", "find", "--system", "--no-python-downloads", version))
-        except JobFailed:
-            continue
-        return version, found[-1]
-    if not system:
-        try:
-            work.call(packages.uv("python", "install", versions[0]))
-            return versions[0], work.call(packages.uv("python", "find", "--system", versions[0]))[-1]
-        except JobFailed:
-            pass  # Said below, in words that help.
-    raise JobFailed(
-        f"It needs Python {' or '.join(versions)}, and this node has none of them: install the system's "
-        "package "
-        f"python{versions[0]}, then try again."
-    )
 
 
 def _resolve(work: Work, requirements: Requirements, fresh: Path, build: str, python: str) -> None:

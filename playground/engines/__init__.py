@@ -9,6 +9,7 @@ from .base import Engine
 ENGINES = {
     "llama.cpp": "playground.engines.llamacpp:LlamaCpp",
     "transformers": "playground.engines.transformers:Transformers",
+    "triton": "playground.engines.triton:Triton",
     "vllm": "playground.engines.vllm:Vllm",
 }
 
