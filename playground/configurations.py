@@ -30,17 +30,18 @@ def freeze(
     """The row of exactly this; made at first need. `options` hold only what was set."""
     if not model_format.digest:
         raise NotFrozen(f"{model_format.path} has no digest yet")
-    text = canonical(
-        {
-            "model": model_format.model.source,
-            "format": {"kind": model_format.kind, "digest": model_format.digest},
-            "environment": environment.digest,
-            "engine": engine,
-            "options": options,
-            "adapters": adapters,
-            "team": model_format.model.team_id,
-        }
-    )
+    facts: dict[str, Any] = {
+        "model": model_format.model.source,
+        "format": {"kind": model_format.kind, "digest": model_format.digest},
+        "environment": environment.digest,
+        "engine": engine,
+        "options": options,
+        "adapters": adapters,
+        "team": model_format.model.team_id,
+    }
+    if model_format.model.code_allowed_at:
+        facts["code"] = True  # Named only where it runs: without it digests are what they were.
+    text = canonical(facts)
     row, _ = Configuration.objects.get_or_create(
         digest=digest(text),
         defaults={

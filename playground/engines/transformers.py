@@ -115,6 +115,8 @@ class Transformers(Engine):
         line += ["--host", "127.0.0.1", "--port", str(port), "--device", "cuda" if hardware.gpus else "cpu"]
         if not hardware.gpus:
             line += ["--threads", str(given.threads or hardware.cores)]
+        if model.trusts_code:
+            line.append("--trust-remote-code")
         return line + given.arguments()
 
     def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:

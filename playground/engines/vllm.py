@@ -148,6 +148,8 @@ class Vllm(Engine):
             line.append("--enable-scale-out")
         if model.task in ("embedding", "rerank", "classification"):
             line += ["--runner", "pooling"]
+        if model.trusts_code:
+            line.append("--trust-remote-code")
         if given.tool_call_parser:
             line.append("--enable-auto-tool-choice")
         if given.kv_cache_gib or not hardware.gpus:

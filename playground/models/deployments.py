@@ -1,5 +1,7 @@
 """Machines, engine environments, configurations, what should run and what does."""
 
+import json
+
 from django.db import models
 
 from .jobs import Job
@@ -61,6 +63,11 @@ class Configuration(models.Model):
     def short(self) -> str:
         """The first twelve hex digits, as shown to people."""
         return self.digest[:12]
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether it runs the model's own code, by an administrator's leave."""
+        return json.loads(self.canonical).get("code") is True
 
 
 class Start(models.Model):
