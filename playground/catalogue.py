@@ -75,9 +75,10 @@ def scan(team: Team) -> list[Model]:
     demo(team)
     root().mkdir(parents=True, exist_ok=True, mode=0o700)
     own = set(_kept_elsewhere(team).values_list("path", flat=True))
-    seen = [_record(team, name, paths) for name, paths in _found(root(), own)]
+    seen = [record(team, name, paths) for name, paths in _found(root(), own)]
     local = Model.objects.filter(team=team, source__startswith="local:")
-    local.exclude(pk__in=[model.pk for model in seen]).update(missing=True)
+    elsewhere = Q(origin__has_key="node") & ~Q(origin__node=settings.NODE_NAME)
+    local.exclude(elsewhere).exclude(pk__in=[model.pk for model in seen]).update(missing=True)
     return list(Model.objects.filter(team=team, missing=False).order_by("name", "pk"))
 
 
@@ -224,8 +225,8 @@ def _is_first_gguf(file: Path) -> bool:
     )
 
 
-def _record(team: Team, name: str, paths: list[Path]) -> Model:
-    """Write down a model found in the folder, refused ones with the reason."""
+def record(team: Team, name: str, paths: list[Path]) -> Model:
+    """Write down a model that lies in the folder by that name, a refused one with the reason."""
     facts: list[tuple[Path, weights.Weights]] = []
     refused = ""
     known = Model.objects.filter(team=team, source=_source(name)).first()
