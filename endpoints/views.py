@@ -17,7 +17,6 @@ from playground import access, snippets, standing
 from playground.models import Deployment, Replica
 from playground.views.request import Request, team_of
 
-EXAMPLE = [{"role": "user", "content": "What is the capital of France?"}]
 LIVES = (("", "never"), ("1", "after a day"), ("30", "after 30 days"), ("90", "after 90 days"))
 
 
@@ -71,9 +70,14 @@ def _detail(request: Request, endpoint: Endpoint) -> dict[str, Any]:
         "events": endpoint.events.select_related("release", "previous", "user")[:30],
         "previous": _previous(endpoint),
         "base_url": base_url,
-        "snippets": snippets.snippets(base_url, endpoint.name, EXAMPLE, {"max_tokens": 64}),
+        "snippets": snippets.snippets(base_url, endpoint.name, _task(endpoint), {}, {"max_tokens": 64}),
         "may_promote": access.can(request.user, "promote", endpoint.team),
     }
+
+
+def _task(endpoint: Endpoint) -> str:
+    """What its live model is for."""
+    return endpoint.live.configuration.model.task if endpoint.live else "chat"
 
 
 def _may_return(endpoint: Endpoint, release: Release) -> bool:

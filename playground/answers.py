@@ -235,4 +235,4 @@ def checked(question: Question) -> dict[str, Any]:
     except policy.BadRequest as problem:
         raise EngineError("bad_request", problem.message) from problem
     # Which adapter answers is ours to say: the policy refuses it in what people write.
-    return body | question.target.selects
+    return {**body, **question.target.selects}

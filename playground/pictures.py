@@ -71,6 +71,13 @@ def parts(keys: Iterable[int]) -> list[dict[str, Any]]:
     return [{"type": "image_url", "image_url": {"url": f"{PREFIX}{key}"}} for key in keys]
 
 
+def sketched(turn: Turn) -> str | list[dict[str, Any]]:
+    """A message's content as code shows it: where its pictures go, without their bytes."""
+    count = len(turn.inputs.get("images", []))
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}
+    return [{"type": "text", "text": turn.text}, *[part] * count] if count else turn.text
+
+
 def inlined(body: Mapping[str, Any]) -> dict[str, Any]:
     """A request with the pictures themselves in place of their names."""
     named = {url: url.removeprefix(PREFIX) for url in _urls(body) if url.startswith(PREFIX)}

@@ -285,18 +285,30 @@ def code(request: Request, pk: int) -> HttpResponse:
     deployment = f"deployment/{column.deployment_id}" if column and column.deployment_id else "deployment/ID"
     deployment += f":{column.adapter}" if column and column.adapter else ""
     found = snippets.snippets(
-        request.build_absolute_uri("/v1"), deployment, _messages(conversation, shown), conversation.parameters
+        request.build_absolute_uri("/v1"),
+        deployment,
+        conversation.task,
+        _asked(conversation, shown),
+        conversation.parameters,
     )
     return render(request, f"{PAGE}#code", {"snippets": found, "conversation": conversation})
 
 
+def _asked(conversation: Conversation, shown: thread.Shown) -> dict[str, Any]:
+    """What the last message of the shown branch asks; empty where nothing was."""
+    if conversation.task == Model.Task.CHAT:
+        return {"messages": _messages(conversation, shown)}
+    last = shown.parent
+    return widgets.asked(conversation.task, last.text, last.inputs) if last else {}
+
+
 def _messages(conversation: Conversation, shown: thread.Shown) -> list[dict[str, Any]]:
     """What was said up to the last message of the shown branch; a greeting where nothing was."""
-    messages = (
+    messages: list[dict[str, Any]] = (
         [{"role": "system", "content": conversation.system_prompt}] if conversation.system_prompt else []
     )
     for turn in shown.turns:
-        messages.append({"role": "user", "content": turn.turn.text})
+        messages.append({"role": "user", "content": pictures.sketched(turn.turn)})
         if turn is not shown.turns[-1] and turn.lead:
             messages.append({"role": "assistant", "content": turn.lead.text})
     return messages if shown.turns else [*messages, {"role": "user", "content": "Hello"}]

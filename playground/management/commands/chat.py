@@ -5,7 +5,7 @@ import time
 from argparse import ArgumentParser
 from typing import Any
 
-from playground import deployments, engine_client, policy, shell
+from playground import deployments, engine_client, kinds, policy, shell
 
 
 class Command(shell.Verb):
@@ -20,6 +20,11 @@ class Command(shell.Verb):
 
     def act(self, *, quiet: bool, **options: Any) -> dict[str, Any]:
         row = shell.deployment(options["deployment"])
+        if row.model.task != kinds.CHAT:
+            told = (
+                f"{row.name} {kinds.NAMES[row.model.task]}; it does not chat. Use: manage.py ask {row.pk} …"
+            )
+            raise shell.Failed(told, shell.REFUSED)
         replicas = deployments.ready_replicas(row)
         if not replicas:
             raise shell.Failed(f"{row.name} is not ready. See: manage.py deployments", shell.REFUSED)
