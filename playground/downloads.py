@@ -26,7 +26,7 @@ def download(work: Work) -> dict[str, Any]:
     """Job: bring the files that a form of the Hub names, and take its digest."""
     form = ModelFormat.objects.select_related("model").get(pk=work.job.arguments["format"])
     path = catalogue.root() / form.path
-    with _alone(work, form.path):
+    with alone(work, form.path):
         digests = bring(work, form.model.source, form.files, folder_of(form))
         return _admit(work, form, path, digests)
 
@@ -108,7 +108,7 @@ def _drained(fetch: Fetch) -> Iterator[str]:
 
 
 @contextmanager
-def _alone(work: Work, where: str) -> Iterator[None]:
+def alone(work: Work, where: str) -> Iterator[None]:
     """The lock on the files of one form: another team's job may bring the same ones."""
     while True:
         with jobs.alone(f"files:{where}") as held:

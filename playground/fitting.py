@@ -3,7 +3,7 @@
 Reads rows and adapters, changes nothing. Placement decides for real later; this tells people beforehand.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,33 @@ def offers(model: Model) -> list[Offer]:
     return [offer(model, adapter, {}, node) for adapter in engines.all()]
 
 
-def offer(model: Model, adapter: Engine, options: Mapping[str, Any], node: Node | None) -> Offer:
-    """One engine's answer with `options`, which were judged before."""
-    local, verdict = catalogue.candidate(model, adapter)
+def offer(
+    model: Model, adapter: Engine, options: Mapping[str, Any], node: Node | None, form: int | None = None
+) -> Offer:
+    """One engine's answer with `options`, which were judged before. `form`: the key of one of its forms."""
+    local, verdict = catalogue.candidate(model, adapter, form)
+    return _answer(local, verdict, adapter, options, node)
+
+
+def previews(forms: Sequence[LocalModel]) -> list[Offer]:
+    """Every engine's answer to a model that is not in the catalogue yet, each to the best form it can load."""
+    node = roomiest()
+    return [_preview(forms, adapter, node) for adapter in engines.all()]
+
+
+def _preview(forms: Sequence[LocalModel], adapter: Engine, node: Node | None) -> Offer:
+    fitting = [form for kind in adapter.kinds for form in forms if form.kind == kind]
+    judged = [(form, adapter.supports(form)) for form in fitting]
+    able = [(form, verdict) for form, verdict in judged if verdict.ok]
+    if not judged:
+        return Offer(adapter, Verdict(False, f"{adapter.title} loads {' or '.join(adapter.kinds)}."))
+    answers = [_answer(form, verdict, adapter, {}, node) for form, verdict in able or judged[:1]]
+    return next((answer for answer in answers if answer.fits), answers[0])
+
+
+def _answer(
+    local: LocalModel | None, verdict: Verdict, adapter: Engine, options: Mapping[str, Any], node: Node | None
+) -> Offer:
     if local is None or not verdict.ok:
         return Offer(adapter, verdict, local)
     hardware = nodes.hardware(node) if node else Hardware(1, 0)
