@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db import transaction
 
-from playground import access, catalogue, downloads, repositories
+from playground import access, catalogue, downloads, repositories, safety
 from playground.engines.base import LocalModel
 from playground.hub import Repository
 from playground.models import Job, Model, ModelFormat, Node, Team, User
@@ -31,18 +31,25 @@ def added(team: Team, repository: Repository) -> Model | None:
 def add(repository: Repository, keys: Iterable[str], team: Team, user: User | None) -> Model:
     """The commit as a model of the team, with the forms that `keys` name; more of them where it is there.
 
-    AddRefused when it may not be loaded here, or has no such form.
+    AddRefused when it may not be loaded here, or has no such form. One that only its own code speaks against is
+    added and refused, for an administrator to judge.
     """
     judgement = repositories.judge(repository)
-    if judgement.refused:
+    if judgement.refused and not judgement.code:
         raise AddRefused(judgement.refused)
+    origin = _origin(repository) | _code(repository, judgement)
     chosen = _chosen(repository, list(keys))
     with transaction.atomic():
         model, fresh = Model.objects.update_or_create(
             team=team,
             source=repository.source,
-            defaults={"missing": False, "origin": _origin(repository)},
-            create_defaults={**_values(repository, team, chosen), "created_by": user},
+            defaults={"missing": False, "origin": origin},
+            create_defaults={
+                **_values(repository, team, chosen),
+                "created_by": user,
+                "origin": origin,
+                "refused": judgement.refused,
+            },
         )
         for form in chosen:
             _keep(model, repository, form)
@@ -134,6 +141,14 @@ def _origin(repository: Repository) -> dict[str, Any]:
         "likes": told.likes,
         "card": repository.texts.get("README.md", "")[:CARD_KEPT],
     }
+
+
+def _code(repository: Repository, judgement: safety.Judgement) -> dict[str, Any]:
+    """The code of its own that it is refused for, which an administrator may allow at this commit."""
+    if not judgement.code:
+        return {}
+    files = [file.as_row() for file in repository.files if file.path in judgement.code_files]
+    return {"code": {"why": judgement.refused, "files": files}}
 
 
 def _name(repository: Repository, team: Team | None) -> str:

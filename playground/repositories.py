@@ -69,8 +69,8 @@ def judge(repository: Repository, *, allowed: bool = False) -> safety.Judgement:
     found = safety.judge_listing(quiet, configurations, allowed=allowed)
     if found.refused:
         found = safety.judge_listing(names, configurations, allowed=allowed)
-    if not found.refused and (lacking := _lacking(repository, names)):
-        return replace(found, refused=lacking)
+    if (found.code or not found.refused) and (lacking := _lacking(repository, names)):
+        return replace(found, refused=lacking, code=False)
     return found
 
 
