@@ -87,7 +87,7 @@ def offer(
 
 
 def previews(forms: Sequence[LocalModel]) -> list[Offer]:
-    """Every engine's answer to a model that is not in the catalogue yet, each to the best form it can load."""
+    """Every engine's answer to a model not in the catalogue yet, each to the best form it can load."""
     node = roomiest()
     return [_preview(forms, adapter, node) for adapter in engines.all()]
 
