@@ -31,8 +31,8 @@ def added(team: Team, repository: Repository) -> Model | None:
 def add(repository: Repository, keys: Iterable[str], team: Team, user: User | None) -> Model:
     """The commit as a model of the team, with the forms that `keys` name; more of them where it is there.
 
-    AddRefused when it may not be loaded here, or has no such form. One that only its own code speaks against is
-    added and refused, for an administrator to judge.
+    AddRefused when it may not be loaded here, or has no such form. One that only its own code speaks against
+    is added and refused, for an administrator to judge.
     """
     judgement = repositories.judge(repository)
     if judgement.refused and not judgement.code:
