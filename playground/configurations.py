@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from playground.models import Configuration, EngineEnvironment, ModelFormat
@@ -26,6 +27,9 @@ def freeze(
     engine: str,
     options: dict[str, Any],
     adapters: list[Any],
+    *,
+    extra: Sequence[str] = (),
+    draft: ModelFormat | None = None,
 ) -> Configuration:
     """The row of exactly this; made at first need. `options` hold only what was set."""
     if not model_format.digest:
@@ -41,6 +45,12 @@ def freeze(
     }
     if model_format.model.code_allowed_at:
         facts["code"] = True  # Named only where it runs: without it digests are what they were.
+    if extra:
+        facts["extra"] = list(extra)
+    if draft:
+        if not draft.digest:
+            raise NotFrozen(f"{draft.path} has no digest yet")
+        facts["draft"] = {"form": draft.pk, "digest": draft.digest}
     text = canonical(facts)
     row, _ = Configuration.objects.get_or_create(
         digest=digest(text),

@@ -6,7 +6,7 @@ and, on commit, a notice to browsers. It decides nothing over time (`reconcile` 
 """
 
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +16,8 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from playground import access, adapters, events, nudges
+from playground import access, adapters, engines, events, nudges
+from playground import extra as extra_arguments
 from playground import options as engine_options
 from playground.engines.base import Reason, ReasonCode
 from playground.models import Configuration, Deployment, Job, Model, Node, Replica, ReplicaEvent, Team, User
@@ -80,21 +81,26 @@ def request(
     cores: int | None = None,
     attached: Collection[Any] = (),
     form: int | None = None,
+    extra: Iterable[tuple[str, str]] = (),
 ) -> Deployment:
     """A new deployment that should run; DeploymentRefused names every field that is wrong.
 
     With `configuration` it runs exactly that one. `share` asks for a part of one GPU beside others.
     `attached`: keys of the adapters it serves beside its model; `form`: of the one it loads, of several.
+    `extra`: (flag, value) pairs; that the one who asks is an administrator was judged before.
     """
     clean, fields = engine_options.judge(team, model, engine, options, version, name)
     fields |= engine_options.judge_numbers(min_replicas, max_replicas, idle_timeout_s, gpus, cores)
     chosen, why = adapters.judge(model, engine, attached)
     fields |= {"adapters": why} if why else {}
     fields |= engine_options.judge_form(model, engine, form)
+    added, why = engine_options.judge_extra(engine, extra)
+    fields |= {"extra": why} if why else {}
     if fields:
         raise DeploymentRefused(fields)
     wanted: dict[str, Any] = {"version": version or None, "options": clean}
     wanted |= {"gpus": gpus, "cores": cores, "share": share, "adapters": chosen, "form": form}
+    wanted |= {"extra": added} if added else {}
     with transaction.atomic():
         row = Deployment.objects.create(
             team=team,
@@ -133,6 +139,8 @@ def release(configuration: Configuration, *, team: Team, user: User | None, name
         released=True,
         configuration=configuration,
         attached=[row.pk for row in attached],
+        form=configuration.format_id,
+        extra=extra_arguments.pairs(engines.get(configuration.engine), configuration.extra),
     )
 
 

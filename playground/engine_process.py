@@ -74,8 +74,14 @@ class EngineProcess:
         self.adapter = engines.get(spec.engine)
         self.options = self.adapter.Options.model_validate(spec.options)
         self.port = free_port()
-        self.command = self.adapter.command(
-            spec.environment, spec.model, self.options, self.port, spec.served_name, spec.hardware
+        self.command = self.adapter.line(
+            spec.environment,
+            spec.model,
+            self.options,
+            self.port,
+            spec.served_name,
+            spec.hardware,
+            extra=spec.extra,
         )
         self._session, self._locks = session, tuple(locks)
         self._process: asyncio.subprocess.Process | None = None

@@ -1,11 +1,12 @@
 """What a person may ask of an engine: typed options, judged before anything is stored. No shell sees them."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
 
-from playground import catalogue, engines
+from playground import catalogue, drafts, engines, extra
 from playground.engines.base import Engine
 from playground.models import Model, Team
 
@@ -58,6 +59,9 @@ def judge(
         clean = parse(adapter, given)
     except OptionsRefused as problem:
         fields |= problem.fields
+    if "model" not in fields:
+        fields |= drafts.judge(team, model, adapter, clean)
+        fields |= adapter.objections(clean)
     if version and not VERSION.fullmatch(version):
         fields["version"] = "A version looks like 0.32.0."
     if len(name) > 120 or not name.isprintable():
@@ -71,6 +75,16 @@ def judge_form(model: Model, engine: str, form: int | None) -> dict[str, str]:
         return {}
     _, verdict = catalogue.choose(model, engines.get(engine), form)
     return {} if verdict.ok else {"form": verdict.why}
+
+
+def judge_extra(engine: str, pairs: Iterable[tuple[str, str]]) -> tuple[list[str], str]:
+    """The arguments to add, and why not where one is not to be added."""
+    if engine not in engines.names():
+        return [], ""
+    try:
+        return extra.parse(engines.get(engine), pairs), ""
+    except extra.ExtraRefused as problem:
+        return [], str(problem)
 
 
 def judge_numbers(

@@ -6,6 +6,7 @@ given out under the node's row, so no slot is given twice. Every step is idempot
 
 import logging
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,7 @@ from playground import (
     catalogue,
     configurations,
     deployments,
+    drafts,
     engines,
     environments,
     jobs,
@@ -179,20 +181,27 @@ def _choose(replica: Replica) -> None:
 def _prepare(replica: Replica) -> None:
     """preparing → assigned, once its environment and weights are on the node; a failed job fails it."""
     try:
-        environment, model_format, attached = _ready_parts(replica)
+        parts = _ready_parts(replica)
     except _Waits:
         return
     except (jobs.JobRefused, jobs.JobFailed, engines.UnknownEngine, ModelFormat.DoesNotExist) as problem:
         deployments.mark_failed(replica.pk, Reason(ReasonCode.JOB_FAILED, str(problem)), [], final=True)
         return
-    _assign(replica, environment, model_format, attached)
+    _assign(replica, parts)
 
 
-def _ready_parts(replica: Replica) -> tuple[EngineEnvironment, ModelFormat, list[Adapter]]:
-    """Its environment, the form of its weights and its adapters on its node.
+@dataclass(frozen=True)
+class _Parts:
+    """What lies on a replica's node: its environment, the form of its weights, and what goes beside them."""
 
-    _Waits while jobs make them, or one failed.
-    """
+    environment: EngineEnvironment
+    form: ModelFormat
+    attached: list[Adapter]
+    draft: ModelFormat | None
+
+
+def _ready_parts(replica: Replica) -> _Parts:
+    """Everything it needs, on its node. _Waits while jobs make it so, or one failed."""
     deployment, node = replica.deployment, replica.node
     assert node is not None
     frozen = deployment.configuration
@@ -213,11 +222,17 @@ def _ready_parts(replica: Replica) -> tuple[EngineEnvironment, ModelFormat, list
     attached = [
         adapters.ensure(node, row, since=since, team=team, user=user) for row in adapters.wanted(deployment)
     ]
-    waiting = [part for part in (environment, model_format, *attached) if isinstance(part, Job)]
+    guess = drafts.wanted(deployment)
+    draft = guess and catalogue.ensure(
+        node, guess.model, guess.kind, form=guess, since=since, team=team, user=user
+    )
+    waiting = [part for part in (environment, model_format, draft, *attached) if isinstance(part, Job)]
     if waiting:
         _wait_for(replica, waiting)
     assert isinstance(environment, EngineEnvironment) and isinstance(model_format, ModelFormat)
-    return environment, model_format, [row for row in attached if isinstance(row, Adapter)]
+    assert not isinstance(draft, Job)
+    here = [row for row in attached if isinstance(row, Adapter)]
+    return _Parts(environment, model_format, here, draft)
 
 
 def _form(deployment: Deployment) -> ModelFormat:
@@ -242,14 +257,12 @@ def _wait_for(replica: Replica, waiting: list[Job]) -> None:
     raise _Waits
 
 
-def _assign(
-    replica: Replica, environment: EngineEnvironment, model_format: ModelFormat, attached: list[Adapter]
-) -> None:
+def _assign(replica: Replica, parts: _Parts) -> None:
     """Give it its slot, under the node's row. No room any more: it looks for another node."""
     deployment = replica.deployment
     frozen = deployment.configuration
-    named = adapters.frozen(attached)
-    if frozen and (text := _other_than(frozen, environment, model_format, named)):
+    named = adapters.frozen(parts.attached)
+    if frozen and (text := _other_than(frozen, parts, named)):
         deployments.mark_failed(replica.pk, Reason(ReasonCode.BAD_WEIGHTS, text), [], final=True)
         return
     assert replica.node is not None
@@ -259,27 +272,29 @@ def _assign(
     if found is None:
         deployments.unchoose(replica, f"{node.name} has no room any more")
         return
-    options = deployment.wanted.get("options", {})
+    wanted = deployment.wanted
     configuration = frozen or configurations.freeze(
-        model_format, environment, deployment.engine, options, named
+        parts.form,
+        parts.environment,
+        deployment.engine,
+        wanted.get("options", {}),
+        named,
+        extra=wanted.get("extra") or (),
+        draft=parts.draft,
     )
     if deployments.assign(replica, configuration, found.resources, f"assigned {found.note}"):
         deployment.configuration = configuration
         replica.state, replica.node, replica.nudged_at = State.ASSIGNED, node, None
 
 
-def _other_than(
-    frozen: Configuration,
-    environment: EngineEnvironment,
-    model_format: ModelFormat,
-    named: list[dict[str, Any]],
-) -> str:
+def _other_than(frozen: Configuration, parts: _Parts, named: list[dict[str, Any]]) -> str:
     """Why the parts that lie there are not the configuration's; empty when they are."""
-    if model_format.digest != frozen.format_digest:
+    guess = frozen.facts.get("draft", {}).get("digest")
+    if parts.form.digest != frozen.format_digest or (parts.draft and parts.draft.digest) != guess:
         return CHANGED
     if named != frozen.adapters:
         return ATTACHED
-    return "" if environment.pk == frozen.environment_id else REBUILT
+    return "" if parts.environment.pk == frozen.environment_id else REBUILT
 
 
 def _nudge_due(replica: Replica) -> bool:
@@ -297,13 +312,13 @@ def _accepting() -> list[Node]:
 
 
 def _want(replica: Replica, node: Node) -> places.Want | None:
-    """What the replica would need on that node; None where the engine has no build for it."""
+    """What the replica would need on that node; None where the engine's build there does not do it."""
     deployment, adapter = replica.deployment, engines.get(replica.deployment.engine)
     build = environments.build_of(node)
-    if build not in adapter.versions:
-        return None
     wanted = deployment.wanted
     options = adapter.Options.model_validate(wanted.get("options", {}))
+    if build not in adapter.versions or options.only(build):
+        return None
     model = _local_model(deployment)
     machine = nodes.hardware(node)
     offered = machine if build == "cuda" else Hardware(machine.cores, machine.memory_bytes)
@@ -319,11 +334,13 @@ def _want(replica: Replica, node: Node) -> places.Want | None:
 
 
 def _local_model(deployment: Deployment) -> LocalModel | None:
+    """Its weights, with its draft's."""
     if deployment.configuration:
-        return catalogue.local(deployment.configuration.format)
-    wanted = deployment.wanted.get("form")
-    model, _ = catalogue.candidate(deployment.model, engines.get(deployment.engine), wanted)
-    return model
+        model: LocalModel | None = catalogue.local(deployment.configuration.format)
+    else:
+        form = deployment.wanted.get("form")
+        model, _ = catalogue.candidate(deployment.model, engines.get(deployment.engine), form)
+    return model and drafts.beside(model, drafts.wanted(deployment))
 
 
 def _room(replica: Replica, node: Node) -> places.NodeRoom:

@@ -38,6 +38,8 @@ class Spec:
     heartbeat_s: float
     tls_cert: str = ""
     tls_key: str = ""
+    extra: tuple[str, ...] = ()
+    """Arguments that an administrator added to the engine's command."""
 
     @property
     def folder(self) -> Path:
@@ -52,13 +54,10 @@ class Spec:
     @classmethod
     def from_json(cls, text: str) -> Self:
         fields = json.loads(text)
-        fields["model"]["path"] = Path(fields["model"]["path"])
-        adapters = [{**one, "path": Path(one["path"])} for one in fields["model"].get("adapters", ())]
-        fields["model"]["adapters"] = tuple(LocalAdapter(**one) for one in adapters)
-        fields["model"] = LocalModel(**fields["model"])
+        fields["model"] = _model(fields["model"])
         gpus = tuple(Gpu(**gpu) for gpu in fields["hardware"].pop("gpus"))
         fields["hardware"] = Hardware(**fields["hardware"], gpus=gpus)
-        fields |= {"slots": tuple(fields["slots"]), "gpus": tuple(fields["gpus"])}
+        fields |= {name: tuple(fields[name]) for name in ("slots", "gpus", "extra") if name in fields}
         fields |= {"home": Path(fields["home"]), "environment": Path(fields["environment"])}
         return cls(**fields)
 
@@ -69,3 +68,11 @@ class Spec:
         path.touch(mode=0o600)
         path.write_text(self.to_json())
         return path
+
+
+def _model(fields: dict[str, Any]) -> LocalModel:
+    """A model with its adapters and its draft, from JSON."""
+    adapters = [{**one, "path": Path(one["path"])} for one in fields.get("adapters", ())]
+    draft = _model(fields["draft"]) if fields.get("draft") else None
+    given = {**fields, "path": Path(fields["path"]), "draft": draft}
+    return LocalModel(**given | {"adapters": tuple(LocalAdapter(**one) for one in adapters)})

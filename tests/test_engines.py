@@ -18,7 +18,7 @@ from playground.engines.base import Engine, Gpu, Hardware, LocalModel, ReasonCod
 from tests import real_engines
 from tests.real_engines import Running, body, events, running
 
-NAMES = ["llama.cpp", "transformers", "vllm"]
+NAMES = ["llama.cpp", "transformers", "triton", "vllm"]
 CPU = Hardware(cores=2, memory_bytes=8 << 30)
 GPU = Hardware(cores=16, memory_bytes=128 << 30, gpus=(Gpu(0, "H100", 80 << 30),))
 SHAPE = {"layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64, "hidden_size": 576, "vocab_size": 49152}
@@ -32,6 +32,7 @@ real = pytest.mark.parametrize(
     [
         pytest.param("llama.cpp", marks=light),
         pytest.param("transformers", marks=heavy),
+        pytest.param("triton", marks=heavy),
         pytest.param("vllm", marks=heavy),
     ],
     indirect=True,
@@ -47,6 +48,7 @@ def local(adapter: Engine, task: str = "chat", **more: Any) -> LocalModel:
         parameters=134_515_008,
         context_length=8192,
         facts=SHAPE,
+        draft=LocalModel(name="tinier", path=Path("/models/tinier"), kind=adapter.kinds[0]),
         **{"size_bytes": 98_362_432, **more},
     )
 
@@ -322,6 +324,7 @@ def test_it_leaves_an_unknown_failure_to_the_common_rules(adapter: Engine) -> No
 OPTIONS: dict[str, dict[str, Any]] = {
     "llama.cpp": {"context": 1024},
     "transformers": {},
+    "triton": {"context": 1024},
     "vllm": {"max_model_len": 1024, "kv_cache_gib": 0.25},
 }
 

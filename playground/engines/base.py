@@ -317,6 +317,16 @@ class EngineOptions(BaseModel):
         """What was set, by field; what is None is the engine's default and left out."""
         return self.model_dump(exclude_none=True)
 
+    def only(self, build: str) -> list[str]:
+        """The titles of what was set that another build has and this one has not."""
+        found = []
+        for name in self.set_values():
+            field = type(self).model_fields[name]
+            extra = field.json_schema_extra
+            if isinstance(extra, dict) and extra.get("build", build) != build:
+                found.append(str(field.title))
+        return found
+
     def arguments(self, skip: frozenset[str] = frozenset()) -> list[str]:
         """The set fields as an argument list by their flags; a switch that is off uses its `off` flag."""
         line: list[str] = []
@@ -437,6 +447,10 @@ class Engine(ABC):
         Sent on the engine's own node only: no relay and no gateway lets it through.
         """
         return None
+
+    def objections(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """A sentence for each option, of those set, that means nothing beside the others."""
+        return {}
 
     def explain(self, log: list[str], exit_code: int | None) -> Reason | None:
         """Sort a failure from the last log lines; None leaves it to the common rules in `reasons.py`."""

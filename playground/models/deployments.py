@@ -1,6 +1,7 @@
 """Machines, engine environments, configurations, what should run and what does."""
 
 import json
+from typing import Any
 
 from django.db import models
 
@@ -63,6 +64,17 @@ class Configuration(models.Model):
     def short(self) -> str:
         """The first twelve hex digits, as shown to people."""
         return self.digest[:12]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the digest is taken over."""
+        named: dict[str, Any] = json.loads(self.canonical or "{}")
+        return named
+
+    @property
+    def extra(self) -> list[str]:
+        """Arguments that an administrator added to the engine's command."""
+        return list(self.facts.get("extra", []))
 
     @property
     def runs_code(self) -> bool:

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError, InterfaceError
 
-from playground import adapters, catalogue, deployments, environments, nodes, runner
+from playground import adapters, catalogue, deployments, drafts, environments, nodes, runner
 from playground.engines.base import Hardware, Reason
 from playground.models import Replica
 from playground.orm import orm
@@ -108,6 +108,7 @@ def _spec(row: Replica) -> Spec:
         resources["cores"], machine.memory_bytes, tuple(gpu for gpu in machine.gpus if gpu.index in gpus)
     )
     model = dataclasses.replace(catalogue.local(configuration.format), adapters=adapters.local(configuration))
+    model = drafts.beside(model, drafts.of(configuration))
     return Spec(
         replica=row.pk,
         deployment=row.deployment_id,
@@ -115,6 +116,7 @@ def _spec(row: Replica) -> Spec:
         environment=environments.path(configuration.environment),
         model=model,
         options=configuration.options,
+        extra=tuple(configuration.extra),
         served_name=row.served_name,
         hardware=given,
         slots=tuple(resources["slots"]),
