@@ -21,8 +21,8 @@ MAX_DIMENSIONS = 4
 MAX_KEY = 65_535
 # Longer texts (merged vocabularies, hostile templates) are passed over, not kept.
 MAX_TEXT = 1 << 20
-# Arrays are counted, not kept, beyond this many values.
-MAX_ARRAY = 64
+# Arrays are counted, not kept, beyond this many values: one for each layer of the deepest models is kept.
+MAX_ARRAY = 256
 # Tensors are counted, not kept, beyond this many.
 MAX_KEPT_TENSORS = 50_000
 MAX_NAME = 200

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playground import gguf, kinds, safety
+from playground import gguf, gguf_shapes, kinds, safety
+from playground import shapes as model_shapes
+from playground.parameters import positive
 from playground.safety import Refused as Refused
 
 MAX_JSON = 64 << 20
@@ -56,7 +58,7 @@ class Weights:
     parameters: int | None = None
     context_length: int | None = None
     chat_template: str = ""
-    facts: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     takes_images: bool = False
     labels: tuple[str, ...] = ()
     """A classifier's, by place."""
@@ -184,9 +186,9 @@ def _inspect_gguf(path: Path) -> Weights:
         architecture=architecture,
         licence=_plain(header.values.get("general.license"), 80),
         parameters=_amount(header.parameters),
-        context_length=_positive(header.of("context_length")),
+        context_length=positive(header.of("context_length")),
         chat_template=template,
-        facts=_gguf_facts(header),
+        facts=gguf_shapes.of_header(header),
     )
 
 
@@ -199,20 +201,6 @@ def _check_gguf_templates(path: Path, header: gguf.Header) -> None:
         key.startswith("tokenizer.chat_template.") or key == "tokenizer.chat_template" for key in header.long
     ):
         raise Refused(f"{path.name}: the chat template is longer than 1 MB.")
-
-
-def _gguf_facts(header: gguf.Header) -> dict[str, int]:
-    heads, hidden = _positive(header.of("attention.head_count")), _positive(header.of("embedding_length"))
-    return _known(
-        layers=_positive(header.of("block_count")),
-        heads=heads,
-        kv_heads=_positive(header.of("attention.head_count_kv")) or heads,
-        head_dim=_positive(header.of("attention.key_length"))
-        or (hidden // heads if hidden and heads else None),
-        hidden_size=hidden,
-        vocab_size=_positive(header.of("vocab_size")) or header.lengths.get("tokenizer.ggml.tokens"),
-        sliding_window=_positive(header.of("attention.sliding_window")),
-    )
 
 
 # Folders of safetensors
@@ -250,9 +238,7 @@ def shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 def described(config: dict[str, Any]) -> tuple[str, int | None, dict[str, Any]]:
     """What a config.json alone says of a model: its architecture, its context, its shape."""
-    nested = config.get("text_config")
-    text = nested if isinstance(nested, dict) else config
-    return _architecture(config), _positive(text.get("max_position_embeddings")), dict(_config_facts(text))
+    return _architecture(config), model_shapes.context_length(config), model_shapes.from_config(config)
 
 
 def _inspect_folder(folder: Path, code: bool) -> Weights:
@@ -266,8 +252,6 @@ def _inspect_folder(folder: Path, code: bool) -> Weights:
     tensors = _safetensors(shards)
     template = _template(configurations)
     kind = kinds.of_folder(config, configurations.get("modules.json"), template, folder.name)
-    nested = config.get("text_config")
-    text = nested if isinstance(nested, dict) else config
     return Weights(
         kind="safetensors",
         size_bytes=sum(file.stat().st_size for file in shards),
@@ -278,9 +262,9 @@ def _inspect_folder(folder: Path, code: bool) -> Weights:
         architecture=_architecture(config),
         licence=_licence(folder),
         parameters=_amount(sum(tensors.values())),
-        context_length=_positive(text.get("max_position_embeddings")),
+        context_length=model_shapes.context_length(config),
         chat_template=template,
-        facts=_config_facts(text),
+        facts=model_shapes.from_config(config),
     )
 
 
@@ -367,25 +351,7 @@ def _licence(folder: Path) -> str:
     return found[1][:80] if found else ""
 
 
-def _config_facts(config: dict[str, Any]) -> dict[str, int]:
-    heads, hidden = _positive(config.get("num_attention_heads")), _positive(config.get("hidden_size"))
-    return _known(
-        layers=_positive(config.get("num_hidden_layers")),
-        heads=heads,
-        kv_heads=_positive(config.get("num_key_value_heads")) or heads,
-        head_dim=_positive(config.get("head_dim")) or (hidden // heads if hidden and heads else None),
-        hidden_size=hidden,
-        vocab_size=_positive(config.get("vocab_size")),
-        sliding_window=_positive(config.get("sliding_window")),
-    )
-
-
 # Both
-
-
-def _positive(value: Any) -> int | None:
-    """A whole number above zero that a column can hold; anything else a file says is as good as nothing."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else None
 
 
 def _amount(weights: int) -> int | None:
@@ -403,7 +369,3 @@ def _architecture(config: dict[str, Any]) -> str:
     names = config.get("architectures")
     first = names[0] if isinstance(names, list) and names else config.get("model_type")
     return _plain(first, 100)
-
-
-def _known(**facts: int | None) -> dict[str, int]:
-    return {name: value for name, value in facts.items() if value is not None}
