@@ -62,13 +62,18 @@ def check_path(path: str) -> None:
 
 def check_room(team: Team, wanted: int) -> None:
     """LandingRefused when `wanted` more bytes go past the team's quota, DiskFull when past the disk's."""
-    most, used = int(settings.TEAM_QUOTA_GB * GB), usage(team)
-    if used + wanted > most:
+    used = usage(team)
+    if used + wanted > most():
         raise LandingRefused(
-            f"The team's own models may take {most / GB:,.1f} GB together, and {used / GB:,.1f} are used: "
+            f"The team's own models may take {most() / GB:,.1f} GB together, and {used / GB:,.1f} are used: "
             "remove one first, or ask whoever runs this site for more (SLIPWAY_TEAM_QUOTA_GB)."
         )
     disk.brake(catalogue.root(), wanted)
+
+
+def most() -> int:
+    """Bytes that one team's own models may take together."""
+    return int(settings.TEAM_QUOTA_GB * GB)
 
 
 def usage(team: Team) -> int:

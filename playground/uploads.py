@@ -57,6 +57,15 @@ class Coming:
     def is_complete(self) -> bool:
         return self.received == self.size
 
+    @property
+    def is_active(self) -> bool:
+        return self.job is not None and self.job.state in Job.ACTIVE
+
+    @property
+    def trouble(self) -> str:
+        """Why its last check failed."""
+        return self.job.error if self.job and self.job.state == Job.State.FAILED else ""
+
 
 def begin(team: Team, user: User, name: str, path: str, size: int, sha256: str = "") -> Upload:
     """The row of one file, new or as far as it is. UploadRefused, LandingRefused or DiskFull with why not."""

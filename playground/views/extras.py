@@ -1,9 +1,9 @@
-"""What a model's page shows beside its Start form: its LoRA adapters."""
+"""What a model's page shows beside its Start form: its LoRA adapters, and code of its own."""
 
 from collections.abc import Collection
 from typing import Any
 
-from playground import access, adapters
+from playground import access, adapters, own_code
 from playground.engines.base import Engine, Verdict
 from playground.models import Adapter, Model
 from playground.views.request import Request
@@ -14,6 +14,14 @@ def attachable(model: Model, engine: Engine, asked: Collection[str]) -> list[tup
     return [
         (row, verdict, verdict.ok and str(row.pk) in asked) for row, verdict in adapters.offers(model, engine)
     ]
+
+
+def code_note(request: Request, model: Model) -> dict[str, Any]:
+    """What stands on its page of code of its own: that it may run, or where it can be read and allowed."""
+    return {
+        "own_code": own_code.of(model) if model.refused else None,
+        "may_allow_code": access.can(request.user, "allow code", model.team),
+    }
 
 
 def adapters_panel(request: Request, model: Model) -> dict[str, Any]:

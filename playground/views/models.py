@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
@@ -12,7 +11,7 @@ from django.views.decorators.http import require_POST
 
 from playground import access, adapters, catalogue, deployments, engines, fitting, forms, options
 from playground.models import Deployment, Model
-from playground.views import extras
+from playground.views import extras, uploads
 from playground.views.request import Request, team_of
 
 IDLE_CHOICES = (("", "never"), ("600", "after 10 min"), ("3600", "after 1 h"), ("14400", "after 4 h"))
@@ -24,7 +23,7 @@ def listing(request: Request) -> HttpResponse:
     query = request.GET.get("q", "").strip().lower()
     chosen = [row for row in rows if query in row.name.lower()]
     shown = [(row, [] if row.refused else fitting.offers(row)) for row in chosen]
-    context = {"rows": shown, "query": query, "all": len(rows), "folder": settings.HOME / "models"}
+    context = {"rows": shown, "query": query, "all": len(rows), **uploads.panel(request)}
     if node := fitting.roomiest():
         context |= {"node": node, "free": fitting.free(node)}
     return render(request, "playground/models.html", context)
@@ -142,6 +141,7 @@ def _context(
         .order_by("-pk")[:6],
         "idle_choices": IDLE_CHOICES,
         **extras.adapters_panel(request, model),
+        **extras.code_note(request, model),
     }
     return context | (_form(model, chosen, values, errors or {}) if chosen else {})
 
