@@ -24,13 +24,15 @@ class Bar:
 
 
 def bars(answer: Generation) -> list[Bar]:
-    """Queue, first token, tokens: in that order, without what is unknown or took no time."""
+    """Queue, first token, tokens (or the engine, whole): in order, without what is unknown or took no time."""
     known = figures(answer)
     parts = [("queue", known.queue or 0.0)]
     if known.ttft is not None:
         parts.append(("first token", known.ttft))
         if known.e2e is not None:
             parts.append(("tokens", max(known.e2e - known.ttft, 0.0)))
+    elif known.e2e is not None:
+        parts.append(("engine", known.e2e))
     whole = sum(ms for _, ms in parts)
     found, start = [], 0.0
     for name, ms in parts:

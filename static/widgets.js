@@ -112,9 +112,10 @@ async function copy(button) {
   const answer = await fetch(button.dataset.copyUrl);
   if (!answer.ok) return say("The vector could not be fetched.");
   await navigator.clipboard.writeText(await answer.text());
+  const label = [...button.childNodes];
   button.textContent = "Copied";
   say("Copied.");
-  setTimeout(() => (button.textContent = "Copy"), 1_500);
+  setTimeout(() => button.replaceChildren(...label), 1_500);
 }
 
 document.addEventListener("click", (event) => {
