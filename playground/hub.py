@@ -142,6 +142,7 @@ class Wish:
 
     text: str = ""
     task: str = ""
+    tags: tuple[str, ...] = ()
     licence: str = ""
     library: str = ""
     gated: bool | None = None
@@ -149,7 +150,7 @@ class Wish:
     sort: str = "downloads"
 
     def parameters(self, limit: int) -> dict[str, Any]:
-        tags = [f"license:{self.licence}"] if self.licence else []
+        tags = [*self.tags, f"license:{self.licence}"] if self.licence else [*self.tags]
         tags += [self.library] if self.library else []
         given = {
             "search": self.text,
@@ -271,6 +272,11 @@ def repository(repo: str, revision: str = "main") -> Repository:
 
 def text_of(repo: str, commit: str, path: str, most: int = MAX_DESCRIBING) -> str:
     """A small file of a public repository, read whole; empty when it is larger than `most`."""
+    with _asking():
+        return _text(repo, commit, path, most)
+
+
+def _text(repo: str, commit: str, path: str, most: int) -> str:
     from urllib.parse import quote
 
     place = f"/{repo}/resolve/{commit}/{quote(path)}"
@@ -288,7 +294,11 @@ def _describe(repo: str, commit: str, files: Iterable[File]) -> dict[str, str]:
     """The describing files that are small enough, each by its path, all asked for at once."""
     small = [file.path for file in files if file.path in DESCRIBING and file.size <= MAX_DESCRIBING]
     with ThreadPoolExecutor(max(len(small), 1)) as threads:
-        return dict(zip(small, threads.map(lambda path: text_of(repo, commit, path), small), strict=True))
+        return dict(
+            zip(
+                small, threads.map(lambda path: _text(repo, commit, path, MAX_DESCRIBING), small), strict=True
+            )
+        )
 
 
 def _file(sibling: Any) -> File:

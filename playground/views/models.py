@@ -4,29 +4,51 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from playground import access, adapters, catalogue, deployments, engines, fitting, forms, options
-from playground.models import Deployment, Model
-from playground.views import extras, uploads
+from playground import access, adapters, catalogue, deployments, engines, fitting, forms, options, secrets
+from playground.models import Deployment, Model, Team
+from playground.views import extras, holdings, hub, uploads
 from playground.views.request import Request, team_of
+from playground.wishes import Looking
 
 IDLE_CHOICES = (("", "never"), ("600", "after 10 min"), ("3600", "after 1 h"), ("14400", "after 4 h"))
 
 
 def listing(request: Request) -> HttpResponse:
-    """Every model of the team; the folder is looked at anew each time, so "rescan" is a reload."""
-    rows = catalogue.scan(team_of(request))
-    query = request.GET.get("q", "").strip().lower()
-    chosen = [row for row in rows if query in row.name.lower()]
+    """Models here, and what the Hub finds once it is asked; the folder is looked at anew each time."""
+    team, looking = team_of(request), Looking.of(request.GET.dict())
+    context = {"looking": looking, **_here(team, looking)}
+    if request.htmx:
+        return render(request, "playground/models.html#local", context)
+    if request.GET:
+        context |= hub.results(looking, team)
+    token = secrets.find(team, secrets.HUB)
+    context |= {
+        "selects": looking.selects(),
+        **uploads.panel(request),
+        "may_token": access.can(request.user, "tokens", team),
+        "token": token,
+        "hub_address": settings.HF_ENDPOINT,
+    }
+    return render(request, "playground/models.html", context)
+
+
+def _here(team: Team, looking: Looking) -> dict[str, Any]:
+    """The catalogue's models that are looked for, each with every engine's answer."""
+    rows = catalogue.scan(team)
+    chosen = [row for row in rows if looking.means(row)]
     shown = [(row, [] if row.refused else fitting.offers(row)) for row in chosen]
-    context = {"rows": shown, "query": query, "all": len(rows), **uploads.panel(request)}
+    if looking.fits:
+        shown = [(row, offers) for row, offers in shown if any(offer.fits for offer in offers)]
+    context: dict[str, Any] = {"rows": shown, "all": len(rows)}
     if node := fitting.roomiest():
         context |= {"node": node, "free": fitting.free(node)}
-    return render(request, "playground/models.html", context)
+    return context
 
 
 def page(request: Request, pk: int) -> HttpResponse:
@@ -36,7 +58,7 @@ def page(request: Request, pk: int) -> HttpResponse:
 
 def shown(request: Request, model: Model, status: int = 200, **more: Any) -> HttpResponse:
     """The whole page; `more` is what one of its panels has to say."""
-    context = _context(request, model, _initial(request)) | more
+    context = _context(request, model, _initial(request)) | holdings.panel(request, model) | more
     return render(request, "playground/model.html", context, status=status)
 
 
@@ -55,7 +77,7 @@ def start(request: Request, pk: int) -> HttpResponse:
     try:
         deployment = _request(request, model)
     except deployments.DeploymentRefused as refusal:
-        context = _context(request, model, request.POST, refusal.fields)
+        context = _context(request, model, request.POST, refusal.fields) | holdings.panel(request, model)
         return render(request, "playground/model.html", context, status=422)
     return redirect("deployment", pk=deployment.pk)
 
@@ -70,7 +92,7 @@ def rescan(request: Request) -> HttpResponse:
 def _request(request: Request, model: Model) -> Deployment:
     """One verb with what was posted; raises DeploymentRefused."""
     posted = request.POST
-    numbers, errors = _numbers(posted, ("idle_timeout_s", "gpus", "cores"))
+    numbers, errors = _numbers(posted, ("idle_timeout_s", "gpus", "cores", "form"))
     try:
         adapter = engines.get(posted.get("engine", ""))
     except engines.UnknownEngine as problem:
@@ -89,6 +111,7 @@ def _request(request: Request, model: Model) -> Deployment:
         gpus=numbers.get("gpus"),
         cores=numbers.get("cores"),
         attached=posted.getlist("adapters"),
+        form=numbers.get("form"),
     )
 
 
@@ -115,6 +138,7 @@ def _initial(request: Request) -> QueryDict:
         values["version"] = row.wanted.get("version") or ""
         for name, value in row.wanted.get("options", {}).items():
             values[forms.PREFIX + name] = forms.text_of(value)
+        values["form"] = str(row.wanted.get("form") or "")
         values.setlist("adapters", [str(pk) for pk in row.wanted.get("adapters") or []])
     return values
 
@@ -159,12 +183,16 @@ def _form(
     except options.OptionsRefused as refusal:
         clean, problems = {}, refusal.fields
     attachable = extras.attachable(model, adapter, values.getlist("adapters"))
-    offer = fitting.offer(model, adapter, clean, node)
+    loadable = [row for row in model.formats.order_by("kind", "pk") if row.kind in adapter.kinds]
+    form = next((row for row in loadable if str(row.pk) == values.get("form")), None)
+    offer = fitting.offer(model, adapter, clean, node, form.pk if form else None)
     if offer.local:
         picked = [row for row, _, picked in attachable if picked]
         offer = replace(offer, local=adapters.on(offer.local, picked))
     return {
         "attachable": attachable,
+        "loadable": loadable,
+        "form": form or (loadable[0] if loadable else None),
         "groups": forms.groups(adapter.Options, given, {**problems, **errors}),
         "problems": [(f"id-option-{name}", text) for name, text in problems.items()],
         "offer": offer,
