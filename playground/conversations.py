@@ -85,6 +85,14 @@ def choose(column: Column, deployment: Deployment, adapter: str = "") -> None:
     tell(column.conversation)
 
 
+def move(old: Deployment, new: Deployment) -> None:
+    """From the next message on `new` answers wherever `old` did."""
+    held = list(Conversation.objects.filter(columns__deployment=old).distinct())
+    Column.objects.filter(deployment=old).update(deployment=new)
+    for conversation in held:
+        tell(conversation)
+
+
 def delete(conversation: Conversation) -> None:
     """With every message; refused while an answer streams, so that nothing writes into what is gone."""
     if Generation.objects.filter(turn__conversation=conversation, state__in=Generation.LIVE).exists():

@@ -16,7 +16,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from playground import access, adapters, engines, events, nudges
+from playground import access, adapters, conversations, edits, engines, events, nudges
 from playground import extra as extra_arguments
 from playground import options as engine_options
 from playground.engines.base import Reason, ReasonCode
@@ -82,12 +82,16 @@ def request(
     attached: Collection[Any] = (),
     form: int | None = None,
     extra: Iterable[tuple[str, str]] = (),
+    replaces: Deployment | None = None,
+    take_over: bool = False,
 ) -> Deployment:
     """A new deployment that should run; DeploymentRefused names every field that is wrong.
 
     With `configuration` it runs exactly that one. `share` asks for a part of one GPU beside others.
     `attached`: keys of the adapters it serves beside its model; `form`: of the one it loads, of several.
     `extra`: (flag, value) pairs; that the one who asks is an administrator was judged before.
+    Once ready it stops the one it `replaces`, takes its name unless it was given one, and with `take_over`
+    its conversations.
     """
     clean, fields = engine_options.judge(team, model, engine, options, version, name)
     fields |= engine_options.judge_numbers(min_replicas, max_replicas, idle_timeout_s, gpus, cores)
@@ -96,11 +100,14 @@ def request(
     fields |= engine_options.judge_form(model, engine, form)
     added, why = engine_options.judge_extra(engine, extra)
     fields |= {"extra": why} if why else {}
+    if replaces and (replaces.released or replaces.desired == Deployment.Desired.DELETED):
+        fields["place"] = f"{replaces.name} serves an endpoint or was deleted: start beside it."
     if fields:
         raise DeploymentRefused(fields)
     wanted: dict[str, Any] = {"version": version or None, "options": clean}
     wanted |= {"gpus": gpus, "cores": cores, "share": share, "adapters": chosen, "form": form}
     wanted |= {"extra": added} if added else {}
+    wanted |= {"replaces": edits.succession(replaces, take_over=take_over, name=not name)} if replaces else {}
     with transaction.atomic():
         row = Deployment.objects.create(
             team=team,
@@ -142,6 +149,32 @@ def release(configuration: Configuration, *, team: Team, user: User | None, name
         form=configuration.format_id,
         extra=extra_arguments.pairs(engines.get(configuration.engine), configuration.extra),
     )
+
+
+def succeed(deployment: Deployment) -> bool:
+    """It is ready, so what it was started in the place of stops, and gives it its name. Once."""
+    named = deployment.wanted.get("replaces")
+    wanted = {key: value for key, value in deployment.wanted.items() if key != "replaces"}
+    with transaction.atomic():
+        mine = Deployment.objects.filter(pk=deployment.pk, wanted__replaces=named)
+        if not named or not mine.update(wanted=wanted):
+            return False
+        deployment.wanted = wanted
+        old = Deployment.objects.filter(pk=named["deployment"], team=deployment.team_id, released=False)
+        row = old.exclude(desired=Deployment.Desired.DELETED).first()
+        if row is None:
+            return False
+        changes = {"name": _free_name(deployment.team, f"{row.name[:100]}-before")} if named["name"] else {}
+        if not old.update(desired=Deployment.Desired.STOPPED, **changes):
+            return False
+        if named["name"]:
+            Deployment.objects.filter(pk=deployment.pk).update(name=row.name)
+            deployment.name = row.name
+        if named["conversations"]:
+            conversations.move(row, deployment)
+        access.audit(None, deployment.team, "replace", f"deployment:{row.pk}", by=deployment.pk)
+        _announce(row.pk, row.team_id)
+    return True
 
 
 def start(deployment: Deployment, user: User | None) -> None:
@@ -398,6 +431,8 @@ def mark_ready(pk: int) -> bool:
             owner = Deployment.objects.filter(replicas=pk)
             owner.exclude(problem="").update(problem="")
             owner.update(last_used_at=Now())
+            for heir in owner.filter(wanted__has_key="replaces"):
+                nudges.send("playground.reconcile", heir.pk)
     return moved
 
 

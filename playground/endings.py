@@ -24,7 +24,7 @@ class Bar:
 
 
 def bars(answer: Generation) -> list[Bar]:
-    """Queue, first token, tokens (or the engine, whole): in order, without what is unknown or took no time."""
+    """Queue, first token, tokens (or the engine, whole): in order, without what is unknown or took none."""
     known = figures(answer)
     parts = [("queue", known.queue or 0.0)]
     if known.ttft is not None:

@@ -3,15 +3,17 @@
 Judges nothing: `options.parse` does, and its sentences come back beside the fields.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django.http import QueryDict
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 PREFIX = "option."
 UNSET = "engine default"
+# Why an option of another build is greyed.
+OFF = {"cuda": "Needs a GPU; no node here has one.", "cpu": "For nodes without a GPU only."}
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Field:
     most: str = ""
     step: str = "any"
     unset: str = UNSET
+    off: str = ""
+    """Why it means nothing here, in words; empty where it does."""
 
     @property
     def range(self) -> str:
@@ -66,16 +70,35 @@ class Group:
 
 
 def groups(
-    options: type[BaseModel], values: Mapping[str, Any], errors: Mapping[str, str] | None = None
+    options: type[BaseModel],
+    values: Mapping[str, Any],
+    errors: Mapping[str, str] | None = None,
+    *,
+    build: str = "",
+    models: Sequence[tuple[str, str]] = (),
 ) -> list[Group]:
-    """The form of `options`, in the order its fields were written; `values` and `errors` by field name."""
+    """The form of `options`, in the order its fields were written; `values` and `errors` by field name.
+
+    `build`: of the nodes there are; options of another are marked so. `models`: (number, name) of those that
+    an option may name.
+    """
     schema = options.model_json_schema()
     found: dict[str, list[Field]] = {}
     for name, entry in schema.get("properties", {}).items():
         shape = _shape(entry, schema.get("$defs", {}))
+        if shape.get("model"):
+            shape |= {"choices": [*models, *_unlisted(values.get(name), models)]}
+        if build and shape.get("build", build) != build:
+            shape |= {"off": OFF.get(shape["build"], f"Only in the {shape['build']} build.")}
         field = _field(name, shape, values.get(name), (errors or {}).get(name, ""))
         found.setdefault(shape.get("group") or "Options", []).append(field)
     return [Group(title, tuple(fields)) for title, fields in found.items()]
+
+
+def _unlisted(value: Any, models: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """A model that was chosen and is not offered: it stays until another is chosen."""
+    text = text_of(value)
+    return [(text, f"model {text}")] if text and text not in dict(models) else []
 
 
 def given(options: type[BaseModel], posted: QueryDict) -> dict[str, Any]:
@@ -92,15 +115,31 @@ def given(options: type[BaseModel], posted: QueryDict) -> dict[str, Any]:
 
 
 def carried(old: type[BaseModel], new: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values that survive a change of engine: fields of the same name, or the same title, mean the same."""
+    """Values that survive a change of engine: those of options of the same title that the new one takes.
+
+    What means the same has the same title in every engine; a value that means nothing to the new one is left
+    behind. An earlier value for the same option wins.
+    """
     titles = {str(field.title): name for name, field in new.model_fields.items() if field.title}
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, value in values.items():
-        if name in new.model_fields:
-            kept[name] = value
-        elif name in old.model_fields and (twin := titles.get(str(old.model_fields[name].title))):
-            kept[twin] = value
+        field = old.model_fields.get(name)
+        twin = titles.get(str(field.title)) if field else None
+        if twin is not None and (taken := _taken(new, twin, value)) is not None:
+            kept.setdefault(twin, taken)
     return kept
+
+
+def _taken(options: type[BaseModel], name: str, value: Any) -> Any:
+    """`value` as that option takes it, be it in another case; None where it takes no such value."""
+    spellings = [value, value.upper(), value.lower()] if isinstance(value, str) else [value]
+    for spelling in spellings:
+        try:
+            options.model_validate({name: spelling})
+        except ValidationError:
+            continue
+        return spelling
+    return None
 
 
 def _shape(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,6 +155,7 @@ def _shape(entry: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str
 
 def _field(name: str, shape: Mapping[str, Any], value: Any, error: str) -> Field:
     choices = _choices(shape)
+    listed = bool(choices) or "choices" in shape
     number = shape.get("type") in ("integer", "number")
     default = shape.get("default")
     return Field(
@@ -123,18 +163,21 @@ def _field(name: str, shape: Mapping[str, Any], value: Any, error: str) -> Field
         title=shape.get("title") or name.replace("_", " ").capitalize(),
         hint=shape.get("description", ""),
         flag=shape.get("flag", ""),
-        kind="choice" if choices else "number" if number else "text",
+        kind="choice" if listed else "number" if number else "text",
         value=text_of(value),
         error=error,
         choices=choices,
-        least=text_of(shape.get("minimum")),
-        most=text_of(shape.get("maximum")),
+        least="" if listed else text_of(shape.get("minimum")),
+        most="" if listed else text_of(shape.get("maximum")),
+        off=shape.get("off", ""),
         step="1" if shape.get("type") == "integer" else "any",
         unset=UNSET if default is None else f"default: {text_of(default)}",
     )
 
 
 def _choices(shape: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    if "choices" in shape:
+        return tuple(shape["choices"])
     if shape.get("type") == "boolean":
         return (("true", "on"), ("false", "off"))
     values = shape.get("enum") or ([shape["const"]] if "const" in shape else [])

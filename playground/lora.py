@@ -125,10 +125,6 @@ def _refuse_config(config: Mapping[str, Any]) -> None:
             raise Refused(f"It {what}, which engines do not attach.")
     if (bias := config.get("bias", "none")) != "none":
         raise Refused(f"It changes biases (bias: {str(bias)[:20]}), which engines do not attach.")
-    mapping = config.get("auto_mapping") or {}
-    library = mapping.get("parent_library", "") if isinstance(mapping, dict) else "?"
-    if library and not str(library).startswith(("transformers.", "peft.")):
-        raise Refused(f"{CONFIG} names Python code to load (auto_mapping).")
 
 
 def _refuse_ranks(ranks: set[int], config: Mapping[str, Any]) -> None:

@@ -96,6 +96,7 @@ def settle(pk: int) -> None:
         for replica in deployment.replicas.filter(state__in=LIVE).select_related("node").order_by("pk"):
             replica.deployment = deployment
             _advance(replica)
+        _succeed(deployment)
 
 
 def _due() -> list[int]:
@@ -137,6 +138,14 @@ def _idle(deployment: Deployment, live: list[Replica]) -> bool:
     if not live or deployment.idle_timeout_s is None or deployment.released:
         return False
     return all(replica.state == State.READY and not replica.health.get("running") for replica in live)
+
+
+def _succeed(deployment: Deployment) -> None:
+    """Once all of it is ready, what it was started in the place of stops."""
+    if not deployment.wanted.get("replaces") or deployment.desired != Desired.RUNNING:
+        return
+    if deployment.replicas.filter(state=State.READY).count() >= max(1, deployment.min_replicas):
+        deployments.succeed(deployment)
 
 
 def _add_missing(deployment: Deployment) -> None:

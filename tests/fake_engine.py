@@ -13,8 +13,9 @@ steer one request:
     [[echo]] answers the message   [[text=…]] answers exactly … (last directive; may span lines)
     [[images]] says which pictures came with the message
 
-Embeddings count words by their hash, ranks the words shared with the query, classes follow the number of words.
-In their texts, beside error, wait and hang: [[short]] leaves the last text out, [[nan]] sends what is no number.
+Embeddings count words by their hash, ranks the words shared with the query, classes follow the number of
+words. In their texts, beside error, wait and hang: [[short]] leaves the last text out, [[nan]] sends what is
+no number.
 
 Beside the API: POST /fake/freeze and /fake/thaw; GET /fake/requests lists every request that reached it.
 """

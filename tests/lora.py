@@ -1,15 +1,16 @@
 """LoRA adapters of the demo model for tests: random weights, large enough that every answer changes.
 
-The same weights as a PEFT folder and as a GGUF file, written byte by byte: no library of any engine is needed.
+The same weights as a PEFT folder and as a GGUF file, written byte by byte, without any engine's library.
 """
 
 import json
-import random
 import struct
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 LAYERS, HIDDEN, HEADS, KV = 30, 576, 9, 192
 RANK, ALPHA = 8, 16
@@ -17,7 +18,7 @@ SPREAD = 0.08
 # Target in PEFT's words, in GGUF's, and how many values it gives.
 TARGETS = [("self_attn.q_proj", "attn_q", HIDDEN), ("self_attn.v_proj", "attn_v", KV)]
 
-Rows = list[array[float]]
+Matrix = NDArray[np.float32]
 
 
 def peft(folder: Path, *, seed: int = 7, hidden: int = HIDDEN, **changes: Any) -> Path:
@@ -35,7 +36,7 @@ def peft(folder: Path, *, seed: int = 7, hidden: int = HIDDEN, **changes: Any) -
         "task_type": "CAUSAL_LM",
     }
     (folder / "adapter_config.json").write_text(json.dumps(config | changes))
-    tensors: dict[str, Rows] = {}
+    tensors: dict[str, Matrix] = {}
     for layer, target, _, down, up in _pairs(seed, hidden):
         stem = f"base_model.model.model.layers.{layer}.{target}"
         tensors |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
@@ -45,7 +46,7 @@ def peft(folder: Path, *, seed: int = 7, hidden: int = HIDDEN, **changes: Any) -
 
 def gguf(file: Path, *, seed: int = 7, architecture: str = "llama") -> Path:
     """The same as a GGUF file, as llama.cpp's own converter names it."""
-    tensors: dict[str, Rows] = {}
+    tensors: dict[str, Matrix] = {}
     for layer, _, target, down, up in _pairs(seed, HIDDEN):
         up = _permuted(up) if target == "attn_q" else up
         stem = f"blk.{layer}.{target}.weight"
@@ -59,54 +60,44 @@ def gguf(file: Path, *, seed: int = 7, architecture: str = "llama") -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     pairs = b"".join(_text(key) + struct.pack("<I", 8) + _text(value) for key, value in values.items())
     pairs += _text("adapter.lora.alpha") + struct.pack("<If", 6, ALPHA)
-    infos, data = b"", b""
+    infos, data = b"", bytearray()
     for name, rows in tensors.items():
-        infos += _text(name) + struct.pack("<IQQIQ", 2, len(rows[0]), len(rows), 0, len(data))
-        data += _bytes(rows)
+        infos += _text(name) + struct.pack("<IQQIQ", 2, rows.shape[1], rows.shape[0], 0, len(data))
+        data += rows.tobytes()
         data += bytes(-len(data) % 32)
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values) + 1) + pairs + infos
     file.write_bytes(head + bytes(-len(head) % 32) + data)
     return file
 
 
-def safetensors(file: Path, tensors: dict[str, Rows]) -> None:
-    """Tensors of two dimensions in float32."""
-    header, data = {}, b""
+def safetensors(file: Path, tensors: dict[str, Matrix]) -> None:
+    """Tensors in float32."""
+    header, data = {}, bytearray()
     for name, rows in tensors.items():
-        raw = _bytes(rows)
-        header[name] = {
-            "dtype": "F32",
-            "shape": [len(rows), len(rows[0])],
-            "data_offsets": [len(data), len(data) + len(raw)],
-        }
-        data += raw
+        begin = len(data)
+        data += rows.tobytes()
+        header[name] = {"dtype": "F32", "shape": list(rows.shape), "data_offsets": [begin, len(data)]}
     text = json.dumps(header).encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
-def _pairs(seed: int, hidden: int) -> Iterator[tuple[int, str, str, Rows, Rows]]:
+def zeros(*shape: int) -> Matrix:
+    return np.zeros(shape, np.float32)
+
+
+def _pairs(seed: int, hidden: int) -> Iterator[tuple[int, str, str, Matrix, Matrix]]:
     """Each target's two matrices: `hidden` values down to the rank, and up to what the target gives."""
-    chance = random.Random(seed)
+    chance = np.random.default_rng(seed)
     for layer in range(LAYERS):
         for target, short, out in TARGETS:
-            yield layer, target, short, _matrix(chance, RANK, hidden), _matrix(chance, out, RANK)
+            down, up = (chance.normal(0, SPREAD, size) for size in ((RANK, hidden), (out, RANK)))
+            yield layer, target, short, down.astype(np.float32), up.astype(np.float32)
 
 
-def _matrix(chance: random.Random, rows: int, columns: int) -> Rows:
-    return [array("f", (chance.gauss(0, SPREAD) for _ in range(columns))) for _ in range(rows)]
-
-
-def _permuted(rows: Rows) -> Rows:
+def _permuted(rows: Matrix) -> Matrix:
     """The order in which llama.cpp keeps the rows of queries: halves of a head in turn."""
-    size = len(rows) // HEADS
-    half = size // 2
-    return [
-        rows[head * size + part * half + i] for head in range(HEADS) for i in range(half) for part in (0, 1)
-    ]
-
-
-def _bytes(rows: Rows) -> bytes:
-    return b"".join(row.tobytes() for row in rows)
+    heads = rows.reshape(HEADS, 2, -1, rows.shape[1])
+    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
 
 
 def _text(text: str) -> bytes:

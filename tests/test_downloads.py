@@ -1,4 +1,4 @@
-"""Downloads from the Hub: whole and checked, or refused with the reason; what is cut goes on, what is wrong goes."""
+"""Downloads from the Hub: whole and checked, or refused with the reason; what is cut goes on."""
 
 import shutil
 import threading

@@ -417,6 +417,21 @@ async def test_a_long_prefill_is_not_frozen(home: Path) -> None:
         assert one.told.verbs[-1] == "ready"
 
 
+async def test_a_full_queue_is_not_frozen(home: Path) -> None:
+    """Saturated for six times the limit: its probe waits behind all others, only counters speak for it."""
+    async with replica(home, {"slots": 2}, frozen_after_s=1.5) as one:
+        await one.ready()
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as crowd:
+            asked = [
+                crowd.create_task(ask(one.base_url, "[[tokens=100]] [[delay=10]]", stream=True))
+                for _ in range(18)
+            ]
+        assert {task.result()[0] for task in asked} == {200}
+        assert time.monotonic() - began > 6 * 1.5
+        assert one.told.verbs[-1] == "ready" and "unhealthy" not in one.told.verbs
+
+
 async def test_an_idle_engine_is_not_frozen(home: Path) -> None:
     async with replica(home, frozen_after_s=0.8) as one:
         await one.ready()

@@ -1,7 +1,7 @@
 """The whole product on each real engine: a worker starts it, the site and its API ask it, it stops.
 
-llama.cpp and transformers are installed by a Job here, and the safetensors form is made by one. vLLM's
-environment, the largest, is borrowed from an earlier run where there was one.
+llama.cpp, transformers and Triton are installed by a Job here, and the safetensors form is made by one.
+vLLM's environment, the largest, is borrowed from an earlier run where there was one.
 """
 
 import shutil
@@ -47,25 +47,28 @@ every = pytest.mark.parametrize(
     [
         pytest.param("llama.cpp", marks=pytest.mark.slow),
         pytest.param("transformers", marks=heavy),
+        pytest.param("triton", marks=heavy),
         pytest.param("vllm", marks=heavy),
     ],
     indirect=True,
 )
 vllm = pytest.mark.parametrize("live", [pytest.param("vllm", marks=heavy)], indirect=True)
 
-CONTEXT = {"llama.cpp": 2048, "transformers": 8192, "vllm": 2048}
+CONTEXT = {"llama.cpp": 2048, "transformers": 8192, "triton": 2048, "vllm": 2048}
 OPTIONS: dict[str, dict[str, Any]] = {
     "llama.cpp": {"context": 2048},
     "transformers": {},
+    "triton": {"context": 2048},
     "vllm": {"max_model_len": 2048, "kv_cache_gib": 0.25},
 }
 # Who tells what the template made of the messages.
-RENDERS = {"llama.cpp": "engine", "transformers": "tokenizer", "vllm": "engine"}
+RENDERS = {"llama.cpp": "engine", "transformers": "tokenizer", "triton": "engine", "vllm": "engine"}
 # Tell how many tokens they made only once an answer is whole, and count none when asked.
 UNCOUNTED = {"transformers"}
 JOBS = {
     "llama.cpp": {"install_environment"},
     "transformers": {"install_environment", "convert_model"},
+    "triton": {"install_environment"},
     "vllm": set(),
 }
 # Times as in production: a busy machine must not take a slow engine for a frozen one.
@@ -80,6 +83,7 @@ LENGTH = 1500
 TOKENS = {
     "llama.cpp": "llamacpp:tokens_predicted_total",
     "transformers": "transformers:generation_tokens_total",
+    "triton": "triton:generation_tokens_total",
     "vllm": "vllm:generation_tokens_total",
 }
 LONG = "Write a very long story about a lighthouse."
