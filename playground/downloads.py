@@ -7,7 +7,7 @@ token is read here, in the job's own process, and goes to the Hub alone.
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ from django.conf import settings
 from playground import catalogue, disk, hub, jobs, safety, secrets, weights
 from playground.fetching import Fetch, FetchFailed, Origin
 from playground.jobs import JobFailed, Work
-from playground.models import Model, ModelFormat
+from playground.models import Job, Model, ModelFormat
 from playground.partial import PartialFile, Stopped, WrongHash
 
 LOOK_EVERY_S = 0.25
+DOWNLOADING = "downloading"
 
 
 def download(work: Work) -> dict[str, Any]:
     """Job: bring the files that a form of the Hub names, and take its digest."""
     form = ModelFormat.objects.select_related("model").get(pk=work.job.arguments["format"])
     path = catalogue.root() / form.path
-    with alone(work, form.path):
+    with alone(work, form):
         digests = bring(work, form.model.source, form.files, folder_of(form))
         return _admit(work, form, path, digests)
 
@@ -86,20 +87,29 @@ def _fetch(work: Work, origin: Origin, files: dict[str, PartialFile], folder: Pa
     if settings.HF_OFFLINE:
         raise JobFailed(hub.SWITCHED_OFF)
     total = sum(file.size for file in files.values())
-    disk.brake(folder, total - sum(file.done for file in files.values()))
+    disk.brake(folder, total - sum(file.done for file in files.values()) + promised(work))
     with Fetch(origin, files) as fetch:
-        work.progress("downloading", fetch.done, total, "bytes")
+        work.progress(DOWNLOADING, fetch.done, total, "bytes")
         while not fetch.wait(LOOK_EVERY_S):
             for cut in _drained(fetch):
                 work.note(cut)
             if fetch.done < total:
                 disk.brake(folder, total - fetch.done)
-                work.progress("downloading", fetch.done, total, "bytes", fetch.rate)
+                work.progress(DOWNLOADING, fetch.done, total, "bytes", fetch.rate)
             else:
                 work.progress("checking", fetch.checked, total, "bytes")
         for cut in _drained(fetch):
             work.note(cut)
         return fetch.digests
+
+
+def promised(work: Work) -> int:
+    """Bytes that this node's other downloads have still to write: room that is no longer free."""
+    others = Job.objects.filter(
+        node=work.job.node, state=Job.State.RUNNING, progress__step=DOWNLOADING, progress__unit="bytes"
+    )
+    told = others.exclude(pk=work.job.pk).values_list("progress", flat=True)
+    return sum(max((one.get("total") or 0) - (one.get("done") or 0), 0) for one in told)
 
 
 def _drained(fetch: Fetch) -> Iterator[str]:
@@ -108,8 +118,25 @@ def _drained(fetch: Fetch) -> Iterator[str]:
 
 
 @contextmanager
-def alone(work: Work, where: str) -> Iterator[None]:
-    """The lock on the files of one form: another team's job may bring the same ones."""
+def alone(work: Work, *forms: ModelFormat) -> Iterator[None]:
+    """The locks on the forms' files: another team's job may bring them, another form's some of them."""
+    names = {name for form in forms for name in (form.path, *_weights_of(form))}
+    with ExitStack() as stack:
+        for name in sorted(names):
+            stack.enter_context(_held(work, name))
+        yield
+
+
+def _weights_of(form: ModelFormat) -> Iterator[str]:
+    """GGUF files, relative to the models folder: several forms may share what lets them see."""
+    folder = folder_of(form).relative_to(catalogue.root())
+    for one in form.files:
+        if str(one["path"]).endswith(".gguf"):
+            yield str(folder / str(one["path"]))
+
+
+@contextmanager
+def _held(work: Work, where: str) -> Iterator[None]:
     while True:
         with jobs.alone(f"files:{where}") as held:
             if held:
@@ -128,7 +155,7 @@ def _admit(work: Work, form: ModelFormat, path: Path, digests: Mapping[str, str]
         found = weights.inspect(path, code=model.code_allowed_at is not None)
     except weights.Refused as problem:
         Model.objects.filter(pk=model.pk).update(refused=str(problem))
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        _throw_away(form, path)
         raise JobFailed(str(problem)) from problem
     base = path if path.is_dir() else path.parent
     held = {str(file.relative_to(base)): _name(file, form) for file in weights.files(path)}
@@ -141,6 +168,14 @@ def _admit(work: Work, form: ModelFormat, path: Path, digests: Mapping[str, str]
     ModelFormat.objects.filter(pk=form.pk).update(digest=taken, size_bytes=found.size_bytes)
     catalogue.learn(model, found)
     return {"format": form.pk, "digest": taken}
+
+
+def _throw_away(form: ModelFormat, path: Path) -> None:
+    if path.is_dir():
+        return shutil.rmtree(path, ignore_errors=True)
+    for one in form.files:
+        (folder_of(form) / str(one["path"])).unlink(missing_ok=True)
+    return None
 
 
 def _name(file: Path, form: ModelFormat) -> str:

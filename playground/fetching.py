@@ -109,6 +109,7 @@ class Fetch:
         return (self._came - before) / (now - then) if now - then > 0.5 else None
 
     def __enter__(self) -> Self:
+        self._readings.append((time.monotonic(), 0))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True)
         self._thread.start()
@@ -259,6 +260,8 @@ class Fetch:
     def _shut(self, answer: aiohttp.ClientResponse) -> str:
         """What a person can do about a repository that does not open."""
         where = f"{settings.HF_ENDPOINT}/{self.origin.repo}"
+        if answer.headers.get("X-Error-Code") == "RepoNotFound":
+            return f"The Hub has no {self.origin.repo} any more, or it is private."
         if not self.origin.token:
             return (
                 f"{self.origin.repo} is gated, and the team has no token: ask for access at {where}, then "

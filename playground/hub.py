@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
+LONGEST_NAME = 150
 # Small files of a repository that say what its weights are.
 DESCRIBING = (
     "config.json",
@@ -57,6 +58,7 @@ SORTS = {
 # What was found is shown again for this long without asking; after a failure to reach it nothing is asked.
 FRESH_S = 60.0
 AWAY_S = 5.0
+CONNECT_S = 3.0
 SWITCHED_OFF = "The Hub is switched off here (HF_HUB_OFFLINE). Models that lie here work."
 
 
@@ -171,7 +173,7 @@ def split(name: str) -> tuple[str, str]:
     """
     repo, _, revision = name.strip().partition("@")
     repo, revision = repo.removeprefix(settings.HF_ENDPOINT + "/"), revision or "main"
-    odd = ".." in repo or "--" in repo or repo.endswith(".git")
+    odd = ".." in repo or "--" in repo or repo.endswith(".git") or len(repo) > LONGEST_NAME
     if odd or not _NAME.fullmatch(repo):
         raise HubError(Trouble.BAD_NAME, f"{repo[:80]!r} is no name of a repository: write org/name.")
     if ".." in revision or not _REVISION.fullmatch(revision):
@@ -280,7 +282,7 @@ def _text(repo: str, commit: str, path: str, most: int) -> str:
     from urllib.parse import quote
 
     place = f"/{repo}/resolve/{commit}/{quote(path)}"
-    with _session().stream("GET", settings.HF_ENDPOINT + place, timeout=settings.HUB_TIMEOUT_S) as answer:
+    with _session().stream("GET", settings.HF_ENDPOINT + place, timeout=_patience()) as answer:
         _check(answer)
         whole = b""
         for block in answer.iter_bytes():
@@ -332,8 +334,14 @@ def _get(path: str, parameters: Mapping[str, Any]) -> "httpx2.Response":
 
     headers = build_hf_headers(token=False, library_name="slipway")
     address = settings.HF_ENDPOINT + path
-    answer = _session().get(address, params=parameters, headers=headers, timeout=settings.HUB_TIMEOUT_S)
-    return _check(answer)
+    return _check(_session().get(address, params=parameters, headers=headers, timeout=_patience()))
+
+
+def _patience() -> "httpx2.Timeout":
+    """A network that swallows everything is known for one sooner than a Hub that thinks."""
+    import httpx2
+
+    return httpx2.Timeout(settings.HUB_TIMEOUT_S, connect=min(CONNECT_S, settings.HUB_TIMEOUT_S))
 
 
 def _check(answer: "httpx2.Response") -> "httpx2.Response":
@@ -351,9 +359,7 @@ def _asking() -> "Iterator[None]":
 
     here = settings.HF_ENDPOINT
     if settings.HF_OFFLINE:
-        raise HubError(
-            Trouble.OFF, "The Hub is switched off here (HF_HUB_OFFLINE). Models on this machine work."
-        )
+        raise HubError(Trouble.OFF, SWITCHED_OFF)
     if _away_until.get(here, 0) > time.monotonic():
         raise _away(here)
     try:

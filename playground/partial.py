@@ -134,9 +134,12 @@ class PartialFile:
     def _kept(self, count: int) -> list[int]:
         if not (self.part.exists() and self.journal.exists()):
             return [0] * count
-        told: dict[str, Any] = json.loads(self.journal.read_text())
-        same = told["promised"] == self._promised() and len(told["done"]) == count
-        return [int(done) for done in told["done"]] if same else [0] * count
+        try:
+            told: dict[str, Any] = json.loads(self.journal.read_text())
+            same = told["promised"] == self._promised() and len(told["done"]) == count
+            return [max(int(done), 0) for done in told["done"]] if same else [0] * count
+        except (ValueError, KeyError, TypeError):
+            return [0] * count  # A machine that lost its power left half a journal.
 
     def _promised(self) -> list[Any]:
         return [self.size, self.sha256, self.sha1]

@@ -7,7 +7,6 @@ files are gone, and a Hub model added again at the same commit gives them back.
 import glob
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import ProtectedError
 
-from playground import access, catalogue, downloads, events, jobs, weights
+from playground import access, catalogue, downloads, events, external, jobs, weights
 from playground.jobs import JobFailed, Work
 from playground.models import Conversation, Deployment, Job, Model, ModelFormat, Node, Replica, User
 
@@ -81,6 +80,7 @@ def request(model: Model, user: User | None) -> list[Job]:
         _refuse(Model.objects.select_for_update().get(pk=model.pk))
         if not model.source.startswith(WHEEL):
             Model.objects.filter(pk=model.pk).update(missing=True)
+        external.forget_key(model, user)
         access.audit(user, model.team, "remove model", f"model:{model.pk}", source=model.source)
         asked = [_ask(model, held.node, user) for held in holders(model)]
     for job in _downloads(model):
@@ -102,9 +102,7 @@ def discard(work: Work) -> dict[str, Any]:
         Model.objects.filter(pk=model.pk).update(missing=False)
         raise JobFailed(str(problem)) from problem
     work.progress("removing")
-    with ExitStack() as stack:
-        for form in model.formats.all():
-            stack.enter_context(downloads.alone(work, form.path))
+    with downloads.alone(work, *model.formats.all()):
         freed = sum(_delete(path) for path in list(_paths(model)))
     for form in model.formats.all():
         catalogue.forget_digest(catalogue.root() / form.path)
@@ -160,6 +158,8 @@ def _downloads(model: Model) -> list[Job]:
 
 def _paths(model: Model) -> Iterator[Path]:
     """Everything on this disk that is the model's alone, what is on its way included."""
+    if model.is_elsewhere:
+        return
     if model.source.startswith(LOCAL):
         yield from _own(catalogue.root() / model.source.removeprefix(LOCAL))
         return
@@ -177,13 +177,15 @@ def _own(path: Path) -> Iterator[Path]:
 
 
 def _parts(form: ModelFormat) -> Iterator[Path]:
-    """A form's folder, or its files; of each what has not got its name yet."""
+    """A form's folder, or its files; of each also what has not got its name yet."""
     path = catalogue.root() / form.path
     if form.kind == ModelFormat.Kind.SAFETENSORS or not form.files:
         yield path
         return
-    folder = downloads.folder_of(form)
+    folder, kept = downloads.folder_of(form), _named_by_others(form)
     for one in form.files:
+        if str(one["path"]) in kept:
+            continue
         whole = folder / str(one["path"])
         yield whole
         yield from whole.parent.glob(f".{glob.escape(whole.name)}.part*")
@@ -195,14 +197,21 @@ def _shared(form: ModelFormat) -> bool:
     return others.exclude(model=form.model_id).exists()
 
 
+def _named_by_others(form: ModelFormat) -> set[str]:
+    """Files of the same commit that another team's model needs: what lets several quantisations see."""
+    others = ModelFormat.objects.filter(model__source=form.model.source, model__missing=False)
+    lists = others.exclude(model=form.model_id).exclude(path=form.path).values_list("files", flat=True)
+    return {str(one["path"]) for files in lists for one in files}
+
+
 def _size_here(model: Model) -> int:
     return sum(_size(path) for path in _paths(model))
 
 
 def _size(path: Path) -> int:
-    if path.is_dir() and not path.is_symlink():
-        return weights.bytes_below(path)
-    return path.stat().st_blocks * 512 if path.is_file() else 0
+    """What it takes on the disk: a file on its way has its full length from the start."""
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return sum(file.lstat().st_blocks * 512 for file in files if file.is_file())
 
 
 def _size_there(model: Model, node: Node) -> int:
