@@ -78,6 +78,7 @@ class ReasonCode(StrEnum):
     JOB_FAILED = "job_failed"
     NO_ROOM = "no_room"
     SUPERSEDED = "superseded"
+    SERVER_REFUSED = "server_refused"
     ASKED = "asked"
     IDLE = "idle"
 
@@ -177,6 +178,8 @@ class Estimate:
     """Bytes it allows itself: a share of the GPUs' memory. It will take them all, whatever it needs."""
     grows: bool = False
     """The KV cache grows as answers do: none of it is taken yet when it gets ready."""
+    later: int = 0
+    """Bytes of `overhead` that it only takes as it serves: prompts kept in RAM."""
     trouble: str = ""
     """Why it would not start however much is free, and what to change."""
 
@@ -185,6 +188,11 @@ class Estimate:
         if self.weights is None or self.kv_cache is None:
             return None
         return self.weights + self.kv_cache + self.overhead
+
+    @property
+    def takes(self) -> int | None:
+        """Bytes it will hold: all it allows itself, where that is more than it needs."""
+        return None if self.total is None else max(self.total, self.limit or 0)
 
 
 @dataclass(frozen=True)
@@ -341,6 +349,23 @@ class EngineOptions(BaseModel):
         return line
 
 
+GROUPS = (
+    "Context",
+    "Memory",
+    "Quantisation",
+    "Parallelism",
+    "Speed",
+    "Speculative decoding",
+    "LoRA",
+    "Tools and reasoning",
+    "Structured output",
+    "Output",
+    "Images",
+    "Embeddings",
+)
+"""How people think of options, in the order every form has them; any other group comes after."""
+
+
 def option(title: str, description: str, group: str, flag: str = "", off: str = "", **more: Any) -> Any:
     """One field of an `Options`: unset by default, with what the form and the command line need.
 
@@ -369,6 +394,8 @@ class Engine(ABC):
     quirks: ClassVar[Quirks]
     versions: ClassVar[Mapping[str, str]]
     """Version installed by default, for each build: {"cpu": "0.32.0", "cuda": "0.33.0"}."""
+    is_elsewhere: ClassVar[bool] = False
+    """Its models are on somebody else's servers: it loads none here, and those are for it alone."""
     adapter_kinds: ClassVar[tuple[str, ...]] = ()
     """Forms of LoRA weights it attaches, best first: ("safetensors",). Empty: it attaches none."""
     also: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -382,6 +409,8 @@ class Engine(ABC):
     """The option that sets the tokens of one request: "max_model_len". Empty: it has none."""
     split_options: ClassVar[tuple[str, ...]] = ()
     """Options whose product is the number of GPUs it takes, tensor parallel first."""
+    weighing_options: ClassVar[tuple[str, ...]] = ()
+    """Options of a few named choices that change what it takes; the Start form tells by how much."""
 
     @abstractmethod
     def requirements(self, build: str, version: str) -> Requirements: ...

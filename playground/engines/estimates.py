@@ -6,6 +6,8 @@ engines. An adapter's `memory` is written with:
     weights_bytes(model, dtype="float16")              as converted while loading
     weights_bytes(model, quantisation="fp8")           as quantised while loading: embeddings and head stay
     cache = Cache(key=kv_dtype(model, given.dtype), split=given.tensor_parallel_size or 1, spare=2048)
+    draft_bytes(model, 32_768, cache)                  (weights, KV cache) of the model that guesses ahead
+    added(one, other)                                  None as soon as one is
     kv_cache_bytes(model, 32_768, cache)               of one request of that many tokens
     kv_cache_bytes(model, 32_768, replace(cache, requests=4))
     kv_cache_tokens(model, free, cache)                the most tokens that fit into so many bytes
@@ -45,6 +47,10 @@ KV_BYTES: Mapping[str, float] = {
     "q4_0": 18 / 32,
     "iq4_nl": 18 / 32,
     "fp4_e2m1": 0.5 + 1 / 16,
+    "nvfp4": 0.5 + 1 / 16,
+    "fp8_per_token_head": 1 + 4 / 128,
+    "int8_per_token_head": 1 + 4 / 128,
+    "int4_per_token_head": 0.5 + 4 / 128,
 }
 DTYPE_BYTES: Mapping[str, float] = {
     "float64": 8,
@@ -60,10 +66,14 @@ DTYPE_BYTES: Mapping[str, float] = {
 # Bits of one weight of a linear layer once an engine has quantised it while loading, scales included.
 QUANTISED_BITS: Mapping[str, float] = {
     "fp8": 8,
+    "fp8_per_tensor": 8,
+    "fp8_per_channel": 8,
+    "fp8_per_block": 8 + 32 / (128 * 128),
     "fbgemm_fp8": 8,
     "w8a8_fp8": 8,
     "int8": 8,
     "w8a8_int8": 8,
+    "int8_per_channel_weight_only": 8,
     "experts_int8": 8,
     "bnb-8bit": 8,
     "bnb-4bit": 4 + 32 / 64,
@@ -73,6 +83,7 @@ QUANTISED_BITS: Mapping[str, float] = {
     "mxfp8": 8 + 8 / 32,
     "mxfp4": 4 + 8 / 32,
     "nvfp4": 4 + 8 / 16,
+    "nvfp4_per_token": 4 + 8 / 16,
 }
 LARGEST_CONTEXT = 10_000_000
 
@@ -153,6 +164,18 @@ def kv_cache_tokens(model: LocalModel, available: float, cache: Cache = Cache())
     if short <= window:
         return int(short)
     return min(LARGEST_CONTEXT, int((left - sliding * window) / full)) if full else LARGEST_CONTEXT
+
+
+def draft_bytes(model: LocalModel, tokens: int | None, cache: Cache) -> tuple[int | None, int | None]:
+    """(weights, keys and values) of the model that guesses ahead; nothing where there is none."""
+    if model.draft is None:
+        return 0, 0
+    return weights_bytes(model.draft), kv_cache_bytes(model.draft, tokens, cache)
+
+
+def added(*parts: int | None) -> int | None:
+    """Their sum; None as soon as one is not known."""
+    return None if None in parts else sum(part for part in parts if part is not None)
 
 
 def missing(model: LocalModel, context: int | None) -> tuple[str, ...]:
@@ -236,7 +259,5 @@ def _stored_bytes(model: LocalModel, count: int | None) -> int | None:
     bits = model.facts.get("quant_bits")
     if not bits or not model.facts.get("quantisation"):
         return int(count * plain)
-    kept = min(count, kept_parameters(model.facts))
-    group = model.facts.get("quant_group") or 0
-    scales = (16 + bits) / group if group and bits <= 8 else 0
-    return int((count - kept) * (bits + scales) / 8 + kept * min(plain, 2))
+    kept = min(count, model.facts.get("quant_kept", kept_parameters(model.facts)))
+    return int((count - kept) * (model.facts.get("weight_bits") or bits) / 8 + kept * min(plain, 2))

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from playground import kinds
 
+from . import llamacpp_memory
 from .base import (
     LAUNCHERS,
     SAMPLING,
@@ -24,14 +25,12 @@ from .base import (
     Reason,
     ReasonCode,
     Rendered,
+    Reported,
     Requirements,
     Verdict,
 )
-from .estimates import GIB, MIB, context_that_fits, kv_bytes_per_token, weights_bytes
-from .llamacpp_options import BATCH, CACHE_RAM_MIB, LlamaCppOptions
-
-# What the process holds before any model, measured: Python, the library, buffers of the HTTP server.
-RESIDENT = 120 * MIB
+from .estimates import GIB, context_that_fits
+from .llamacpp_options import CACHE_RAM_MIB, LlamaCppOptions
 
 
 class LlamaCpp(Engine):
@@ -42,6 +41,8 @@ class LlamaCpp(Engine):
     kinds = ("gguf",)
     adapter_kinds = ("gguf",)
     Options = LlamaCppOptions
+    context_option = "context"
+    weighing_options = ("cache_type_k", "cache_type_v")
     versions: ClassVar[Mapping[str, str]] = {"cpu": "2026.10.11549", "cuda": "2026.10.11549"}
     quirks = Quirks(
         ignored=frozenset({"parallel_tool_calls", "service_tier", "store", "user", "metadata"}),
@@ -92,24 +93,10 @@ class LlamaCpp(Engine):
         return Verdict(True, kind="gguf")
 
     def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate:
-        given = LlamaCppOptions.model_validate(options.model_dump())
-        per_token = self._kv_per_token(model, given)
-        context = given.context or model.context_length
-        vocabulary = int(model.facts.get("vocab_size") or 0)
-        # One micro-batch of logits in float32, and activations of the same order.
-        buffers = (given.micro_batch or BATCH) * vocabulary * 4
-        unknown = [] if per_token else ["the shape of the attention"]
-        unknown += [] if context else ["the context length"]
-        weights = weights_bytes(model)
-        return Estimate(
-            weights=weights,
-            kv_cache=int(per_token * context) if per_token and context else None,
-            overhead=RESIDENT + buffers,
-            unknown=(*unknown, *([] if weights else ["the size of the weights"])),
-        )
+        return llamacpp_memory.estimate(model, LlamaCppOptions.model_validate(options.model_dump()), hardware)
 
-    def _kv_per_token(self, model: LocalModel, given: LlamaCppOptions) -> float | None:
-        return kv_bytes_per_token(model.facts, given.cache_type_k or "f16", given.cache_type_v or "f16")
+    def reported(self, log: list[str]) -> Reported:
+        return llamacpp_memory.reported(log)
 
     def command(
         self,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,15 +16,30 @@ from .base import (
     Quirks,
     Reason,
     ReasonCode,
+    Reported,
     Requirements,
     Verdict,
 )
-from .estimates import GIB, MIB, kv_bytes_per_token, weights_bytes
+from .estimates import (
+    GIB,
+    MIB,
+    Cache,
+    kv_cache_bytes,
+    kv_cache_tokens,
+    kv_dtype,
+    missing,
+    weights_bytes,
+)
 from .transformers_options import TransformersOptions
 
 # What the process holds beside weights: Python, torch, transformers, the server. Measured 450 MiB with 5.24
 # on a CPU after short answers (710 with a model of 257); long prompts add to it while they are read.
 RESIDENT = 500 * MIB
+# A CUDA context, and activations of a prompt.
+RESIDENT_GPU = GIB
+# Tokens a block of the KV cache of continuous batching, and the share of free memory that it takes.
+PAGE = 256
+SHARE_GPU, SHARE_CPU = 0.9, 0.6
 
 
 class Transformers(Engine):
@@ -33,6 +49,7 @@ class Transformers(Engine):
     title = "transformers"
     kinds = ("safetensors",)
     Options = TransformersOptions
+    weighing_options = ("dtype", "quantization")
     versions: ClassVar[Mapping[str, str]] = {"cpu": "5.24.0", "cuda": "5.24.0"}
     quirks = Quirks(
         ignored=frozenset(
@@ -86,19 +103,24 @@ class Transformers(Engine):
 
     def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate:
         given = TransformersOptions.model_validate(options.model_dump())
-        dtype = {"bnb-4bit": "int4", "bnb-8bit": "int8"}.get(given.quantization or "", given.dtype)
-        cache = given.dtype if given.dtype in ("float32", "float16", "bfloat16") else "bfloat16"
-        per_token = kv_bytes_per_token(model.facts, cache, cache)
-        # It allocates the cache as an answer grows; the most that one request can take is its whole context.
-        known = per_token is not None and model.context_length is not None
-        weights = weights_bytes(model, dtype)
-        unknown = [] if known else ["the shape of the attention or the context length"]
-        return Estimate(
-            weights=weights,
-            kv_cache=int((per_token or 0) * (model.context_length or 0)) if known else None,
-            overhead=RESIDENT,
-            unknown=(*unknown, *([] if weights else ["the size of the weights"])),
+        context = model.context_length
+        # Latent attention is kept as the full keys and values of every head.
+        cache = Cache(key=kv_dtype(model, given.dtype), latent=False)
+        whole = Estimate(
+            weights=weights_bytes(model, given.dtype, given.quantization),
+            # It grows with an answer; the most that one request can take is its whole context.
+            kv_cache=kv_cache_bytes(model, context, cache),
+            overhead=RESIDENT_GPU if hardware.gpus else RESIDENT,
+            unknown=missing(model, context),
+            context=context,
+            kv_tokens=context,
+            grows=True,
         )
+        return _batched(whole, model, given, hardware) if given.continuous_batching else whole
+
+    def reported(self, log: list[str]) -> Reported:
+        found = re.search(r"transformers: memory weights_bytes=(\d+)", "\n".join(log))
+        return Reported(weights_bytes=int(found[1])) if found else Reported()
 
     def command(
         self,
@@ -178,3 +200,20 @@ class Transformers(Engine):
                 "version.",
             )
         return None
+
+
+def _batched(whole: Estimate, model: LocalModel, given: TransformersOptions, hardware: Hardware) -> Estimate:
+    """With continuous batching: a cache in pages, of so many blocks, else of a share of what is free."""
+    cache = Cache(key=kv_dtype(model, given.dtype), latent=False, slides=False)
+    page = given.cb_block_size or PAGE
+    if given.cb_num_blocks:
+        tokens = given.cb_num_blocks * page
+        return replace(whole, kv_cache=kv_cache_bytes(model, tokens, cache), kv_tokens=tokens, grows=False)
+    memory = hardware.gpus[0].memory_bytes if hardware.gpus else hardware.memory_bytes
+    share = given.cb_max_memory_percent or (SHARE_GPU if hardware.gpus else SHARE_CPU)
+    if whole.weights is None:
+        return whole
+    left = max(0, memory - whole.weights - whole.overhead)
+    limit = whole.weights + whole.overhead + int(left * share)
+    held = kv_cache_tokens(model, left * share, cache)
+    return replace(whole, kv_tokens=held, limit=limit, grows=False)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from . import vllm_memory
 from .base import (
     SAMPLING,
     Ask,
@@ -21,17 +22,12 @@ from .base import (
     Reason,
     ReasonCode,
     Rendered,
+    Reported,
     Requirements,
     Verdict,
 )
-from .estimates import GIB, MIB, context_that_fits, kv_bytes_per_token, weights_bytes
+from .estimates import GIB, context_that_fits
 from .vllm_options import DRAFT_TOKENS, KV_CACHE_CPU_GIB, RANKS, VllmOptions
-
-# What its processes hold beside weights and KV cache, by their proportional share of pages: the API server
-# 610 MiB, the core 530, a worker 740. Measured on the CPU build 0.32, ready, with a model of 257 MiB.
-RESIDENT_CPU = 1900 * MIB
-# Activations and CUDA graphs of a GPU worker; vLLM profiles the true amount when it starts.
-RESIDENT_GPU = 2 * GIB
 
 
 class Vllm(Engine):
@@ -42,6 +38,9 @@ class Vllm(Engine):
     kinds = ("safetensors",)
     adapter_kinds = ("safetensors",)
     Options = VllmOptions
+    context_option = "max_model_len"
+    split_options = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+    weighing_options = ("quantization", "kv_cache_dtype")
     versions: ClassVar[Mapping[str, str]] = {"cpu": "0.32.0", "cuda": "0.33.0"}
     quirks = Quirks(
         ignored=frozenset({"user", "store", "metadata", "service_tier"}),
@@ -100,32 +99,7 @@ class Vllm(Engine):
         return Verdict(True, kind="safetensors")
 
     def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate:
-        given = VllmOptions.model_validate(options.model_dump())
-        quantised = {"fp8": "fp8", "bitsandbytes": "int4"}.get(given.quantization or "", given.dtype)
-        weights = weights_bytes(model, quantised)
-        cache, unknown = self._kv_cache(model, given, hardware)
-        return Estimate(
-            weights=weights,
-            kv_cache=cache,
-            overhead=RESIDENT_GPU if hardware.gpus else RESIDENT_CPU,
-            unknown=(*unknown, *([] if weights else ["the size of the weights"])),
-        )
-
-    def _kv_cache(
-        self, model: LocalModel, given: VllmOptions, hardware: Hardware
-    ) -> tuple[int | None, tuple[str, ...]]:
-        """What it sets aside.
-
-        The amount that was named, else on a GPU what one request of full length needs.
-        """
-        if given.kv_cache_gib or not hardware.gpus:
-            return int((given.kv_cache_gib or KV_CACHE_CPU_GIB) * GIB), ()
-        kind = given.kv_cache_dtype or "auto"
-        per_token = kv_bytes_per_token(model.facts, *["bfloat16" if kind == "auto" else kind] * 2)
-        context = given.max_model_len or model.context_length
-        if per_token is None or context is None:
-            return None, ("the shape of the attention or the context length",)
-        return int(per_token * context), ()
+        return vllm_memory.estimate(model, VllmOptions.model_validate(options.model_dump()), hardware)
 
     def command(
         self,
@@ -197,6 +171,9 @@ class Vllm(Engine):
             if sign in line:
                 return words
         return None
+
+    def reported(self, log: list[str]) -> Reported:
+        return vllm_memory.reported(log)
 
     def explain(self, log: list[str], exit_code: int | None) -> Reason | None:
         text = "\n".join(log)

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 import uvicorn
 from fastapi import HTTPException
+from transformers.cli.serving import model_manager as serving_models
 from transformers.cli.serving import utils as serving
 
 KEY = os.environ.pop("SLIPWAY_ENGINE_KEY", "")
@@ -240,6 +241,18 @@ async def answer(send, status, body, kind=b"application/json"):
     await send({"type": "http.response.body", "body": body})
 
 
+def tell_memory():
+    """What the weights take, once loaded, for whoever reads the log."""
+    load = serving_models.ModelManager._load_model
+
+    def told(self, *args, **kwargs):
+        model = load(self, *args, **kwargs)
+        print(f"transformers: memory weights_bytes={model.get_memory_footprint()}", flush=True)
+        return model
+
+    serving_models.ModelManager._load_model = told
+
+
 def put_in_front():
     """uvicorn is given the server's application as its first argument."""
     configure = uvicorn.Config.__init__
@@ -281,6 +294,7 @@ def main():
     remember_batchers()
     sample_when_asked()
     keep_to_the_context()
+    tell_memory()
     put_in_front()
     sys.argv = ["transformers", "serve", given.served_name, *rest]
     from transformers.cli.transformers import main as run
