@@ -86,9 +86,11 @@ def choose(column: Column, deployment: Deployment, adapter: str = "") -> None:
 
 
 def move(old: Deployment, new: Deployment) -> None:
-    """From the next message on `new` answers wherever `old` did."""
+    """From the next message on `new` answers wherever `old` did; its model does for an adapter it lacks."""
     held = list(Conversation.objects.filter(columns__deployment=old).distinct())
-    Column.objects.filter(deployment=old).update(deployment=new)
+    theirs = Column.objects.filter(deployment=old)
+    theirs.exclude(adapter__in=["", *adapters.served(new)]).update(adapter="")
+    theirs.update(deployment=new)
     for conversation in held:
         tell(conversation)
 

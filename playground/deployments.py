@@ -33,6 +33,7 @@ PERMANENT = {
     ReasonCode.UNKNOWN_OPTION,
     ReasonCode.DRIVER_MISSING,
     ReasonCode.BAD_WEIGHTS,
+    ReasonCode.SERVER_REFUSED,
 }
 # Not the deployment's doing: started again at once, and not counted.
 FORGIVEN = {
@@ -84,6 +85,7 @@ def request(
     extra: Iterable[tuple[str, str]] = (),
     replaces: Deployment | None = None,
     take_over: bool = False,
+    once: str = "",
 ) -> Deployment:
     """A new deployment that should run; DeploymentRefused names every field that is wrong.
 
@@ -91,7 +93,7 @@ def request(
     `attached`: keys of the adapters it serves beside its model; `form`: of the one it loads, of several.
     `extra`: (flag, value) pairs; that the one who asks is an administrator was judged before.
     Once ready it stops the one it `replaces`, takes its name unless it was given one, and with `take_over`
-    its conversations.
+    its conversations. `once` names the form it was asked by: asked twice by it for the same, it is one.
     """
     clean, fields = engine_options.judge(team, model, engine, options, version, name)
     fields |= engine_options.judge_numbers(min_replicas, max_replicas, idle_timeout_s, gpus, cores)
@@ -100,15 +102,20 @@ def request(
     fields |= engine_options.judge_form(model, engine, form)
     added, why = engine_options.judge_extra(engine, extra)
     fields |= {"extra": why} if why else {}
-    if replaces and (replaces.released or replaces.desired == Deployment.Desired.DELETED):
-        fields["place"] = f"{replaces.name} serves an endpoint or was deleted: start beside it."
+    if replaces and (replaces.team_id, replaces.model_id) != (team.pk, model.pk):
+        fields["place"] = f"{replaces.name} is of another model: start beside it."
     if fields:
         raise DeploymentRefused(fields)
     wanted: dict[str, Any] = {"version": version or None, "options": clean}
     wanted |= {"gpus": gpus, "cores": cores, "share": share, "adapters": chosen, "form": form}
     wanted |= {"extra": added} if added else {}
     wanted |= {"replaces": edits.succession(replaces, take_over=take_over, name=not name)} if replaces else {}
+    wanted |= {"once": edits.stamp(once, engine, name, idle_timeout_s, wanted)} if once else {}
     with transaction.atomic():
+        if once and (asked := _asked_before(model, user, wanted["once"])):
+            return asked
+        if replaces:
+            _refuse_rivals(replaces)
         row = Deployment.objects.create(
             team=team,
             created_by=user,
@@ -157,23 +164,31 @@ def succeed(deployment: Deployment) -> bool:
     wanted = {key: value for key, value in deployment.wanted.items() if key != "replaces"}
     with transaction.atomic():
         mine = Deployment.objects.filter(pk=deployment.pk, wanted__replaces=named)
+        old = _to_replace(deployment, named) if named else None
+        # What that one was still to replace goes with it.
+        inherited = old and old.wanted.get("replaces")
+        wanted |= {"replaces": inherited} if inherited else {}
         if not named or not mine.update(wanted=wanted):
             return False
         deployment.wanted = wanted
-        old = Deployment.objects.filter(pk=named["deployment"], team=deployment.team_id, released=False)
-        row = old.exclude(desired=Deployment.Desired.DELETED).first()
-        if row is None:
+        if old is None:
             return False
-        changes = {"name": _free_name(deployment.team, f"{row.name[:100]}-before")} if named["name"] else {}
-        if not old.update(desired=Deployment.Desired.STOPPED, **changes):
-            return False
+        left = {key: value for key, value in old.wanted.items() if key != "replaces"}
+        left["replaced_by"] = deployment.pk
+        changes = {"name": _free_name(deployment.team, f"{old.name[:100]}-before")} if named["name"] else {}
+        Deployment.objects.filter(pk=old.pk).update(
+            desired=Deployment.Desired.STOPPED, wanted=left, **changes
+        )
         if named["name"]:
-            Deployment.objects.filter(pk=deployment.pk).update(name=row.name)
-            deployment.name = row.name
+            Deployment.objects.filter(pk=deployment.pk).update(name=old.name)
+            deployment.name = old.name
         if named["conversations"]:
-            conversations.move(row, deployment)
-        access.audit(None, deployment.team, "replace", f"deployment:{row.pk}", by=deployment.pk)
-        _announce(row.pk, row.team_id)
+            conversations.move(old, deployment)
+        access.audit(
+            deployment.created_by, deployment.team, "replace", f"deployment:{old.pk}", by=deployment.pk
+        )
+        _announce(old.pk, old.team_id)
+        _announce(deployment.pk, deployment.team_id)
     return True
 
 
@@ -186,6 +201,7 @@ def start(deployment: Deployment, user: User | None) -> None:
 def stop(deployment: Deployment, user: User | None) -> None:
     """It should not run; its replicas are drained and stopped."""
     _refuse_released(deployment, "stop")
+    _renounce(deployment)
     _wish(deployment, user, "stop", desired=Deployment.Desired.STOPPED)
 
 
@@ -201,6 +217,7 @@ def restart(deployment: Deployment, user: User | None) -> None:
 def delete(deployment: Deployment, user: User | None) -> None:
     """It goes from every list and its replicas stop; the row stays for what refers to it."""
     _refuse_released(deployment, "delete")
+    _renounce(deployment)
     _wish(deployment, user, "delete", desired=Deployment.Desired.DELETED)
 
 
@@ -503,6 +520,39 @@ def drained(replica: Replica) -> bool:
 
 
 # Parts
+
+
+def _asked_before(model: Model, user: User | None, stamp: str) -> Deployment | None:
+    """What the same form already made. Holds the model's row: two presses come one after the other."""
+    Model.objects.select_for_update(no_key=True).get(pk=model.pk)
+    return Deployment.objects.filter(model=model, created_by=user, wanted__once=stamp).first()
+
+
+def _refuse_rivals(old: Deployment) -> None:
+    """Only one at a time is to take a deployment's place. Holds its row."""
+    row = Deployment.objects.select_for_update(no_key=True).get(pk=old.pk)
+    if row.released or row.desired == Deployment.Desired.DELETED:
+        raise DeploymentRefused({"place": f"{row.name} serves an endpoint or was deleted: start beside it."})
+    rival = edits.heirs(row).first()
+    if rival:
+        words = f"{rival.name} is to take the place of {row.name} already: stop it first, or start beside."
+        raise DeploymentRefused({"place": words})
+
+
+def _to_replace(heir: Deployment, named: dict[str, Any]) -> Deployment | None:
+    """The row, held, of the one it takes the place of; None where a later one is to, or nobody may."""
+    rows = Deployment.objects.filter(pk=named["deployment"], team=heir.team_id, released=False)
+    old = rows.exclude(desired=Deployment.Desired.DELETED).select_for_update(no_key=True).first()
+    later = Deployment.objects.filter(wanted__replaces__deployment=named["deployment"], pk__gt=heir.pk)
+    return None if old is None or later.exclude(desired=Deployment.Desired.DELETED).exists() else old
+
+
+def _renounce(deployment: Deployment) -> None:
+    """Whoever stops it does not want it to take another's place later."""
+    if not deployment.wanted.get("replaces"):
+        return
+    wanted = {key: value for key, value in deployment.wanted.items() if key != "replaces"}
+    Deployment.objects.filter(pk=deployment.pk, wanted=deployment.wanted).update(wanted=wanted)
 
 
 def _free_name(team: Team, name: str) -> str:

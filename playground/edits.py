@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from playground import engines, extra
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from playground import configurations, engines, extra
 from playground.engines.base import Engine
-from playground.models import Adapter, Deployment, ModelFormat
+from playground.models import Adapter, Deployment, Model, ModelFormat, Replica
 
 # What may be wished beside the options, as people call it.
-WISHES = {"version": "Version", "gpus": "GPUs", "cores": "Cores"}
+WISHES = {"version": "Version", "gpus": "GPUs", "cores": "Cores", "idle_timeout_s": "Stop when unused, s"}
+GONE = (*Replica.TERMINAL, Replica.State.LOST)
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,38 @@ def succession(old: Deployment, *, take_over: bool, name: bool) -> dict[str, Any
     return {"deployment": old.pk, "conversations": take_over, "name": name}
 
 
+def heirs(old: Deployment) -> QuerySet[Deployment]:
+    """Those on their way to take its place, the newest first; one that gave up is none."""
+    alive = Replica.objects.filter(deployment=OuterRef("pk")).exclude(state__in=GONE)
+    rows = Deployment.objects.filter(Q(problem="") | Exists(alive), wanted__replaces__deployment=old.pk)
+    return rows.filter(desired=Deployment.Desired.RUNNING).order_by("-pk")
+
+
+def predecessor(deployment: Deployment) -> Deployment | None:
+    """The one whose place it is to take."""
+    named = deployment.wanted.get("replaces")
+    return _there(named["deployment"]) if named else None
+
+
+def successor(deployment: Deployment) -> Deployment | None:
+    """The one that took its place, while it rests."""
+    running = deployment.desired == Deployment.Desired.RUNNING
+    return None if running else _there(deployment.wanted.get("replaced_by"))
+
+
+def _there(pk: int | None) -> Deployment | None:
+    return Deployment.objects.exclude(desired=Deployment.Desired.DELETED).filter(pk=pk).first()
+
+
+def stamp(form: str, *wished: Any) -> str:
+    """What marks all that one form asked for: pressed twice it is the same, changed in between it is not."""
+    return configurations.digest(configurations.canonical({"form": form, "wished": wished}))
+
+
 def wishes(deployment: Deployment) -> dict[str, Any]:
     """What was wished of a deployment, with its engine, as `changes` compares it."""
-    return {**deployment.wanted, "engine": deployment.engine}
+    more = {"engine": deployment.engine, "idle_timeout_s": deployment.idle_timeout_s}
+    return {**deployment.wanted, **more}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
@@ -58,8 +90,20 @@ def _lines(wished: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _options(adapter: Engine, options: Mapping[str, Any]) -> dict[str, str]:
-    fields = adapter.Options.model_fields
-    return {str(fields[name].title): _text(value) for name, value in options.items() if name in fields}
+    """Each option by its title; one of an earlier Slipway, which has it no more, by its name."""
+    return {title: text for title, _, text in shown(adapter, options)}
+
+
+def shown(adapter: Engine, options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(title, name, text) of each option that was set, as people read them."""
+    fields, found = adapter.Options.model_fields, []
+    for name, value in options.items():
+        more = fields[name].json_schema_extra if name in fields else None
+        names_model = isinstance(more, dict) and more.get("model")
+        row = Model.objects.filter(pk=value).first() if names_model else None
+        title = str(fields[name].title) if name in fields else name
+        found.append((title, name, row.name if row else _text(value)))
+    return found
 
 
 def _weights(form: Any) -> str:
@@ -70,4 +114,6 @@ def _weights(form: Any) -> str:
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(part) for part in value)
     return ("on" if value else "off") if isinstance(value, bool) else str(value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playground import catalogue, engines, environments, frame, nodes
+from playground import catalogue, drafts, engines, environments, frame, nodes
 from playground.engines.base import Engine, Estimate, Hardware, LocalModel, Verdict
 from playground.models import EngineEnvironment, Model, Node
 
@@ -75,7 +75,8 @@ class Offer:
 def offers(model: Model) -> list[Offer]:
     """Every engine's answer, with its default options."""
     node = roomiest()
-    return [offer(model, adapter, {}, node) for adapter in engines.all()]
+    meant = [adapter for adapter in engines.all() if adapter.is_elsewhere == model.is_elsewhere]
+    return [offer(model, adapter, {}, node) for adapter in meant]
 
 
 def offer(
@@ -89,7 +90,7 @@ def offer(
 def previews(forms: Sequence[LocalModel]) -> list[Offer]:
     """Every engine's answer to a model not in the catalogue yet, each to the best form it can load."""
     node = roomiest()
-    return [_preview(forms, adapter, node) for adapter in engines.all()]
+    return [_preview(forms, adapter, node) for adapter in engines.all() if not adapter.is_elsewhere]
 
 
 def _preview(forms: Sequence[LocalModel], adapter: Engine, node: Node | None) -> Offer:
@@ -127,21 +128,24 @@ def free(node: Node) -> int:
     return int(node.inventory.get("memory_available_bytes") or 0)
 
 
-def command(given: Offer, options: Mapping[str, Any], version: str, served_name: str) -> list[str]:
-    """The argument list that would run, the port left open."""
+def command(
+    given: Offer, options: Mapping[str, Any], version: str, served_name: str, extra: Sequence[str] = ()
+) -> list[str]:
+    """The argument list that would run, the port left open. `extra`: arguments an administrator adds."""
     if given.local is None:
         return []
     adapter = given.adapter
     hardware = nodes.hardware(given.node) if given.node else Hardware(1, 0)
     parsed = adapter.Options.model_validate(dict(options))
     folder = _folder(adapter, version, hardware.build)
-    line = adapter.command(folder, given.local, parsed, PORT, served_name, hardware)
+    local = drafts.beside(given.local, drafts.form(adapter, options))
+    line = adapter.line(folder, local, parsed, PORT, served_name, hardware, extra=extra)
     return [part.replace(str(PORT), "PORT") for part in line]
 
 
 def version_of(adapter: Engine, node: Node | None) -> str:
     """The version that is taken when none is chosen."""
-    return adapter.versions.get(environments.build_of(node) if node else "cpu", "")
+    return adapter.versions.get(environments.build_of(node, adapter) if node else "cpu", "")
 
 
 def installed(adapter: Engine) -> list[EngineEnvironment]:

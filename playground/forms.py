@@ -3,12 +3,15 @@
 Judges nothing: `options.parse` does, and its sentences come back beside the fields.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django.http import QueryDict
 from pydantic import BaseModel, ValidationError
+
+from playground.engines.base import GROUPS
 
 PREFIX = "option."
 UNSET = "engine default"
@@ -52,6 +55,22 @@ class Field:
     def id(self) -> str:
         return f"id-{self.name}".replace(".", "-")
 
+    @property
+    def input(self) -> str:
+        """The input's type. What is no number is shown all the same, where a number's input would hide it."""
+        return "text" if self.kind == "number" and not _is_number(self.value) else self.kind
+
+    @property
+    def unlisted(self) -> bool:
+        """Whether what was typed is none of the choices."""
+        return bool(self.value) and self.value not in dict(self.choices)
+
+    @property
+    def described(self) -> str:
+        """Ids of what is said of it: first what is wrong."""
+        parts = [f"{self.id}-error"] if self.error else []
+        return " ".join([*parts, f"{self.id}-hint"] if self.hint or self.off or self.range else parts)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -77,7 +96,9 @@ def groups(
     build: str = "",
     models: Sequence[tuple[str, str]] = (),
 ) -> list[Group]:
-    """The form of `options`, in the order its fields were written; `values` and `errors` by field name.
+    """The form of `options`: groups as `base.GROUPS` has them, fields as they were written.
+
+    `values` and `errors` are by field name.
 
     `build`: of the nodes there are; options of another are marked so. `models`: (number, name) of those that
     an option may name.
@@ -92,7 +113,8 @@ def groups(
             shape |= {"off": OFF.get(shape["build"], f"Only in the {shape['build']} build.")}
         field = _field(name, shape, values.get(name), (errors or {}).get(name, ""))
         found.setdefault(shape.get("group") or "Options", []).append(field)
-    return [Group(title, tuple(fields)) for title, fields in found.items()]
+    order = [*GROUPS, *found]
+    return [Group(title, tuple(found[title])) for title in sorted(found, key=order.index)]
 
 
 def _unlisted(value: Any, models: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -182,6 +204,13 @@ def _choices(shape: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         return (("true", "on"), ("false", "off"))
     values = shape.get("enum") or ([shape["const"]] if "const" in shape else [])
     return tuple((text_of(value), text_of(value) or "none") for value in values if text_of(value))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return not text or math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _grouped(text: str) -> str:

@@ -9,7 +9,7 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from playground import access, deployments, engine_logs, standing
+from playground import access, deployments, edits, engine_logs, engines, standing
 from playground.models import Deployment, Replica, Team, User
 from playground.standing import Standing
 from playground.views.request import Request, team_of
@@ -173,10 +173,26 @@ def _context(request: Request, row: Deployment) -> dict[str, Any]:
         "lost": any(replica.state == Replica.State.LOST for replica in replicas),
         "steps": [(step, [standing.job_line(job) for job in step.jobs]) for step in steps],
         "typical": standing.typical_start(row),
+        **_wished(row),
         "log_lines": _last_lines(shown),
         "may_start": access.can(request.user, "start", row.team),
         "may_promote": access.can(request.user, "promote", row.team),
         "idle_choices": _idle_choices(row.idle_timeout_s),
+    }
+
+
+def _wished(row: Deployment) -> dict[str, Any]:
+    """What was asked of it in words, and what it is to replace, or is replaced by."""
+    known = row.engine in engines.names()
+    frozen = row.configuration
+    return {
+        "title": engines.get(row.engine).title if known else row.engine,
+        "options": edits.shown(engines.get(row.engine), row.wanted.get("options") or {}) if known else [],
+        "extra": frozen.extra if frozen else row.wanted.get("extra") or [],
+        "attached": row.model.adapters.filter(pk__in=row.wanted.get("adapters") or []).order_by("name"),
+        "predecessor": edits.predecessor(row),
+        "successor": edits.successor(row),
+        "heir": edits.heirs(row).first(),
     }
 
 
