@@ -22,7 +22,7 @@ from django.conf import settings  # noqa: E402
 from django.http.request import split_domain_port, validate_host  # noqa: E402
 
 from endpoints import gateway, metrics  # noqa: E402
-from playground import consumers, engine_client, generation, health  # noqa: E402
+from playground import bodies, consumers, engine_client, generation, health  # noqa: E402
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -45,7 +45,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     elif is_gateway(scope.get("raw_path") or scope["path"].encode()):
         await gateway.application(scope, receive, send)
     else:
-        await pages(scope, receive, send)
+        await bodies.bounded(pages, scope, receive, send)
 
 
 def names_us(scope: Scope) -> bool:

@@ -18,7 +18,7 @@ from django.conf import settings
 
 from playground import disk, jobs, landing, safety, secrets, uploads, weights
 from playground.jobs import JobFailed, Work
-from playground.models import Job, Team, User
+from playground.models import Job, Team, Upload, User
 from playground.work import Cancelled
 
 if TYPE_CHECKING:
@@ -99,13 +99,21 @@ def credentials(team: Team) -> Credentials | None:
 def request(team: Team, user: User, address: str, name: str) -> Job:
     """Ask for the model at that address under that name. ImportRefused or LandingRefused with why not."""
     bucket, prefix = split(address)
-    name = name.strip() or (prefix.rpartition("/")[2] or bucket)
+    name = name.strip() or (prefix.rpartition("/")[2] or bucket).removesuffix(".gguf")
     try:
         landing.check_name(name)
     except landing.LandingRefused as problem:
         raise ImportRefused({"name": str(problem)}) from problem
+    if Upload.objects.filter(team=team, name=name).exists():
+        raise ImportRefused(
+            {"name": f"An upload is called {name}: end or remove it, or choose another name."}
+        )
     arguments = {"address": f"s3://{bucket}/{prefix}", "name": name}
-    return jobs.request(Job.Kind.IMPORT_MODEL, landing.node(), landing.target(name), arguments, team, user)
+    target = landing.target(team.pk, name)
+    job = jobs.request(Job.Kind.IMPORT_MODEL, landing.node(), target, arguments, team, user)
+    if job.arguments != arguments:
+        raise ImportRefused({"name": f"{name} is being imported from elsewhere: choose another name."})
+    return job
 
 
 def run(work: Work) -> dict[str, Any]:
@@ -122,19 +130,25 @@ def run(work: Work) -> dict[str, Any]:
 
 def _fetch(work: Work, team: Team, address: str, name: str) -> dict[str, Any]:
     bucket, prefix = split(address)
+    if not landing.has_landed(team, name):
+        _gather(work, team, bucket, prefix, name)
+    model = landing.land(work, team, name, {"how": "s3", "address": address})
+    return {"model": model.pk}
+
+
+def _gather(work: Work, team: Team, bucket: str, prefix: str, name: str) -> None:
+    """Bring what is not here yet."""
     work.progress("asking the bucket")
     with _explained(bucket):
         source = _connect(credentials(team))
         objects = _listing(source, bucket, prefix)
         wanted = _judged(source, bucket, objects)
         _forget_changed(landing.folder(team.pk, name), wanted)
-        _check_room(team, name, wanted)
         done, total = 0, sum(one.size for one in wanted)
         for one in wanted:
+            _check_room(team, name, wanted)
             _bring(work, source, bucket, one, landing.folder(team.pk, name), done, total)
             done += one.size
-    model = landing.land(work, team, name, {"how": "s3", "address": address})
-    return {"model": model.pk}
 
 
 def _connect(given: Credentials | None) -> "S3FileSystem":
@@ -158,21 +172,39 @@ def _connect(given: Credentials | None) -> "S3FileSystem":
 
 def _listing(source: "S3FileSystem", bucket: str, prefix: str) -> list[Object]:
     """What lies below the prefix, or the one object of that name."""
-    root = f"{bucket}/{prefix}" if prefix else bucket
-    found = source.find(root, detail=True)
-    objects = []
-    for key, facts in sorted(found.items()):
-        name = key.removeprefix(root).lstrip("/") or key.rpartition("/")[2]
-        if not name.endswith("/") and facts["size"]:
-            etag = str(facts.get("ETag", "")).strip('"')
-            objects.append(Object(name, key.removeprefix(bucket + "/"), facts["size"], etag))
-        if len(objects) > safety.MAX_FILES:
-            raise JobFailed(
-                f"s3://{root} has more than {safety.MAX_FILES} objects: name the folder of one model."
-            )
+    root = f"{prefix}/" if prefix else ""
+    objects = [
+        _object(str(one["Key"]).removeprefix(root), one)
+        for one in _keys(source, bucket, root)
+        if one["Size"] and not str(one["Key"]).endswith("/")
+    ]
+    if not objects and prefix:
+        told = source.call_s3("head_object", Bucket=bucket, Key=prefix)
+        one = {"Key": prefix, "Size": told["ContentLength"], "ETag": told["ETag"]}
+        objects = [_object(prefix.rpartition("/")[2], one)]
     if not objects:
-        raise JobFailed(f"s3://{root} is empty: look at the folder's name.")
+        raise JobFailed(f"s3://{bucket}/{prefix} is empty: look at the folder's name.")
     return objects
+
+
+def _keys(source: "S3FileSystem", bucket: str, root: str) -> list[dict[str, Any]]:
+    """The objects whose keys begin so. JobFailed where they are more than any model has."""
+    found: list[dict[str, Any]] = []
+    more: dict[str, str] = {}
+    while True:
+        page = source.call_s3("list_objects_v2", Bucket=bucket, Prefix=root, **more)
+        found += page.get("Contents", [])
+        if len(found) > safety.MAX_FILES:
+            raise JobFailed(
+                f"s3://{bucket}/{root} has more than {safety.MAX_FILES} objects: name one model's folder."
+            )
+        if not page.get("IsTruncated"):
+            return found
+        more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _object(name: str, told: dict[str, Any]) -> Object:
+    return Object(name, str(told["Key"]), int(told["Size"]), str(told.get("ETag", "")).strip('"'))
 
 
 def _judged(source: "S3FileSystem", bucket: str, objects: list[Object]) -> list[Object]:

@@ -7,11 +7,12 @@ whole, and only then gets its name. Knows nothing about where the bytes come fro
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db.models import Sum
 
-from playground import access, catalogue, disk, safety, weights
+from playground import access, catalogue, disk, jobs, safety, weights
 from playground.jobs import JobFailed, Work
 from playground.models import Job, Model, ModelFormat, Node, Team, Upload
 
@@ -25,14 +26,18 @@ class LandingRefused(Exception):
     """It may not come here under that name or at that size; the text says why."""
 
 
+class NotNeeded(LandingRefused):
+    """This file is none of a model's; the others may still be one."""
+
+
 def folder(team_pk: int, name: str) -> Path:
     """Where a model gathers until it is whole."""
     return catalogue.root() / INCOMING / f"{team_pk}-{name}"
 
 
-def target(name: str) -> str:
-    """What its job works on: one at a time for a name."""
-    return f"import:{name}"
+def target(team_pk: int, name: str) -> str:
+    """What its job works on: one at a time for a team's name."""
+    return f"import:{team_pk}:{name}"
 
 
 def check_name(name: str) -> None:
@@ -53,11 +58,10 @@ def check_path(path: str) -> None:
         safety.refuse_path(path)
     except safety.Refused as problem:
         raise LandingRefused(str(problem)) from problem
-    if path.count("/") >= MAX_DEPTH or not safety.needed(path):
-        raise LandingRefused(
-            f"{path} is none of a model's files: those are .safetensors, .gguf and the .json, .jinja, .txt "
-            "and .model files beside them. Pickled weights and code are not taken."
-        )
+    if path.count("/") >= MAX_DEPTH:
+        raise LandingRefused(f"{path} lies too deep: a model has at most {MAX_DEPTH - 1} folders in another.")
+    if not safety.needed(path):
+        raise NotNeeded(f"{path} is left out: {safety.why_not(path)}")
 
 
 def check_room(team: Team, wanted: int) -> None:
@@ -77,11 +81,15 @@ def most() -> int:
 
 
 def usage(team: Team) -> int:
-    """Bytes of the team's own models, and of what is on its way as uploads."""
-    landed = ModelFormat.objects.filter(model__team=team, model__origin__has_key="landed")
+    """Bytes of the team's own models, of whole files on their way as uploads, of what imports left so far."""
+    landed = ModelFormat.objects.filter(
+        model__team=team, model__missing=False, model__origin__has_key="landed"
+    )
     coming = Upload.objects.filter(team=team)
     held = [rows.aggregate(total=Sum("size_bytes"))["total"] or 0 for rows in (landed, coming)]
-    return sum(held)
+    uploads = {folder(team.pk, name) for name in coming.values_list("name", flat=True)}
+    gathered = (catalogue.root() / INCOMING).glob(f"{team.pk}-*")
+    return sum(held) + sum(weights.bytes_below(one) for one in gathered if one not in uploads)
 
 
 def node() -> Node:
@@ -93,26 +101,37 @@ def node() -> Node:
 
 
 def land(work: Work, team: Team, name: str, landed: dict[str, str]) -> Model:
-    """Judge what has gathered, give it its name and write it down. After a JobFailed it is still there."""
-    gathered = folder(team.pk, name)
-    work.progress("checking")
-    try:
-        check_name(name)
-        _check_whole(gathered)
-    except (LandingRefused, weights.Refused) as problem:
-        raise JobFailed(str(problem)) from problem
-    for hidden in gathered.rglob(".*"):
-        hidden.unlink()
+    """Judge what has gathered, give it its name and write it down. After a JobFailed it is still there.
+
+    An attempt that was killed on the way is gone on with.
+    """
     final = catalogue.root() / name
-    gathered.rename(final)
-    catalogue.scan(team)
-    model = Model.objects.get(team=team, source=f"local:{name}")
-    Model.objects.filter(pk=model.pk).update(origin={**model.origin, "landed": landed})
-    access.audit(work.job.created_by, team, "import model", f"model:{model.pk}", **landed)
+    if not has_landed(team, name):
+        work.progress("checking")
+        with jobs.alone(f"land:{name.lower()}") as held:
+            if not held:
+                raise JobFailed(f"{name} is being taken: choose another name.")
+            try:
+                check_name(name)
+                _check_whole(folder(team.pk, name))
+            except (LandingRefused, weights.Refused) as problem:
+                raise JobFailed(str(problem)) from problem
+            # Whose it is stands written before others can find it by its name.
+            _announce(team, name, {"landed": landed, "node": settings.NODE_NAME})
+            folder(team.pk, name).rename(final)
+    model = catalogue.record(team, name, catalogue.forms(final))
     for form in model.formats.order_by("pk"):
         form.digest = catalogue.take_digest(catalogue.root() / form.path, work)
         form.save(update_fields=["digest"])
+    access.audit(work.job.created_by, team, "import model", f"model:{model.pk}", **landed)
     return model
+
+
+def has_landed(team: Team, name: str) -> bool:
+    """Whether it got its name already, and only the end of the work is left."""
+    if not NAME.fullmatch(name) or folder(team.pk, name).exists() or not (catalogue.root() / name).is_dir():
+        return False
+    return Model.objects.filter(team=team, source=f"local:{name}", origin__has_key="landed").exists()
 
 
 def clear(team_pk: int, name: str) -> None:
@@ -121,7 +140,19 @@ def clear(team_pk: int, name: str) -> None:
 
 
 def active(team: Team, name: str) -> Job | None:
-    return Job.objects.filter(team=team, target=target(name), state__in=Job.ACTIVE).first()
+    return Job.objects.filter(team=team, target=target(team.pk, name), state__in=Job.ACTIVE).first()
+
+
+def _announce(team: Team, name: str, origin: dict[str, Any]) -> None:
+    """The row, and where its forms will lie: other teams' scans leave them alone from now on."""
+    gathered = folder(team.pk, name)
+    for hidden in gathered.rglob(".*"):
+        hidden.unlink()
+    values = {"name": name, "origin": origin, "missing": True}
+    model, _ = Model.objects.update_or_create(team=team, source=f"local:{name}", defaults=values)
+    for form in catalogue.forms(gathered):
+        kind = ModelFormat.Kind.GGUF if form.suffix == ".gguf" else ModelFormat.Kind.SAFETENSORS
+        model.formats.get_or_create(kind=kind, path=str(Path(name) / form.relative_to(gathered)))
 
 
 def _check_whole(gathered: Path) -> None:

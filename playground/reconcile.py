@@ -52,6 +52,7 @@ SUSPECT_S = 5.0
 LIVE = (State.PENDING, State.PREPARING, State.ASSIGNED, *deployments.RUNNING)
 CHANGED = "The files of the model changed since this configuration was made: start the model anew."
 ATTACHED = "The files of an adapter changed since this configuration was made: start the model anew."
+WITHDRAWN = "The leave to run this model's own code was withdrawn: an administrator gives it on its page."
 REBUILT = "That engine environment cannot be made again here: start the model anew."
 
 _last_pass = time.monotonic()
@@ -303,6 +304,8 @@ def _other_than(frozen: Configuration, parts: _Parts, named: list[dict[str, Any]
         return CHANGED
     if named != frozen.adapters:
         return ATTACHED
+    if frozen.runs_code and not parts.form.model.code_allowed_at:
+        return WITHDRAWN
     return "" if parts.environment.pk == frozen.environment_id else REBUILT
 
 
@@ -323,7 +326,7 @@ def _accepting() -> list[Node]:
 def _want(replica: Replica, node: Node) -> places.Want | None:
     """What the replica would need on that node; None where the engine's build there does not do it."""
     deployment, adapter = replica.deployment, engines.get(replica.deployment.engine)
-    build = environments.build_of(node)
+    build = environments.build_of(node, adapter)
     wanted = deployment.wanted
     options = adapter.Options.model_validate(wanted.get("options", {}))
     if build not in adapter.versions or options.only(build):

@@ -139,13 +139,31 @@ def is_config(name: str) -> bool:
     return path.suffix == ".jinja" or (path.suffix == ".json" and not large)
 
 
+def why_not(name: str) -> str:
+    """Why a file is not `needed`, as the end of a sentence."""
+    if _suffix(name) in PICKLES:
+        return "its format can run code when it is loaded; weights come as .safetensors or .gguf."
+    if _suffix(name) in CODE | PROGRAMS:
+        return "code is not taken."
+    return "a model's files are .safetensors or .gguf, and the .json, .jinja, .txt and .model files beside."
+
+
 def refuse_path(name: str) -> None:
     """Refused unless `name` is a plain relative path of a file: of a listing, an upload or an index."""
     if not 0 < len(name) <= MAX_NAME or not name.isprintable() or "\\" in name or ":" in name:
         raise Refused(f"{name[:80]!r} is no name for a file.")
     parts = name.split("/")
+    if any(len(part.encode()) > MAX_NAME for part in parts):
+        raise Refused(f"{name[:80]!r} is too long for a file's name.")
     if any(part in ("", ".", "..") or part != part.strip() for part in parts):
         raise Refused(f"{name[:80]!r} leads out of the model's folder.")
+
+
+def folders_too(names: Iterable[str]) -> list[str]:
+    """Those of the names that others take for a folder: a disk cannot hold both."""
+    held = set(names)
+    above = {str(folder) for name in held for folder in PurePosixPath(name).parents}
+    return sorted(held & above)
 
 
 def check_template(name: str, template: str) -> None:
@@ -167,6 +185,8 @@ def _of_names(held: list[str], on_disk: bool) -> Iterator[_Finding]:
     if len(held) > MAX_FILES:
         yield _Finding(f"It has more than {MAX_FILES} files.")
         return
+    if both := folders_too(held):
+        yield _Finding(f"{both[0][:80]} is a file and a folder.")
     weights = any(_suffix(name) in WEIGHTS for name in held)
     for name in held:
         try:

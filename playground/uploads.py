@@ -12,11 +12,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from django.db import IntegrityError
+from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from playground import access, disk, jobs, landing
+from playground import access, disk, jobs, landing, safety
 from playground.jobs import JobFailed, Work
 from playground.models import Job, Team, Upload, User
 
@@ -69,22 +69,22 @@ class Coming:
 
 def begin(team: Team, user: User, name: str, path: str, size: int, sha256: str = "") -> Upload:
     """The row of one file, new or as far as it is. UploadRefused, LandingRefused or DiskFull with why not."""
+    landing.check_name(name)
     landing.check_path(path)
     if not 0 < size <= MAX_SIZE:
         raise UploadRefused(f"{path} is empty." if size == 0 else f"{path} has an impossible size.")
-    known = Upload.objects.filter(team=team, name=name, path=path).first()
-    if known:
-        return _go_on(known, size, sha256)
-    landing.check_name(name)
     landing.node()
-    _check_number(team, name)
-    landing.check_room(team, size)
-    try:
+    with transaction.atomic():
+        # One after the other: two tabs that begin the same file, or the last room of the quota.
+        Team.objects.select_for_update(no_key=True).get(pk=team.pk)
+        known = Upload.objects.filter(team=team, name=name, path=path).first()
+        if known:
+            return _go_on(known, size, sha256)
+        _check_others(team, name, path)
+        landing.check_room(team, size)
         return Upload.objects.create(
             team=team, created_by=user, name=name, path=path, size_bytes=size, sha256=sha256
         )
-    except IntegrityError:  # Another tab began it between the two statements.
-        return _go_on(Upload.objects.get(team=team, name=name, path=path), size, sha256)
 
 
 def write(upload: Upload, offset: int, piece: bytes, sha256: str = "") -> int:
@@ -99,6 +99,9 @@ def write(upload: Upload, offset: int, piece: bytes, sha256: str = "") -> int:
         raise UploadRefused("The piece was damaged on its way.", upload.received_bytes)
     with _part(upload).open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        if not Upload.objects.filter(pk=upload.pk).exists():
+            _part(upload).unlink(missing_ok=True)
+            raise UploadRefused("It was removed meanwhile.")
         upload.refresh_from_db()
         if offset != upload.received_bytes:
             raise UploadRefused("The file goes on elsewhere.", upload.received_bytes)
@@ -129,18 +132,21 @@ def tail(upload: Upload) -> tuple[int, str]:
 
 def finish(team: Team, user: User, name: str) -> Job:
     """Ask for the checks and the rename. UploadRefused while a file is not whole."""
+    if not landing.has_landed(team, name):
+        landing.check_name(name)
     rows = Upload.objects.filter(team=team, name=name)
     if not rows:
         raise UploadRefused(f"No upload is called {name}.")
     if part := rows.exclude(received_bytes=F("size_bytes")).first():
         raise UploadRefused(f"{part.path} is not whole yet.")
-    landing.check_name(name)
-    arguments = {"upload": name}
-    return jobs.request(Job.Kind.IMPORT_MODEL, landing.node(), landing.target(name), arguments, team, user)
+    target = landing.target(team.pk, name)
+    return jobs.request(Job.Kind.IMPORT_MODEL, landing.node(), target, {"upload": name}, team, user)
 
 
 def remove(team: Team, user: User, name: str) -> int:
     """Stop it and throw away what is here; how many files that were."""
+    if not landing.NAME.fullmatch(name):
+        return 0
     if job := landing.active(team, name):
         jobs.cancel(job, user)
     gone, _ = Upload.objects.filter(team=team, name=name).delete()
@@ -166,16 +172,20 @@ def coming(team: Team) -> list[Coming]:
 def settle(work: Work, team: Team, name: str) -> dict[str, Any]:
     """Job: check the hashes that were given, and land the model."""
     rows = list(Upload.objects.filter(team=team, name=name).order_by("pk"))
-    gathered = landing.folder(team.pk, name)
+    if not landing.has_landed(team, name):
+        _check_files(work, landing.folder(team.pk, name), rows)
+    model = landing.land(work, team, name, {"how": "upload"})
+    Upload.objects.filter(team=team, name=name).delete()
+    return {"model": model.pk}
+
+
+def _check_files(work: Work, gathered: Path, rows: list[Upload]) -> None:
+    if not rows or any(not (gathered / row.path).is_file() for row in rows):
+        raise JobFailed("Its files are not on this machine: remove the upload and begin again.")
     for row in rows:
         if row.sha256 and _digest(work, gathered / row.path) != row.sha256:
             Upload.objects.filter(pk=row.pk).update(received_bytes=0, finished_at=None)
             raise JobFailed(f"{row.path} is not what its SHA-256 says: send it again.")
-    if any(not (gathered / row.path).is_file() for row in rows) or not rows:
-        raise JobFailed("Its files are not on this machine: remove the upload and begin again.")
-    model = landing.land(work, team, name, {"how": "upload"})
-    Upload.objects.filter(team=team, name=name).delete()
-    return {"model": model.pk}
 
 
 def _go_on(known: Upload, size: int, sha256: str) -> Upload:
@@ -187,13 +197,20 @@ def _go_on(known: Upload, size: int, sha256: str) -> Upload:
     return known
 
 
-def _check_number(team: Team, name: str) -> None:
-    rows = Upload.objects.filter(team=team)
-    if rows.filter(name=name).count() >= MAX_FILES:
-        raise UploadRefused(f"A model has at most {MAX_FILES} files.")
-    names = set(rows.values_list("name", flat=True))
+def _check_others(team: Team, name: str, path: str) -> None:
+    """UploadRefused where another file, upload or import stands against a new file."""
+    if landing.active(team, name):
+        raise UploadRefused(f"{name} is being checked or imported already.")
+    names = dict.fromkeys(Upload.objects.filter(team=team).values_list("name", flat=True))
     if name not in names and len(names) >= MAX_NAMES:
         raise UploadRefused(f"{MAX_NAMES} uploads wait already: go on with one, or remove one.")
+    if name not in names:
+        landing.clear(team.pk, name)  # What an import of that name left when it failed.
+    paths = list(Upload.objects.filter(team=team, name=name).values_list("path", flat=True))
+    if len(paths) >= MAX_FILES:
+        raise UploadRefused(f"A model has at most {MAX_FILES} files.")
+    if both := safety.folders_too([*paths, path]):
+        raise UploadRefused(f"{both[0]} is a file and a folder.")
 
 
 def _part(upload: Upload) -> Path:
@@ -213,13 +230,11 @@ def _refuse_elsewhere(descriptor: int, upload: Upload) -> None:
 
 
 def _newest_job(team: Team, name: str) -> Job | None:
-    return Job.objects.filter(team=team, target=landing.target(name)).order_by("-pk").first()
+    return Job.objects.filter(team=team, target=landing.target(team.pk, name)).order_by("-pk").first()
 
 
 def _digest(work: Work, path: Path) -> str:
-    whole, size = hashlib.sha256(), path.stat().st_size if path.exists() else 0
-    if not size:
-        return ""
+    whole, size = hashlib.sha256(), path.stat().st_size
     with path.open("rb") as file:
         while block := file.read(PIECE):
             whole.update(block)

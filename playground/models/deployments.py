@@ -79,7 +79,7 @@ class Configuration(models.Model):
     @property
     def runs_code(self) -> bool:
         """Whether it runs the model's own code, by an administrator's leave."""
-        return json.loads(self.canonical).get("code") is True
+        return self.facts.get("code") is True
 
 
 class Start(models.Model):
