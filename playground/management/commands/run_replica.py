@@ -107,7 +107,11 @@ def _spec(row: Replica) -> Spec:
     given = Hardware(
         resources["cores"], machine.memory_bytes, tuple(gpu for gpu in machine.gpus if gpu.index in gpus)
     )
-    model = dataclasses.replace(catalogue.local(configuration.format), adapters=adapters.local(configuration))
+    model = dataclasses.replace(
+        catalogue.local(configuration.format),
+        adapters=adapters.local(configuration),
+        trusts_code=configuration.runs_code,
+    )
     model = drafts.beside(model, drafts.of(configuration))
     return Spec(
         replica=row.pk,
