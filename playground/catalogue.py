@@ -84,7 +84,9 @@ def scan(team: Team) -> list[Model]:
 
 def local(format: ModelFormat) -> LocalModel:
     """A form as an adapter sees it: where it lies on this node, and what is known of its model."""
-    model = format.model
+    model, facts = format.model, format.model.facts
+    if format.kind == ModelFormat.Kind.EXTERNAL:
+        facts = model.origin | {"networks": settings.EXTERNAL_NETWORKS}
     return LocalModel(
         name=model.name,
         path=root() / format.path,
@@ -95,7 +97,7 @@ def local(format: ModelFormat) -> LocalModel:
         architecture=model.architecture,
         parameters=model.parameters,
         context_length=model.context_length,
-        facts=model.facts,
+        facts=facts,
         takes_images=model.takes_images,
         trusts_code=model.code_allowed_at is not None,
     )
@@ -160,6 +162,8 @@ def ensure(
 
 
 def _is_ready(node: Node, format: ModelFormat) -> bool:
+    if format.kind == ModelFormat.Kind.EXTERNAL:
+        return True
     if node.name != settings.NODE_NAME:
         return bool(format.digest) and format.digest in node.inventory.get("formats", [])
     path = root() / format.path
@@ -247,12 +251,8 @@ def record(team: Team, name: str, paths: list[Path]) -> Model:
     if not refused:
         for path, found in facts:
             _record_format(model, path, found)
-    return model
-
-
-def _source(name: str) -> str:
         _forget_others(model, paths)
-    return f"local:{name}"[:300]
+    return model
 
 
 def _forget_others(model: Model, paths: list[Path]) -> None:
@@ -260,6 +260,10 @@ def _forget_others(model: Model, paths: list[Path]) -> None:
     here = [str(path.relative_to(root())) for path in paths]
     named = Configuration.objects.filter(model=model).values("format")
     model.formats.filter(recipe={}, files=[]).exclude(path__in=here).exclude(pk__in=named).delete()
+
+
+def _source(name: str) -> str:
+    return f"local:{name}"[:300]
 
 
 def _runs_own_code(model: Model, path: Path) -> bool:

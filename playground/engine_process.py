@@ -119,6 +119,7 @@ class EngineProcess:
         if spec.gpus:
             kept |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, spec.gpus))}
         kept |= self.adapter.environment(self.options, spec.engine_key, spec.home)
+        kept |= {"SLIPWAY_UPSTREAM_KEY": spec.server_key} if spec.server_key else {}
         return kept | processes.mark(spec.home, spec.replica, spec.slots)
 
     async def wait(self) -> int:

@@ -52,7 +52,8 @@ def ensure(
     newest of its version. With `since`, a job for it that failed after that moment comes back instead of a
     new one.
     """
-    adapter, build = engines.get(engine), build_of(node)
+    adapter = engines.get(engine)
+    build = build_of(node, adapter)
     version = version or default_version(adapter, build)
     if not VERSION.fullmatch(version):
         raise JobRefused(f"{version[:40]!r} is no version: write it like {default_version(adapter, build)}.")
@@ -107,9 +108,10 @@ def default_version(adapter: Engine, build: str) -> str:
     return version
 
 
-def build_of(node: Node) -> str:
-    """Which build of an engine fits the node: "cuda" or "cpu"."""
-    return "cuda" if node.inventory.get("gpus") else "cpu"
+def build_of(node: Node, adapter: Engine | None = None) -> str:
+    """Which build of engines fits the node: "cuda" or "cpu". Of `adapter`: "cuda" only where it has that."""
+    knows_gpus = adapter is None or "cuda" in adapter.versions
+    return "cuda" if node.inventory.get("gpus") and knows_gpus else "cpu"
 
 
 # What lies on this node's disk

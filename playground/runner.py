@@ -89,7 +89,7 @@ class Life:
     def __init__(self, spec: Spec, reporter: Reporter) -> None:
         self.spec, self.reporter = spec, reporter
         self.courier = Courier(reporter, spec.heartbeat_s, self._superseded)
-        self.log = EngineLog(spec.folder, (spec.engine_key, spec.relay_key))
+        self.log = EngineLog(spec.folder, (spec.engine_key, spec.relay_key, spec.server_key))
         self.relay = Relay(spec, self.log)
         self.engine: EngineProcess | None = None
         self.vitals: Vitals | None = None

@@ -113,6 +113,8 @@ try:
     DOWNLOADS_AT_ONCE = env.int("SLIPWAY_DOWNLOADS_AT_ONCE", 8)
     DOWNLOAD_SILENCE_S = env.float("SLIPWAY_DOWNLOAD_SILENCE_S", 30.0)
     DOWNLOAD_RETRY_S = env.list("SLIPWAY_DOWNLOAD_RETRY_S", [1.0, 2.0, 5.0, 15.0, 30.0], subcast=float)
+    # Networks besides the public internet in which teams may name servers of others: 10.0.0.0/8, 192.168.1.7.
+    EXTERNAL_NETWORKS: list[str] = env.list("SLIPWAY_EXTERNAL_NETWORKS", [])
     # Earlier secret keys: what was encrypted with one is still read, and encrypted anew with the present one.
     SECRET_KEY_FALLBACKS: list[str] = env.list("SLIPWAY_OLD_SECRET_KEYS", [])
     # The share of a disk that models may never take, and what one team's own models may take together.
@@ -163,6 +165,11 @@ if not (is_loopback(NODE_ADDRESS) or PRIVATE_NETWORK or TLS_CERT):
         f"relays on {NODE_ADDRESS} would speak plain HTTP to other machines: set SLIPWAY_TLS_CERT and "
         "SLIPWAY_TLS_KEY, or SLIPWAY_PRIVATE_NETWORK=1 where that network is yours alone",
     )
+for _network in EXTERNAL_NETWORKS:
+    try:
+        ipaddress.ip_network(_network)
+    except ValueError as problem:
+        stop("SLIPWAY_EXTERNAL_NETWORKS", f"networks like 10.0.0.0/8, with commas between them: {problem}")
 if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", HF_ENDPOINT):
     stop("HF_ENDPOINT", "must be an address like https://huggingface.co, without a password in it")
 SECRET_KEY = SECRET_KEY or _secret_key(HOME)

@@ -38,6 +38,8 @@ class Spec:
     heartbeat_s: float
     tls_cert: str = ""
     tls_key: str = ""
+    server_key: str = ""
+    """What a server of others asks for; never written to the file."""
     extra: tuple[str, ...] = ()
     """Arguments that an administrator added to the engine's command."""
 
@@ -47,7 +49,7 @@ class Spec:
         return self.home / "replicas" / str(self.replica)
 
     def to_json(self) -> str:
-        fields = dataclasses.asdict(self)
+        fields = dataclasses.asdict(self) | {"server_key": ""}
         fields["model"]["facts"] = dict(self.model.facts)
         return json.dumps(fields, default=str, indent=1)
 

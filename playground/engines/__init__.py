@@ -7,6 +7,7 @@ from functools import cache
 from .base import Engine
 
 ENGINES = {
+    "external": "playground.engines.external:External",
     "llama.cpp": "playground.engines.llamacpp:LlamaCpp",
     "transformers": "playground.engines.transformers:Transformers",
     "triton": "playground.engines.triton:Triton",

@@ -53,6 +53,11 @@ class Model(TeamOwned):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """It is asked on somebody else's server; `origin` names that."""
+        return self.source.startswith("external:")
+
 
 class ModelFormat(models.Model):
     """One form of a model's weights. A form that can be made on first need has no digest yet."""

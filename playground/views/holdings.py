@@ -10,6 +10,7 @@ from django.views.decorators.http import require_POST
 from playground import access, catalogue, holdings, jobs, removal
 from playground.models import Job, Model, Node
 from playground.templatetags.figures import bytes_
+from playground.views import external
 from playground.views.request import Request
 
 
@@ -17,7 +18,7 @@ def panel(request: Request, model: Model) -> dict[str, Any]:
     """What the panel on the model's page shows."""
     uses = removal.uses(model)
     return {
-        "holdings": holdings.of(model),
+        "holdings": [] if model.is_elsewhere else holdings.of(model),
         "uses": uses,
         "kept_by": [use for use in uses if use.keeps],
         "holders": removal.holders(model),
@@ -25,6 +26,7 @@ def panel(request: Request, model: Model) -> dict[str, Any]:
         "may_remove": access.can(request.user, "remove models", model.team),
         "removers": access.holders("remove models", model.team),
         "removing": Job.objects.filter(target=f"model:{model.pk}", state__in=Job.ACTIVE).exists(),
+        **external.panel(request, model),
     }
 
 

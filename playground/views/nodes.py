@@ -87,7 +87,7 @@ def _context(request: Request) -> dict[str, Any]:
     team = team_of(request)
     return {
         "nodes": [_facts(node, team) for node in Node.objects.order_by("name")],
-        "engines": engines.all(),
+        "engines": [adapter for adapter in engines.all() if not adapter.is_elsewhere],
         "may_install": access.can(request.user, "install", team),
         "installers": access.holders("install", team),
         "wrong": {},

@@ -34,7 +34,7 @@ class Command(shell.Verb):
 
     def act(self, *, quiet: bool, **options: Any) -> Any:
         if options["verb"] == "list":
-            return [_facts(adapter) for adapter in engines.all()]
+            return [_facts(adapter) for adapter in engines.all() if not adapter.is_elsewhere]
         try:
             adapter = engines.get(options["name"])
         except engines.UnknownEngine as problem:
@@ -60,7 +60,7 @@ def _node() -> Node:
 
 def _facts(adapter: Engine) -> dict[str, Any]:
     here = [_environment(row) for row in environments.installed() if row.engine == adapter.name]
-    build = environments.build_of(_node())
+    build = environments.build_of(_node(), adapter)
     return {
         "name": adapter.name,
         "title": adapter.title,

@@ -11,11 +11,12 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError, InterfaceError
 
-from playground import adapters, catalogue, deployments, drafts, environments, nodes, runner
-from playground.engines.base import Hardware, Reason
+from playground import adapters, catalogue, deployments, drafts, environments, external, nodes, runner
+from playground.engines.base import Hardware, Reason, ReasonCode
 from playground.models import Replica
 from playground.orm import orm
 from playground.reporter import Superseded, Unreachable, Wish
+from playground.secrets import Unreadable
 from playground.spec import Spec
 
 
@@ -33,7 +34,12 @@ class Command(BaseCommand):
         if row.state != Replica.State.ASSIGNED or row.node is None or row.node.name != settings.NODE_NAME:
             self.stdout.write(f"replica {row.pk} is {row.state}: nothing to run here")
             return
-        sys.exit(asyncio.run(runner.run(_spec(row), RowReporter(row.pk))))
+        try:
+            spec = _spec(row)
+        except Unreadable as problem:
+            deployments.mark_failed(row.pk, Reason(ReasonCode.SERVER_REFUSED, str(problem)), [])
+            return
+        sys.exit(asyncio.run(runner.run(spec, RowReporter(row.pk))))
 
 
 class RowReporter:
@@ -131,6 +137,7 @@ def _spec(row: Replica) -> Spec:
         relay=nodes.relays(),
         relay_key=row.relay_key,
         engine_key=row.engine_key,
+        server_key=external.key(configuration.model),
         task=model.task,
         load_timeout_s=settings.LOAD_TIMEOUT_S,
         frozen_after_s=settings.FROZEN_AFTER_S,
