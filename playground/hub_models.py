@@ -57,6 +57,12 @@ def add(repository: Repository, keys: Iterable[str], team: Team, user: User | No
     return model
 
 
+def chosen(model: Model, repository: Repository, keys: Iterable[str]) -> list[ModelFormat]:
+    """The rows of the forms that `add` was told to take."""
+    paths = [_path(repository, form) for form in _chosen(repository, list(keys))]
+    return list(model.formats.filter(path__in=paths).order_by("pk"))
+
+
 def download(model: Model, form: ModelFormat, node: Node, user: User | None) -> ModelFormat | Job:
     """The form once it lies on the node; else the job that brings it."""
     return catalogue.ensure(node, model, form.kind, form=form, team=model.team, user=user)

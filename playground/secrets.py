@@ -59,7 +59,9 @@ def reveal(team: Team, name: str) -> str:
             "give every machine the same one, name the earlier one in SLIPWAY_OLD_SECRET_KEYS, or enter it "
             "anew."
         ) from problem
-    Secret.objects.filter(pk=row.pk).update(used_at=Now())
+    Secret.objects.filter(pk=row.pk, ciphertext=row.ciphertext).update(
+        used_at=Now(), ciphertext=_fernet().rotate(bytes(row.ciphertext))
+    )
     return value
 
 

@@ -7,20 +7,24 @@ With --json exactly one JSON value goes to standard output, an error included: {
 
 import json
 import sys
+import time
 from argparse import ArgumentParser
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from playground import teams
-from playground.models import Deployment, Model, Team, User
+from playground import jobs, teams
+from playground.models import Deployment, Job, Model, Node, Team, User
 
 FAILED, USAGE, MISSING, REFUSED, LATE = 1, 2, 3, 4, 5
 # As shells say of what Ctrl-C ended.
 INTERRUPTED = 130
+# A job that another process runs is looked at so often.
+LOOK_EVERY_S = 0.3
 
 
 class Failed(CommandError):
@@ -99,11 +103,34 @@ def deployment(name: str) -> Deployment:
 
 
 def model(name: str) -> Model:
-    """The catalogue's model of that name."""
-    found = Model.objects.filter(team=team(), name=name, missing=False).first()
+    """The catalogue's model of that name, or of that id."""
+    rows = Model.objects.filter(team=team(), missing=False)
+    found = rows.filter(name=name).first()
+    if found is None and name.isascii() and name.isdigit() and len(name) < 10:
+        found = rows.filter(pk=int(name)).first()
     if found is None:
         raise Failed(f"No model is called {name!r}. See: manage.py models", MISSING)
     return found
+
+
+def node() -> Node:
+    """This machine's row: a verb may come before any worker."""
+    return Node.objects.get_or_create(name=settings.NODE_NAME, defaults={"address": settings.NODE_ADDRESS})[0]
+
+
+def carry_out(job: Job, say: Callable[[str], None]) -> Job:
+    """Run a job here, or follow it where another process has it; Failed with its error."""
+    seen = ""
+    while jobs.run(job.pk, say) in Job.ACTIVE:
+        job.refresh_from_db()
+        if (line := jobs.in_words(job.progress)) != seen:
+            say(line)
+            seen = line
+        time.sleep(LOOK_EVERY_S)
+    job.refresh_from_db()
+    if job.state != Job.State.DONE:
+        raise Failed(job.error or f"The job was {job.state}.")
+    return job
 
 
 def facts(row: Deployment) -> dict[str, Any]:

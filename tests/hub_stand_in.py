@@ -134,8 +134,10 @@ class Fault:
 class HubStandIn:
     """The two servers and what they serve."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, prefix: str = "") -> None:
+        """`prefix`: the path below which a mirror lies, "/mirror"."""
         self.repos: dict[str, Repo] = {}
+        self.prefix = prefix
         self.seen: list[Seen] = []
         self.pace = 0
         self._faults: list[Fault] = []
@@ -143,7 +145,7 @@ class HubStandIn:
         self._lock = threading.Lock()
         self._hub = _Server(self, "hub", port)
         self._cdn = _Server(self, "cdn", 0)
-        self.url = f"http://127.0.0.1:{self._hub.server_port}"
+        self.url = f"http://127.0.0.1:{self._hub.server_port}{prefix}"
         # By another name, so that it is another host to a client.
         self.cdn_url = f"http://localhost:{self._cdn.server_port}"
 
@@ -273,8 +275,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(*forced)
         elif self.server.name == "cdn":
             self._cdn(path)
+        elif path.startswith(self.hub.prefix + "/"):
+            self._route(path.removeprefix(self.hub.prefix))
         else:
-            self._route(path)
+            self._error(404, {})
 
     def _route(self, path: str) -> None:
         if path == "/api/models":
@@ -396,7 +400,7 @@ class _Handler(BaseHTTPRequestHandler):
                 known |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(blob.size)}
                 self._redirect(302, f"{self.hub.cdn_url}/{place}?signature=s", known)
             else:
-                self._redirect(307, f"/api/resolve-cache/models/{place}", known)
+                self._redirect(307, f"{self.hub.prefix}/api/resolve-cache/models/{place}", known)
 
     def _cached(self, repo: str, commit: str, name: str) -> None:
         row = self._repo(repo, files=True)

@@ -42,7 +42,8 @@ def results(looking: Looking, team: Team) -> dict[str, Any]:
     rows = [(one, glances.of(one, node)) for one in found]
     if looking.fits:
         rows = [(one, glance) for one, glance in rows if glance.fits]
-    return {"looking": looking, "hits": rows, "had": _had(team), "hub_asked": True, "hub_node": node}
+    context = {"looking": looking, "hits": rows, "had": _had(team), "hub_asked": True, "hub_node": node}
+    return context | {"too_large": len(found) - len(rows)}
 
 
 def _had(team: Team) -> dict[str, int]:
@@ -110,6 +111,7 @@ def _shown(request: Request, repository: Repository, error: str = "", status: in
     forms = repositories.forms(repository)
     chosen = request.POST.getlist("form") or ([repositories.usual(forms).key] if forms else [])
     context = {
+        "repo": repository.repo,
         "repository": repository,
         "told": repository.told,
         "judgement": judgement,
