@@ -125,7 +125,8 @@ class LlamaCpp(Engine):
         if given.cache_ram_mib is None:
             line += ["--cache-ram", str(CACHE_RAM_MIB)]
         if given.threads is None and not hardware.gpus:
-            line += ["--threads", str(hardware.cores)]
+            # Its threads spin at each other's barriers: one that has to share its core stops all of them.
+            line += ["--threads", str(max(1, hardware.cores - 1))]
         line += self._task(model)
         if given.draft_model and model.draft:
             line += ["--spec-draft-model", str(model.draft.path)]
