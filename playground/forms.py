@@ -17,6 +17,15 @@ PREFIX = "option."
 UNSET = "engine default"
 # Why an option of another build is greyed.
 OFF = {"cuda": "Needs a GPU; no node here has one.", "cpu": "For nodes without a GPU only."}
+# Seconds without use, and how they are called.
+IDLE = (
+    ("", "never"),
+    ("600", "10 min"),
+    ("1800", "30 min"),
+    ("3600", "1 h"),
+    ("14400", "4 h"),
+    ("86400", "1 d"),
+)
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,12 @@ def _unlisted(value: Any, models: Sequence[tuple[str, str]]) -> list[tuple[str, 
     """A model that was chosen and is not offered: it stays until another is chosen."""
     text = text_of(value)
     return [(text, f"model {text}")] if text and text not in dict(models) else []
+
+
+def idle_choices(current: str) -> list[tuple[str, str]]:
+    """After how long without use something stops: the usual choices, and the present one when it is another."""
+    known = list(IDLE)
+    return known if current in dict(known) else [*known, (current, f"{current} s")]
 
 
 def given(options: type[BaseModel], posted: QueryDict) -> dict[str, Any]:

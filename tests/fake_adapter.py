@@ -17,6 +17,7 @@ from playground.engines.base import (
     LocalModel,
     Quirks,
     Requirements,
+    Taken,
     Verdict,
 )
 
@@ -118,6 +119,13 @@ class Fake(Engine):
         routes=frozenset({("POST", path) for path in [*PATHS.values(), "/v1/score", "/tokenize"]}),
     )
     versions: ClassVar[Mapping[str, str]] = {"cpu": "1.0", "cuda": "1.0"}
+    also: ClassVar[Mapping[str, tuple[str, ...]]] = {"cpu": ("0.9",), "cuda": ("0.9",)}
+    extra_flags: ClassVar[Mapping[str, Taken]] = {
+        "--mood": ("calm", "brisk"),
+        "--patience": int,
+        "--share": float,
+        "--quiet": None,
+    }
 
     def requirements(self, build: str, version: str) -> Requirements:
         return Requirements(python=(f"{sys.version_info.major}.{sys.version_info.minor}",), packages=())

@@ -15,7 +15,7 @@ steer one request:
 
 Embeddings count words by their hash, ranks the words shared with the query, classes follow the number of
 words. In their texts, beside error, wait and hang: [[short]] leaves the last text out, [[nan]] sends what is
-no number.
+no number, [[long]] says what llama.cpp says of a text that it cannot take at once.
 
 Beside the API: POST /fake/freeze and /fake/thaw; GET /fake/requests lists every request that reached it.
 """
@@ -512,6 +512,9 @@ async def misbehave(wanted: Wanted, writer: asyncio.StreamWriter) -> bool:
     found = wanted.found
     if "error" in found:
         send(writer, int(found["error"] or 500), error("the fake engine was told to fail", "internal_error"))
+    elif "long" in found:
+        text = "input (1002 tokens) is too large to process. increase the physical batch size"
+        send(writer, 500, error(text, "server_error"))
     elif "html" in found:
         send(writer, 200, "<!doctype html><script>alert(1)</script>", "text/html")
     elif "redirect" in found:
@@ -604,6 +607,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--crash-at-load", choices=[*CRASHES, "killed", ""], default="")
     for flag in ("ignore-sigterm", "orphan", "inner", "lie-ready"):
         parser.add_argument(f"--{flag}", action="store_true")
+    # Without effect: what an administrator may add.
+    parser.add_argument("--mood", choices=["calm", "brisk"])
+    parser.add_argument("--patience", type=int)
+    parser.add_argument("--share", type=float)
+    parser.add_argument("--quiet", action="store_true")
     return parser.parse_args()
 
 

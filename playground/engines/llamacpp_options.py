@@ -164,7 +164,7 @@ class LlamaCppOptions(EngineOptions):
     )
     threads: int | None = option(
         "Threads",
-        "CPU threads for generation. Unset: the cores the replica was given.",
+        "CPU threads for generation. Unset: one less than the cores the replica was given, if those are several.",
         "Parallelism",
         "--threads",
         ge=1,
@@ -314,19 +314,19 @@ class LlamaCppOptions(EngineOptions):
     reasoning: Literal["on", "off", "auto"] | None = option(
         "Reasoning",
         "For models whose template can turn it on. Unset: auto, as the template says.",
-        "Output",
+        "Tools and reasoning",
         "--reasoning",
     )
     reasoning_format: Literal["none", "deepseek", "deepseek-legacy", "auto"] | None = option(
         "Form of reasoning",
         "Whether thoughts come apart from the answer; none leaves them in it. Unset: deepseek (apart).",
-        "Output",
+        "Tools and reasoning",
         "--reasoning-format",
     )
     reasoning_budget: int | None = option(
         "Longest reasoning",
         "Tokens after which thoughts end and the answer begins; 0 has none. Unset: no limit.",
-        "Output",
+        "Tools and reasoning",
         "--reasoning-budget",
         ge=0,
         le=10_000_000,
@@ -378,7 +378,7 @@ class LlamaCppOptions(EngineOptions):
     check_tensors: bool | None = option(
         "Check tensors",
         "Looks for broken values while loading; slower. Unset: off.",
-        "Safety",
+        "Memory",
         "--check-tensors",
     )
     program: Literal["llama-server"] | None = option(

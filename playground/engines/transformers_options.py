@@ -79,7 +79,7 @@ class TransformersOptions(EngineOptions):
     reasoning: Literal["on", "off", "auto"] | None = option(
         "Reasoning",
         "For models whose template can turn it on. Unset: as the template says.",
-        "Output",
+        "Tools and reasoning",
         "--reasoning",
     )
     seed: int | None = option(

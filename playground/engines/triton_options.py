@@ -137,7 +137,7 @@ class TritonOptions(EngineOptions):
         "Attention", "Unset: the fastest that the model has.", "Speed", "--attention"
     )
     compile_level: int | None = option(
-        "Compile",
+        "Compilation level",
         "By torch.compile; higher is slower to start and faster after. Unset: 0, not at all.",
         "Speed",
         "--compile-level",

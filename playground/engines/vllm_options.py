@@ -531,25 +531,25 @@ class VllmOptions(EngineOptions):
     reasoning_parser: ReasoningParser | None = option(
         "Reasoning parser",
         "Sets thoughts apart from the answer. Unset: none.",
-        "Output",
+        "Tools and reasoning",
         "--reasoning-parser",
     )
     tool_call_parser: ToolParser | None = option(
         "Tool parser",
         "Lets the model call tools when it wants to. Unset: none.",
-        "Output",
+        "Tools and reasoning",
         "--tool-call-parser",
     )
     tool_strict_level: Literal["auto", "function", "parameter"] | None = option(
         "Strictness of tool calls",
         "Holds every call to its form, or to its parameters' types too. Unset: auto, as each tool asks.",
-        "Output",
+        "Tools and reasoning",
         "--tool-strict-level",
     )
     exclude_tools_when_tool_choice_none: bool | None = option(
         "Hide unwanted tools",
         "A request whose tool_choice is none shows the model no tools. Unset: off.",
-        "Output",
+        "Tools and reasoning",
         "--exclude-tools-when-tool-choice-none",
         "--no-exclude-tools-when-tool-choice-none",
     )

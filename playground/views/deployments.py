@@ -9,20 +9,12 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from playground import access, deployments, edits, engine_logs, engines, standing
+from playground import access, deployments, edits, engine_logs, engines, forms, standing
 from playground.models import Deployment, Replica, Team, User
 from playground.standing import Standing
 from playground.views.request import Request, team_of
 
 FILTERS = ("state", "engine", "owner", "model")
-IDLE_CHOICES = (
-    ("", "never"),
-    ("600", "10 min"),
-    ("1800", "30 min"),
-    ("3600", "1 h"),
-    ("14400", "4 h"),
-    ("86400", "1 d"),
-)
 
 
 def listing(request: Request) -> HttpResponse:
@@ -177,7 +169,7 @@ def _context(request: Request, row: Deployment) -> dict[str, Any]:
         "log_lines": _last_lines(shown),
         "may_start": access.can(request.user, "start", row.team),
         "may_promote": access.can(request.user, "promote", row.team),
-        "idle_choices": _idle_choices(row.idle_timeout_s),
+        "idle_choices": forms.idle_choices(forms.text_of(row.idle_timeout_s)),
     }
 
 
@@ -194,14 +186,6 @@ def _wished(row: Deployment) -> dict[str, Any]:
         "successor": edits.successor(row),
         "heir": edits.heirs(row).first(),
     }
-
-
-def _idle_choices(current: int | None) -> list[tuple[str, str]]:
-    """The usual ones, and the present one when it is another."""
-    known = list(IDLE_CHOICES)
-    if current is not None and str(current) not in dict(known):
-        known.append((str(current), f"{current} s"))
-    return known
 
 
 def _last_lines(replica: Replica | None, lines: int = 20) -> str:

@@ -31,14 +31,6 @@ from playground.models import Deployment, Model, ModelFormat, Node
 from playground.views import extras
 from playground.views.request import Request
 
-IDLE_CHOICES = (
-    ("", "never"),
-    ("600", "after 10 min"),
-    ("1800", "after 30 min"),
-    ("3600", "after 1 h"),
-    ("14400", "after 4 h"),
-    ("86400", "after 1 d"),
-)
 OTHER = "other"
 INSTEAD = "instead"
 BLANK_ROWS = 2
@@ -110,15 +102,9 @@ def context(
         "once": values.get("once") or uuid.uuid4().hex,
         "may_start": access.can(request.user, "start", model.team),
         "operators": access.holders("start", model.team),
-        "idle_choices": _idle_choices(values.get("idle_timeout_s", "")),
+        "idle_choices": forms.idle_choices(values.get("idle_timeout_s", "")),
     }
     return found | (_of_engine(request, model, chosen, values, found) if chosen else {})
-
-
-def _idle_choices(chosen: str) -> list[tuple[str, str]]:
-    """The usual ones, and the one an edited deployment has when it is another."""
-    known = list(IDLE_CHOICES)
-    return known if chosen in dict(known) else [*known, (chosen, f"after {chosen} s")]
 
 
 def _of_engine(
@@ -171,12 +157,13 @@ def _of_engine(
 
 
 def judged(model: Model, adapter: Engine, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The clean options, and a sentence for each that is wrong; nothing of them is clean then."""
+    """The clean options, and a sentence for each that is wrong; where one is of a wrong type none is clean."""
     try:
         clean = options.parse(adapter, given)
     except options.OptionsRefused as refusal:
         return {}, refusal.fields
-    return clean, drafts.judge(model.team, model, adapter, clean) | adapter.objections(clean)
+    problems = drafts.judge(model.team, model, adapter, clean) | adapter.objections(clean)
+    return {name: value for name, value in clean.items() if name not in problems}, problems
 
 
 def _carried(values: QueryDict, adapter: Engine) -> dict[str, Any]:
