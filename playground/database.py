@@ -40,7 +40,7 @@ def migrate() -> int:
     """Bring the schema up to date; returns how many migrations it lacked. The command holds the lock."""
     try:
         count = pending()
-        if count:
+        if count or settings.SECRET_KEY_FALLBACKS:
             call_command("migrate", interactive=False, verbosity=0)
         return count
     finally:

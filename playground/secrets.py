@@ -59,17 +59,17 @@ def reveal(team: Team, name: str) -> str:
             "give every machine the same one, name the earlier one in SLIPWAY_OLD_SECRET_KEYS, or enter it "
             "anew."
         ) from problem
-    Secret.objects.filter(pk=row.pk, ciphertext=row.ciphertext).update(
-        used_at=Now(), ciphertext=_fernet().rotate(bytes(row.ciphertext))
-    )
+    Secret.objects.filter(pk=row.pk).update(used_at=Now())
     return value
 
 
 def renew() -> int:
-    """Encrypt with the present key what a key of SLIPWAY_OLD_SECRET_KEYS opens; how many there were."""
+    """Encrypt all with the present key, where SLIPWAY_OLD_SECRET_KEYS names others; how many there were."""
     from cryptography.fernet import InvalidToken
 
     renewed = 0
+    if not settings.SECRET_KEY_FALLBACKS:
+        return renewed
     for row in Secret.objects.order_by("pk"):
         try:
             fresh = _fernet().rotate(bytes(row.ciphertext))
