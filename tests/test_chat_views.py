@@ -100,7 +100,8 @@ def test_the_whole_page_and_each_fragment_come_on_a_get(page: Client, chat: Conv
     assert "hello" in whole
     assert f'data-generation="{row.pk}"' in whole
     assert "/static/chat.js" in whole
-    assert page.get(reverse("playground")).status_code == 200
+    begun = page.get(reverse("playground"), headers={"HX-Request": "false"})
+    assert "New conversation" in begun.content.decode() and "tiny" in begun.content.decode()
 
 
 def test_a_stranger_gets_404_everywhere(chat: Conversation, user: User, stranger: User) -> None:

@@ -64,7 +64,7 @@ def index(request: Request) -> HttpResponse:
     context = _list(request, None)
     if request.htmx:
         return render(request, f"{PAGE}#rows", context)
-    context |= {"choices": any(columns.choices(team_of(request), task) for task in Model.Task)}
+    context |= {"choices": _choices(request)}
     return render(request, "playground/conversations.html", context)
 
 
@@ -89,8 +89,12 @@ def _deployment(request: Request, pk: str) -> Deployment:
 
 def _likeliest(request: Request) -> Deployment | None:
     """What a new conversation speaks to before anybody chose: what is ready, else what starts."""
-    found = [choice for task in Model.Task for choice in columns.choices(team_of(request), task)]
-    return next((choice.deployment for choice in found if choice.state in ("ready", "loading")), None)
+    return next((one.deployment for one in _choices(request) if one.state in ("ready", "loading")), None)
+
+
+def _choices(request: Request) -> list[columns.Choice]:
+    """Every deployment of the team, by task: chats first."""
+    return [choice for task in Model.Task for choice in columns.choices(team_of(request), task)]
 
 
 @never_cache
