@@ -61,6 +61,10 @@ class EngineLog:
         lines = re.split(rb"[\r\n]+", self._hide(raw))
         return [line.decode(errors="replace")[:LINE_CHARS] for line in lines if line.strip()][-TAIL_LINES:]
 
+    def lines(self, most: int = LIMIT) -> list[str]:
+        """Every line of this attempt, keys hidden; at most its first `most` bytes."""
+        return self.read(self._start, most).decode(errors="replace").splitlines()
+
     def read(self, offset: int, length: int) -> bytes:
         """Bytes from `offset` on, keys hidden; from the start when the file was cut below `offset`."""
         if not self.path.exists():

@@ -86,6 +86,8 @@ class EngineProcess:
         self._session, self._locks = session, tuple(locks)
         self._process: asyncio.subprocess.Process | None = None
         self._memory_kills = reasons.memory_kills()
+        self.spawned_at = 0.0
+        """By the loop's clock."""
 
     @property
     def base_url(self) -> str:
@@ -99,6 +101,7 @@ class EngineProcess:
     async def spawn(self) -> None:
         """Start it. Its output goes to the log file: a pipe that fills or breaks would stop it."""
         self.log.begin()
+        self.spawned_at = asyncio.get_running_loop().time()
         with self.log.path.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(SPAWN), str(os.getpid()), *self.command),

@@ -228,3 +228,18 @@ def memory_bytes(processes: Iterable[psutil.Process]) -> int:
         with contextlib.suppress(psutil.Error):
             total += process.memory_info().rss
     return total
+
+
+def shared_memory_bytes(family: Iterable[Marked]) -> int:
+    """Resident memory of an engine's processes; pages that several of them share count once.
+
+    A process by itself is charged all its pages: those of a file that others read too stay its need.
+    """
+    held = [one.process for one in family]
+    if len(held) < 2:
+        return memory_bytes(held)
+    total = 0
+    for process in held:
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_full_info().pss
+    return total

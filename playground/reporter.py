@@ -7,10 +7,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from playground.engines.base import Reason
+from playground.engines.base import Reason, Reported
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,16 @@ class Unreachable(Exception):
     """Nobody to report to at the moment: serve on, try again at the next beat."""
 
 
+@dataclass(frozen=True)
+class Took:
+    """What one start took. `resident_bytes`: of its processes, once ready; `said`: the engine's own word."""
+
+    ready_s: float
+    resident_bytes: int
+    gpu_bytes: int | None
+    said: Reported
+
+
 class Reporter(Protocol):
     """Each call may raise Superseded or Unreachable."""
 
@@ -43,7 +54,8 @@ class Reporter(Protocol):
     async def loading(self, note: str = "") -> None:
         """First sign of life, then steps in words: "loading weights 40 %", "warming up"."""
 
-    async def ready(self) -> None: ...
+    async def ready(self, took: Took) -> None:
+        """It answered a request; what it took to get there."""
 
     async def unhealthy(self, why: str) -> None: ...
 

@@ -21,7 +21,7 @@ from playground.engine_process import EngineFailed, EngineProcess
 from playground.engines.base import NotReady, Reason, ReasonCode
 from playground.processes import Listener
 from playground.relay import Relay
-from playground.reporter import Courier, Reporter, Superseded, Unreachable, Wish
+from playground.reporter import Courier, Reporter, Superseded, Took, Unreachable, Wish
 from playground.spec import Spec
 from playground.vitals import Vitals
 
@@ -198,8 +198,16 @@ class Life:
             await self._start_relay()
         engine = await self._start(session)
         self.vitals = Vitals(engine, lambda why: self.courier.post("unhealthy", why), self._recovered)
-        self.courier.post("ready")
+        self.courier.post("ready", await self._measure(engine))
         await _first(self._exit(engine), self.vitals.watch())
+
+    async def _measure(self, engine: EngineProcess) -> Took:
+        """What this start took; the GPUs' memory only where they are its own."""
+        ready_s = asyncio.get_running_loop().time() - engine.spawned_at
+        resident = await asyncio.to_thread(processes.shared_memory_bytes, engine.family())
+        whole = self.spec.gpus and not any("." in slot for slot in self.spec.slots)
+        gpu = await gpu_memory.used_bytes(self.spec.gpus) if whole else None
+        return Took(round(ready_s, 2), resident, gpu, engine.adapter.reported(self.log.lines()))
 
     def _recovered(self) -> None:
         self.courier.post("recovered")

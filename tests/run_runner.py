@@ -23,7 +23,7 @@ class Filed:
         async def report(*arguments: Any) -> None:
             plain = [argument.code if isinstance(argument, Reason) else argument for argument in arguments]
             with self.path.open("a") as file:
-                file.write(json.dumps([verb, plain]) + "\n")
+                file.write(json.dumps([verb, plain], default=str) + "\n")
 
         return report
 

@@ -130,7 +130,7 @@ def _dtype(model: LocalModel, given: VllmOptions) -> str | None:
 
 def _kv_type(model: LocalModel, given: VllmOptions, dtype: str | None) -> str:
     named = given.kv_cache_dtype
-    return named if named in KV_BYTES else kv_dtype(model, dtype)
+    return named if named and named in KV_BYTES else kv_dtype(model, dtype)
 
 
 def reported(log: list[str]) -> Reported:

@@ -11,11 +11,21 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError, InterfaceError
 
-from playground import adapters, catalogue, deployments, drafts, environments, external, nodes, runner
+from playground import (
+    adapters,
+    catalogue,
+    deployments,
+    drafts,
+    environments,
+    external,
+    measured,
+    nodes,
+    runner,
+)
 from playground.engines.base import Hardware, Reason, ReasonCode
 from playground.models import Replica
 from playground.orm import orm
-from playground.reporter import Superseded, Unreachable, Wish
+from playground.reporter import Superseded, Took, Unreachable, Wish
 from playground.secrets import Unreadable
 from playground.spec import Spec
 
@@ -57,8 +67,9 @@ class RowReporter:
     async def loading(self, note: str = "") -> None:
         await self._report(deployments.mark_loading, note)
 
-    async def ready(self) -> None:
+    async def ready(self, took: Took) -> None:
         await self._report(deployments.mark_ready)
+        await _reach(measured.record, self._pk, took)
 
     async def unhealthy(self, why: str) -> None:
         await self._report(deployments.mark_unhealthy, why)
