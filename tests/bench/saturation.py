@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from playground import catalogue, environments
+from playground.engine_log import EngineLog
 from playground.engines.base import Hardware
 from tests import real_engines
 from tests.test_runner import replica
@@ -40,9 +41,13 @@ async def _saturate(home: Path, folder: Path, model: Any) -> None:
         fresh = aiohttp.TCPConnector(force_close=True, limit=0)
         headers, patient = {"Authorization": "Bearer engine-key"}, aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(headers=headers, connector=fresh, timeout=patient) as session:
-            async with asyncio.TaskGroup() as crowd:
-                for number in range(CLIENTS):
-                    crowd.create_task(_client(session, one.base_url, number, until, waits, tokens))
+            try:
+                async with asyncio.TaskGroup() as crowd:
+                    for number in range(CLIENTS):
+                        crowd.create_task(_client(session, one.base_url, number, until, waits, tokens))
+            except BaseExceptionGroup:
+                print(one.told.reports, one.told.health, *EngineLog(one.spec.folder, ()).tail(), sep="\n")
+                raise
         print(f"\n{len(waits)} answers, {sum(tokens)} tokens in {SECONDS:.0f} s, {CLIENTS} clients")
         print(f"longest wait for a first token {max(waits):.1f} s; the runner said {one.told.verbs}")
         assert one.told.verbs[-1] == "ready" and "unhealthy" not in one.told.verbs
