@@ -3,7 +3,7 @@
 The real llama.cpp on the demo model under a real runner with the site's own limits. Prints what the runner
 said meanwhile, answers, tokens, and the longest time an answer waited for its first token.
 
-    .venv/bin/python -m pytest tests/bench/saturation.py -q -s
+    make bench ARGS=saturation        (SATURATION_S=60 for a minute of it)
 """
 
 import asyncio
@@ -23,6 +23,10 @@ from tests.test_runner import replica
 
 SECONDS = float(os.environ.get("SATURATION_S", "600"))
 CLIENTS = 16
+
+
+def main() -> None:
+    raise SystemExit(pytest.main([__file__, "-q", "-s"]))
 
 
 @pytest.mark.django_db
