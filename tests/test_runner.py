@@ -246,7 +246,7 @@ async def test_the_engine_inherits_no_secret_of_the_site(home: Path, monkeypatch
 
 
 async def test_it_is_never_ready_when_only_health_says_so(home: Path) -> None:
-    async with replica(home, {"lie_ready": True}, load_timeout_s=1.5) as one:
+    async with replica(home, {"lie_ready": True}, load_timeout_s=4) as one:
         reason, _ = await one.failed()
         assert reason.code == ReasonCode.LOAD_TIMEOUT
         assert "500" in reason.text
@@ -411,9 +411,9 @@ async def test_a_frozen_engine_may_recover(home: Path) -> None:
 
 async def test_a_long_prefill_is_not_frozen(home: Path) -> None:
     """Deaf for three times the limit: no probe answered, no counter read. Only its CPU time speaks for it."""
-    async with replica(home, frozen_after_s=1) as one:
+    async with replica(home, frozen_after_s=2) as one:
         await one.ready()
-        assert (await ask(one.base_url, "[[prefill=3]]"))[0] == 200
+        assert (await ask(one.base_url, "[[prefill=6]]"))[0] == 200
         assert one.told.verbs[-1] == "ready"
 
 
