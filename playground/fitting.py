@@ -4,72 +4,19 @@ Reads rows and adapters, changes nothing. Placement decides for real later; this
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from playground import catalogue, drafts, engines, environments, frame, nodes
-from playground.engines.base import Engine, Estimate, Hardware, LocalModel, Verdict
-from playground.models import EngineEnvironment, Model, Node
+from playground import catalogue, drafts, engines, environments, frame, measured, nodes
+from playground.engines.base import Engine, EngineOptions, Hardware, LocalModel, Verdict
+from playground.models import EngineEnvironment, Model, ModelFormat, Node
+from playground.offers import Offer as Offer
+from playground.room import Room
 
 # Stands in the command for the port, which is only known when the engine starts.
 PORT = 65535
 GIB = 1 << 30
-
-
-@dataclass(frozen=True)
-class Offer:
-    """One engine's answer to a model. `free` is what the roomiest node has; bytes."""
-
-    adapter: Engine
-    verdict: Verdict
-    local: LocalModel | None = None
-    estimate: Estimate | None = None
-    node: Node | None = None
-    free: int | None = None
-
-    @property
-    def ok(self) -> bool:
-        return self.verdict.ok
-
-    @property
-    def fits(self) -> bool | None:
-        """None where something is not known: never guessed."""
-        if not self.ok:
-            return False
-        if self.estimate is None or self.estimate.total is None or self.free is None:
-            return None
-        return self.estimate.total <= self.free
-
-    @property
-    def words(self) -> str:
-        """The verdict as a sentence for people."""
-        if not self.ok:
-            return self.verdict.why
-        if self.node is None or self.free is None:
-            return "Can load it; no node reports, so nothing is known about room."
-        total = self.estimate.total if self.estimate else None
-        if total is None:
-            missing = " and ".join(self.estimate.unknown) if self.estimate else "its needs"
-            return f"Can load it; {missing or 'its needs'} are not known."
-        has = f"{self.node.name} has {_gib(self.free)} free"
-        return (
-            f"Fits: needs {_gib(total)}, {has}."
-            if self.fits
-            else f"Does not fit: needs {_gib(total)}, {has}."
-        )
-
-    @property
-    def brief(self) -> str:
-        """The verdict for a list, where the node's room stands beside it."""
-        if not self.ok:
-            return self.verdict.why
-        total = self.estimate.total if self.estimate else None
-        if total is None:
-            return "can load it, needs are not known"
-        if self.fits is None:
-            return f"can load it, needs {_gib(total)}"
-        return f"{'fits' if self.fits else 'does not fit'}, needs {_gib(total)}"
 
 
 def offers(model: Model) -> list[Offer]:
@@ -80,11 +27,19 @@ def offers(model: Model) -> list[Offer]:
 
 
 def offer(
-    model: Model, adapter: Engine, options: Mapping[str, Any], node: Node | None, form: int | None = None
+    model: Model,
+    adapter: Engine,
+    options: Mapping[str, Any],
+    node: Node | None,
+    form: int | None = None,
+    gpus: int | None = None,
 ) -> Offer:
-    """One engine's answer with `options`, which were judged before. `form`: the key of one of its forms."""
+    """One engine's answer with `options`, which were judged before.
+
+    `form`: the key of one of its forms; `gpus`: how many were asked for.
+    """
     local, verdict = catalogue.candidate(model, adapter, form)
-    return _answer(local, verdict, adapter, options, node)
+    return answer(local, verdict, adapter, options, node, gpus)
 
 
 def previews(forms: Sequence[LocalModel]) -> list[Offer]:
@@ -98,19 +53,62 @@ def _preview(forms: Sequence[LocalModel], adapter: Engine, node: Node | None) ->
     judged = [(form, adapter.supports(form)) for form in fitting]
     able = [(form, verdict) for form, verdict in judged if verdict.ok]
     if not judged:
-        return Offer(adapter, Verdict(False, f"{adapter.title} loads {' or '.join(adapter.kinds)}."))
-    answers = [_answer(form, verdict, adapter, {}, node) for form, verdict in able or judged[:1]]
+        loads = " or ".join(ModelFormat.Kind(kind).label for kind in adapter.kinds)
+        return Offer(adapter, Verdict(False, f"Loads {loads}; it has none."))
+    answers = [answer(form, verdict, adapter, {}, node) for form, verdict in able or judged[:1]]
     return next((answer for answer in answers if answer.fits), answers[0])
 
 
-def _answer(
-    local: LocalModel | None, verdict: Verdict, adapter: Engine, options: Mapping[str, Any], node: Node | None
+def answer(
+    local: LocalModel | None,
+    verdict: Verdict,
+    adapter: Engine,
+    options: Mapping[str, Any],
+    node: Node | None,
+    gpus: int | None = None,
 ) -> Offer:
+    """The engine's answer to one form of a model, with `options`."""
     if local is None or not verdict.ok:
         return Offer(adapter, verdict, local)
-    hardware = nodes.hardware(node) if node else Hardware(1, 0)
-    estimate = adapter.memory(local, adapter.Options.model_validate(dict(options)), hardware)
-    return Offer(adapter, verdict, local, estimate, node, free(node) if node else None)
+    parsed = adapter.Options.model_validate(dict(options))
+    with_draft = drafts.beside(local, drafts.form(adapter, options))
+    estimate = adapter.memory(with_draft, parsed, given(adapter, parsed, node, gpus))
+    return Offer(adapter, verdict, local, estimate, node)
+
+
+def given(adapter: Engine, options: EngineOptions, node: Node | None, gpus: int | None = None) -> Hardware:
+    """What of a node an engine would get with these options: so many of its GPUs, or none."""
+    if node is None:
+        return Hardware(1, 0)
+    whole = nodes.hardware(node)
+    taken = max(gpus or 1, adapter.gpus(options)) if environments.build_of(node, adapter) == "cuda" else 0
+    return replace(whole, gpus=whole.gpus[:taken])
+
+
+def put_right(
+    offer: Offer,
+    options: Mapping[str, Any],
+    version: str,
+    form: int | None,
+    adapters: int = 0,
+    extra: Sequence[str] = (),
+) -> Offer:
+    """The offer with what the last start of the same configuration took, if there was one."""
+    if offer.estimate is None or offer.node is None:
+        return offer
+    start = measured.like(
+        engine=offer.adapter.name,
+        version=version,
+        build=environments.build_of(offer.node, offer.adapter),
+        form=form,
+        options=options,
+        adapters=adapters,
+        extra=extra,
+    )
+    if start is None:
+        return offer
+    right = measured.corrected(offer.estimate, start)
+    return replace(offer, estimate=right, start=start, worked_out=offer.estimate)
 
 
 def roomiest() -> Node | None:
@@ -121,24 +119,26 @@ def roomiest() -> Node | None:
 
 
 def free(node: Node) -> int:
-    """Bytes for a model there: of its emptiest GPU, or of main memory where it has none."""
-    gpus = node.inventory.get("gpus") or []
-    if gpus:
-        return max((gpu.get("memory_bytes") or 0) - (gpu.get("used_bytes") or 0) for gpu in gpus)
-    return int(node.inventory.get("memory_available_bytes") or 0)
+    """Bytes for a model there: of its emptiest GPU, else of main memory; 0 where it tells none."""
+    return Room(node).free() or 0
 
 
 def command(
-    given: Offer, options: Mapping[str, Any], version: str, served_name: str, extra: Sequence[str] = ()
+    offer: Offer,
+    options: Mapping[str, Any],
+    version: str,
+    served_name: str,
+    extra: Sequence[str] = (),
+    gpus: int | None = None,
 ) -> list[str]:
     """The argument list that would run, the port left open. `extra`: arguments an administrator adds."""
-    if given.local is None:
+    if offer.local is None:
         return []
-    adapter = given.adapter
-    hardware = nodes.hardware(given.node) if given.node else Hardware(1, 0)
+    adapter = offer.adapter
     parsed = adapter.Options.model_validate(dict(options))
+    hardware = given(adapter, parsed, offer.node, gpus)
     folder = _folder(adapter, version, hardware.build)
-    local = drafts.beside(given.local, drafts.form(adapter, options))
+    local = drafts.beside(offer.local, drafts.form(adapter, options))
     line = adapter.line(folder, local, parsed, PORT, served_name, hardware, extra=extra)
     return [part.replace(str(PORT), "PORT") for part in line]
 
@@ -159,7 +159,3 @@ def _folder(adapter: Engine, version: str, build: str) -> Path:
     rows = EngineEnvironment.objects.filter(engine=adapter.name, version=version, build=build)
     row = rows.order_by("-pk").first()
     return environments.path(row) if row else Path(f"{adapter.name}-{version}")
-
-
-def _gib(count: int) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= GIB / 10 else f"{count / (1 << 20):.0f} MiB"

@@ -37,4 +37,6 @@ def of(found: Found, node: Node | None) -> Glance:
 
 
 def _gib(size: int) -> str:
+    if size < 1 << 20:
+        return "less than 1 MiB"
     return f"{size / GIB:,.1f} GiB" if size >= GIB / 10 else f"{size / (1 << 20):.0f} MiB"
