@@ -145,7 +145,8 @@ def _origin(repository: Repository) -> dict[str, Any]:
         "tags": list(repository.tags)[:100],
         "downloads": told.downloads,
         "likes": told.likes,
-        "card": repository.texts.get("README.md", "")[:CARD_KEPT],
+        "card": repositories.card(repository)[:CARD_KEPT],
+        "address": repository.address,
     }
 
 

@@ -104,6 +104,14 @@ def chat_template(repository: Repository) -> str:
     return found if isinstance(found, str) else ""
 
 
+def card(repository: Repository) -> str:
+    """Its README without the front matter, which the facts show."""
+    text = repository.texts.get("README.md", "").replace("\r\n", "\n")
+    if text.startswith("---\n"):
+        _, _, text = text[4:].partition("\n---")
+    return text.strip()
+
+
 def left_out(repository: Repository) -> list[tuple[File, str]]:
     """Files that are never fetched, each with the reason."""
     wanted = {file.path for form in forms(repository) for file in form.files}

@@ -120,7 +120,7 @@ def _shown(request: Request, repository: Repository, error: str = "", status: in
         "kind": repositories.kind(repository),
         "facts": repositories.facts(repository),
         "template": repositories.chat_template(repository),
-        "card": _card(repository.texts.get("README.md", "")),
+        "card": repositories.card(repository),
         "offers": [] if judgement.refused else fitting.previews(hub_models.previews(repository)),
         "model": hub_models.added(team, repository),
         "may_add": access.can(request.user, "add models", team),
@@ -129,13 +129,6 @@ def _shown(request: Request, repository: Repository, error: str = "", status: in
         "error": error,
     }
     return render(request, "playground/hub.html", context, status=status)
-
-
-def _card(text: str) -> str:
-    """A card without its front matter, which the facts show."""
-    if text.startswith("---\n"):
-        _, _, text = text[4:].partition("\n---")
-    return text.strip()
 
 
 def _trouble(request: Request, repo: str, problem: HubError, status: int = 0) -> HttpResponse:
