@@ -85,15 +85,15 @@ def keep_credentials(team: Team, user: User, given: Credentials) -> None:
         wrong["region"] = "A name like eu-central-1, or nothing."
     if wrong:
         raise ImportRefused(wrong)
+    value = {"secret": given.secret, "endpoint": given.endpoint, "region": given.region}
     # The access key last: people tell credentials apart by its last letters.
-    value = {"secret": given.secret, "endpoint": given.endpoint, "region": given.region, "key": given.key}
-    secrets.keep(team, SECRET, json.dumps(value), user)
+    secrets.keep(team, SECRET, f"{json.dumps(value)}\n{given.key}", user)
 
 
 def credentials(team: Team) -> Credentials | None:
     """The team's, decrypted; None when it has none."""
-    found = secrets.reveal(team, SECRET)
-    return Credentials(**json.loads(found)) if found else None
+    value, _, key = secrets.reveal(team, SECRET).partition("\n")
+    return Credentials(key, **json.loads(value)) if value else None
 
 
 def request(team: Team, user: User, address: str, name: str) -> Job:
@@ -269,11 +269,26 @@ def _bring(
         while (done := file.tell()) < one.size:
             work.progress("downloading", before + done, total, "bytes")
             disk.brake(path, min(PIECE, one.size - done))
-            file.write(_range(source, bucket, one, done, min(done + PIECE, one.size)))
+            file.write(_patiently(work, source, bucket, one, done))
     if PLAIN_ETAG.fullmatch(one.etag) and not _encrypted(source, bucket, one) and _md5(part) != one.etag:
         part.unlink()
         raise JobFailed(f"{one.name} did not come as the bucket has it: it was thrown away. Try again.")
     part.rename(path)
+
+
+def _patiently(work: Work, source: "S3FileSystem", bucket: str, one: Object, start: int) -> bytes:
+    """The piece that begins at `start`; a connection that breaks is tried again, each time a little later."""
+    from botocore.exceptions import HTTPClientError
+
+    waits = list(settings.DOWNLOAD_RETRY_S)
+    while True:
+        try:
+            return _range(source, bucket, one, start, min(start + PIECE, one.size))
+        except (ConnectionError, TimeoutError, HTTPClientError) as problem:
+            work.note(f"{one.name} at {start}: {_first_line(problem)}")
+            if not waits:
+                raise
+            work.wait(waits.pop(0))
 
 
 def _range(source: "S3FileSystem", bucket: str, one: Object, start: int, end: int) -> bytes:
@@ -282,11 +297,12 @@ def _range(source: "S3FileSystem", bucket: str, one: Object, start: int, end: in
         return b""
     got: bytes = _call(source, bucket, one, start, end)
     if len(got) != end - start:
-        raise JobFailed(f"{one.name} was cut short on its way. Try again: it goes on where it was.")
+        raise ConnectionError(f"{one.name} was cut short on its way.")
     return got
 
 
 def _call(source: "S3FileSystem", bucket: str, one: Object, start: int, end: int) -> bytes:
+    import aiohttp
     from fsspec.asyn import sync
 
     async def read() -> bytes:
@@ -297,9 +313,12 @@ def _call(source: "S3FileSystem", bucket: str, one: Object, start: int, end: int
             Range=f"bytes={start}-{end - 1}",
             IfMatch=f'"{one.etag}"',
         )
-        async with answer["Body"] as body:
-            whole: bytes = await body.read()
-            return whole
+        try:
+            async with answer["Body"] as body:
+                whole: bytes = await body.read()
+                return whole
+        except aiohttp.ClientError as problem:
+            raise ConnectionError("The connection broke.") from problem
 
     read_now: bytes = sync(source.loop, read)
     return read_now

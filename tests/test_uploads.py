@@ -18,7 +18,7 @@ from playground import bodies, catalogue, disk, jobs, landing, uploads
 from playground.models import AuditEntry, Job, Membership, Model, Node, Team, Upload, User
 from tests.hub_repos import gguf, safetensors, tiny_files
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
 GGUF = gguf() + bytes(3000)
 PIECE = 1000
 
@@ -142,7 +142,6 @@ def test_the_second_of_two_tabs_goes_on_after_the_first(browser: Client) -> None
     assert piece(browser, url, PIECE, GGUF[PIECE : 2 * PIECE]).status_code == 200
 
 
-@pytest.mark.django_db(transaction=True)
 def test_many_tabs_at_once_write_each_byte_once(user: User, root: Path) -> None:
     def tab(number: int) -> set[str]:
         try:
