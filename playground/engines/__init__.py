@@ -9,6 +9,7 @@ from .base import Engine
 ENGINES = {
     "external": "playground.engines.external:External",
     "llama.cpp": "playground.engines.llamacpp:LlamaCpp",
+    "sglang": "playground.engines.sglang:Sglang",
     "transformers": "playground.engines.transformers:Transformers",
     "triton": "playground.engines.triton:Triton",
     "vllm": "playground.engines.vllm:Vllm",

@@ -1,9 +1,9 @@
-"""What SGLang's own argument parser makes of command lines."""
+"""What the launcher of SGLang, and SGLang's own argument parser behind it, make of command lines."""
 
 import argparse
 from typing import Any
 
-from common import after, answer
+from common import answer, launcher
 from sglang.srt.server_args import ServerArgs
 
 PARSER = argparse.ArgumentParser(allow_abbrev=False)
@@ -11,7 +11,8 @@ ServerArgs.add_cli_args(PARSER)
 
 
 def parse(command: list[str]) -> dict[str, Any]:
-    return vars(PARSER.parse_args(after(command, "sglang.launch_server")))
+    _, arguments = launcher(command)
+    return vars(PARSER.parse_args(arguments))
 
 
 answer(parse)
