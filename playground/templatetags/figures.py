@@ -34,7 +34,7 @@ def memory(value: Number | None) -> str:
     if value is None or value == "":
         return MISSING
     size = float(value) / (1 << 20)
-    return f"{_digits(size)} MiB" if size < 1000 else f"{_digits(size / 1024)} GiB"
+    return f"{_digits(size)} MiB" if abs(size) < 1000 else f"{_digits(size / 1024)} GiB"
 
 
 @register.filter

@@ -14,6 +14,8 @@ from django.http import Http404, QueryDict
 from playground import (
     access,
     adapters,
+    advice,
+    bars,
     catalogue,
     deployments,
     drafts,
@@ -119,12 +121,16 @@ def _of_engine(
     loadable = _loadable(model, adapter)
     form = next((row for row in loadable if str(row.pk) == values.get("form")), None)
     form = form or catalogue.choose(model, adapter)[0]
-    offer = fitting.offer(model, adapter, clean, node, form.pk if form else None)
+    gpus = _numbers(values, ("gpus",))[0].get("gpus")
+    offer = fitting.offer(model, adapter, clean, node, form.pk if form else None, gpus)
+    advised = advice.of(offer, clean, gpus)
+    picked = [row for row, _, picked in attachable if picked]
     if offer.local:
-        picked = [row for row, _, picked in attachable if picked]
         offer = replace(offer, local=adapters.on(offer.local, picked))
     asked = versions(adapter, node, values)
     added = extra_rows(request, model, adapter, values, found)
+    key = form.pk if form else None
+    offer = fitting.put_right(offer, clean, asked["version"], key, len(picked), added["extra"])
     wished = {
         "engine": adapter.name,
         "version": asked["version"],
@@ -148,8 +154,10 @@ def _of_engine(
         "option_count": sum(len(group.fields) for group in groups),
         "problems": [(f"id-option-{name}", text) for name, text in problems.items()],
         "offer": offer,
+        "advice": advised,
+        "bar": bars.of(offer),
         "node": node,
-        "command": fitting.command(offer, clean, asked["version"], model.name, added["extra"]),
+        "command": fitting.command(offer, clean, asked["version"], model.name, added["extra"], gpus),
         "changes": _changes(found["edited"], wished, node),
         **asked,
         **added,
@@ -157,7 +165,7 @@ def _of_engine(
 
 
 def judged(model: Model, adapter: Engine, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The clean options, and a sentence for each that is wrong; where one is of a wrong type none is clean."""
+    """The clean options, and a sentence for each wrong one; with one of a wrong type none is clean."""
     try:
         clean = options.parse(adapter, given)
     except options.OptionsRefused as refusal:
