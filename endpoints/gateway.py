@@ -353,11 +353,9 @@ class Exchange:
                 raise protocol.bad_engine()
         raw = b"".join(chunks)
         try:
-            answer = json.loads(raw)
+            answer = protocol.read_answer(raw)
         except ValueError as error:
             raise protocol.bad_engine() from error
-        if not isinstance(answer, dict):
-            raise protocol.bad_engine()
         await self._answer(answer, raw)
 
     async def _pass_gathered(self, body: AsyncIterator[bytes]) -> None:

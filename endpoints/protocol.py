@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from playground import policy, pooling
+from playground import kinds, policy, pooling
 from playground.engine_client import EngineError, Target
 from playground.engines.base import Quirks
 
@@ -26,13 +26,13 @@ ROUTES: Mapping[tuple[str, bytes], str] = {
 # Where engines have a route at another path than this API.
 ENGINE_PATHS: Mapping[bytes, str] = {b"/v1/classify": "/classify"}
 GENERATING = frozenset({"chat", "completion"})
-# The tasks of the models that can be asked so: an embedding's cosine ranks, too, as a reranker scores.
+# The tasks of the models that can be asked so. A reranker is a classifier of one label.
 SERVED_BY: Mapping[str, frozenset[str]] = {
     "chat": GENERATING,
     "completion": GENERATING,
     "embedding": frozenset({"embedding"}),
-    "rerank": frozenset({"rerank", "embedding"}),
-    "score": frozenset({"rerank", "embedding"}),
+    "rerank": frozenset({"rerank"}),
+    "score": frozenset({"rerank"}),
     "classification": frozenset({"classification", "rerank"}),
 }
 # What an engine's word about the context is about.
@@ -50,6 +50,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 # Made once: `json.dumps` makes an encoder a call.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder(parse_constant=lambda name: _no_number(name)).decode
 
 KINDS = {
     400: "invalid_request_error",
@@ -185,6 +186,18 @@ def parse(raw: bytes, kind: str) -> dict[str, Any]:
     return body
 
 
+def read_answer(raw: bytes) -> dict[str, Any]:
+    """An engine's whole answer; ValueError where it is no JSON object, or holds what only Python takes."""
+    answer = _decode(raw.decode())
+    if not isinstance(answer, dict):
+        raise ValueError("no object")
+    return answer
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def prepare(
     body: dict[str, Any], sampling: Mapping[str, Any], target: Target, quirks: Quirks, *, gathered: bool
 ) -> bytes:
@@ -206,8 +219,9 @@ def prepare(
 
 def refuse_wrong_task(kind: str, path: str, task: str, quirks: Quirks) -> None:
     """Name why a model or its engine cannot be asked so."""
-    if task not in SERVED_BY[kind]:
-        words = {"chat": "chats", "completion": "continues text"}.get(task, f"is for {task}")
+    by_cosine = quirks.scores_embeddings and task == "embedding" and kind in ("rerank", "score")
+    if task not in SERVED_BY[kind] and not by_cosine:
+        words = kinds.NAMES.get(task, f"is for {task}")
         raise Refusal(400, f"This model {words}; it does not serve this route.", "unsupported_route", "model")
     if ("POST", path) not in quirks.routes:
         raise Refusal(400, "This model's engine does not serve this route.", "unsupported_route", "model")

@@ -45,7 +45,8 @@ Code = Literal[
 Kind = Literal["content", "reasoning", "tool_call", "usage", "finish", "role"]
 
 CONTEXT = re.compile(
-    r"context[ _](length|size|window)|maximum (model|sequence) length|max_model_len|too many tokens",
+    r"context[ _](length|size|window)|maximum (model|sequence) length|max_model_len|too many tokens"
+    r"|tokens\) is too large to process",
     re.IGNORECASE,
 )
 # Headers that belong to one connection, or that would lie once relayed.
@@ -311,8 +312,6 @@ async def _require_ok(answer: aiohttp.ClientResponse) -> None:
     """Raise what an answer other than 200 means."""
     if answer.status == 200:
         return
-    if 300 <= answer.status < 400:
-        raise EngineError("malformed", "The engine sent a redirect; those are never followed.", answer.status)
     raw = b""
     async with aclosing(_chunks(answer)) as chunks:
         async for chunk in chunks:
@@ -324,9 +323,13 @@ async def _require_ok(answer: aiohttp.ClientResponse) -> None:
 
 def refusal(status: int, raw: bytes) -> EngineError:
     """An engine's error answer, sorted; its own text is kept, capped."""
+    if status < 400:
+        what = "a redirect; those are never followed" if status >= 300 else f"{status}, which is no answer"
+        return EngineError("malformed", f"The engine sent {what}.", status)
     said, kind = _said(raw)
-    if status < 500 and (CONTEXT.search(said) or "context" in kind):
-        return EngineError("context_exceeded", f"The conversation no longer fits the context: {said}", status)
+    # llama.cpp calls a text that it cannot embed an error of its own.
+    if CONTEXT.search(said) or (status < 500 and "context" in kind):
+        return EngineError("context_exceeded", f"This does not fit the model's context: {said}", status)
     if status in (401, 403):
         return EngineError("refused", "The engine refused this replica's key.", status)
     if status in (429, 503):

@@ -53,7 +53,7 @@ def _bounded(texts: list[str], name: str) -> None:
 
 
 def _input(value: Any, name: str) -> None:
-    """Text or texts; for an embedding also token ids, or lists of them."""
+    """Text or texts, token ids or lists of them."""
     if isinstance(value, list) and value and not isinstance(value[0], str):
         _token_ids(value, name)
     else:

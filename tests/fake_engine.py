@@ -82,7 +82,8 @@ class Request:
     def prompt(self) -> str:
         """The last user message, or the completion prompt."""
         if "messages" not in self.body:
-            given = self.body.get("prompt") or self.body.get("input") or self.body.get("documents") or ""
+            names = ("prompt", "input", "documents", "text_2")
+            given = next((self.body[name] for name in names if self.body.get(name)), "")
             return " ".join(map(str, given)) if isinstance(given, list) else str(given)
         users = [message for message in self.body["messages"] if message.get("role") == "user"]
         return text_of(users[-1].get("content")) if users else ""

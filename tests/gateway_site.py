@@ -40,11 +40,12 @@ TIMES = {
 }
 
 
-def configuration(team: Team, **options: Any) -> Configuration:
-    """A frozen configuration of the fake engine with these options."""
-    model, _ = Model.objects.get_or_create(team=team, name="tiny", source="local:tiny")
+def configuration(team: Team, task: str = "chat", **options: Any) -> Configuration:
+    """A frozen configuration of the fake engine with these options, and a model for that task."""
+    name = "tiny" if task == "chat" else f"tiny-{task}"
+    model, _ = Model.objects.get_or_create(team=team, name=name, source=f"local:{name}", task=task)
     form, _ = ModelFormat.objects.get_or_create(
-        model=model, kind="gguf", path="tiny.gguf", defaults={"digest": "f" * 64}
+        model=model, kind="gguf", path=f"{name}.gguf", defaults={"digest": "f" * 64}
     )
     environment, _ = EngineEnvironment.objects.get_or_create(
         digest="e" * 64, defaults={"engine": "fake", "version": "1.0", "packages": "", "python": "3.13"}

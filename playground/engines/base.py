@@ -259,6 +259,8 @@ class Quirks:
     """What a streamed request adds to get the usage so far with each chunk: it counts stopped answers."""
     images: bool = False
     """Takes images in the messages of a chat, as data: URLs, where its model reads them."""
+    scores_embeddings: bool = False
+    """Ranks and scores with a model that embeds, too, by the cosine."""
     routes: frozenset[tuple[str, str]] = frozenset(
         {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}
     )
