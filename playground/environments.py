@@ -207,7 +207,7 @@ def provide(work: Work, engine: str, build: str) -> EngineEnvironment:
     """An environment of that engine here, for a job of another kind: made first where it is missing."""
     adapter = engines.get(engine)
     version = default_version(adapter, build)
-    with _turn(work, target(engine, version, build)):
+    with turn(work, target(engine, version, build)):
         found = _newest(engine, version, build)
         if found is not None and found.digest in on_disk():
             return found
@@ -215,7 +215,7 @@ def provide(work: Work, engine: str, build: str) -> EngineEnvironment:
 
 
 @contextmanager
-def _turn(work: Work, goal: str) -> Iterator[None]:
+def turn(work: Work, goal: str) -> Iterator[None]:
     """The lock on a target, waited for: another job may be making the same environment."""
     while True:
         with jobs.alone(goal) as held:
@@ -237,14 +237,21 @@ def make(work: Work, engine: str, version: str, build: str, digest: str = "") ->
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        python = _make_venv(work, adapter.requirements(build, version), fresh, like)
         if like is None:
-            _resolve(work, adapter.requirements(build, version), fresh, build, python)
+            python = fill(work, adapter.requirements(build, version), fresh, build)
         else:
+            python = _make_venv(work, adapter.requirements(build, version), fresh, like)
             _repeat(work, fresh, like)
         return _finish(work, adapter, version, build, fresh, python, like)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def fill(work: Work, requirements: Requirements, fresh: Path, build: str) -> str:
+    """A virtual environment with the newest packages that fit together; returns its Python version."""
+    python = _make_venv(work, requirements, fresh, None)
+    _resolve(work, requirements, fresh, build, python)
+    return python
 
 
 def _make_venv(work: Work, requirements: Requirements, fresh: Path, like: EngineEnvironment | None) -> str:

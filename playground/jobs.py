@@ -58,6 +58,8 @@ KINDS = {
     Job.Kind.ATTACH_ADAPTER: "playground.attaching:attach",
     Job.Kind.QUANTISE_MODEL: "playground.quantise:run",
 }
+# What a job leaves on the disk whose runner died for good, taken away by a function of the job.
+LEFTOVERS = {Job.Kind.QUANTISE_MODEL: "playground.quantise:clear"}
 ATTEMPTS = 3
 # A queued job is left to the task that was sent for it this long; then the sweep starts it as well.
 NUDGED_S = 3.0
@@ -165,7 +167,16 @@ def _requeue_expired(here: QuerySet[Job]) -> None:
         else:
             after = {"state": Job.State.QUEUED}
         if expired.filter(pk=job.pk).update(**after, lease_expires_at=None, pid=None) == 1:
+            if after["state"] != Job.State.QUEUED:
+                _clear(job)
             announce(job)
+
+
+def _clear(job: Job) -> None:
+    """End and take away what a job left behind that nobody goes on with."""
+    end_leftovers(job.pk)
+    if place := LEFTOVERS.get(Job.Kind(job.kind)):
+        _named(place)(job)
 
 
 def stop_local(timeout: float = 15.0) -> list[int]:
@@ -234,11 +245,10 @@ def _claim(job: Job) -> bool:
 
 def _settle(job: Job, say: Callable[[str], None] | None) -> None:
     """Do the work and write down how it ended."""
-    module, _, name = KINDS[Job.Kind(job.kind)].partition(":")
     work = Work(job, say)
     try:
         with work:
-            result = getattr(importlib.import_module(module), name)(work)
+            result = _named(KINDS[Job.Kind(job.kind)])(work)
     except Cancelled:
         _end(work, Job.State.CANCELLED)
     except Interrupted:
@@ -253,6 +263,13 @@ def _settle(job: Job, say: Callable[[str], None] | None) -> None:
         _end(work, Job.State.FAILED, error=f"{type(problem).__name__}: {problem}")
     else:
         _end(work, Job.State.DONE, result=result, progress=work.summary())
+
+
+def _named(place: str) -> Callable[[Any], Any]:
+    """The function that "module:name" names, imported at first need."""
+    module, _, name = place.partition(":")
+    found: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def _end(work: Work, state: Job.State, **values: Any) -> None:

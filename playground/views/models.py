@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST
 
 from playground import access, catalogue, deployments, fitting, secrets
 from playground.models import Deployment, Model, Team
-from playground.views import extras, holdings, hub, start_form, uploads
+from playground.views import extras, holdings, hub, lineage, start_form, uploads
 from playground.views.request import Request, team_of
 from playground.wishes import Looking
 
@@ -56,9 +56,7 @@ def page(request: Request, pk: int) -> HttpResponse:
 
 def shown(request: Request, model: Model, status: int = 200, **more: Any) -> HttpResponse:
     """The whole page; `more` is what one of its panels has to say."""
-    context = (
-        _context(request, model, start_form.initial(request, model)) | holdings.panel(request, model) | more
-    )
+    context = _context(request, model, start_form.initial(request, model)) | _panels(request, model) | more
     return render(request, "playground/model.html", context, status=status)
 
 
@@ -77,9 +75,14 @@ def start(request: Request, pk: int) -> HttpResponse:
     try:
         deployment = start_form.submit(request, model)
     except deployments.DeploymentRefused as refusal:
-        context = _context(request, model, request.POST, refusal.fields) | holdings.panel(request, model)
+        context = _context(request, model, request.POST, refusal.fields) | _panels(request, model)
         return render(request, "playground/model.html", context, status=422)
     return redirect("deployment", pk=deployment.pk)
+
+
+def _panels(request: Request, model: Model) -> dict[str, Any]:
+    """What stands below the form."""
+    return holdings.panel(request, model) | lineage.panel(request, model)
 
 
 @require_POST
