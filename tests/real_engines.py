@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,13 +166,18 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    engine: str, model: LocalModel, options: dict[str, Any], *, within_s: float = 600
+    engine: str,
+    model: LocalModel,
+    options: dict[str, Any],
+    *,
+    extra: Sequence[str] = (),
+    within_s: float = 600,
 ) -> Iterator[Running]:
     """Start the engine as its adapter says; ended by its group, and checked to leave no process."""
     adapter = engines.get(engine)
     typed, port, key = adapter.Options.model_validate(options), free_port(), secrets.token_hex(16)
     folder = environments.path(environment(engine))
-    command = adapter.command(folder, model, typed, port, "demo", HARDWARE)
+    command = adapter.line(folder, model, typed, port, "demo", HARDWARE, extra=extra)
     log = settings.HOME / f"{engine}-{port}.log"
     place = settings.HOME / f"{engine}-{port}"
     place.mkdir()
