@@ -61,8 +61,10 @@ def _check_node(node: nodes.Node) -> None:
         _check_name(node.attr, INSIDES)
     if isinstance(node, nodes.Getitem):
         _check_name(_constant(node.arg), INSIDES)
+    if isinstance(node, nodes.Keyword):
+        _check_name(node.key, DUNDER)
     _check_name(_constant(node), DUNDER)
-    if isinstance(node, (nodes.BinExpr, nodes.Concat)):
+    if isinstance(node, (nodes.BinExpr, nodes.Concat, nodes.List, nodes.Tuple)):
         for part in node.iter_child_nodes():
             _check_name(_constant(part), PARTS)
 

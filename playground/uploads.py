@@ -71,8 +71,10 @@ def begin(team: Team, user: User, name: str, path: str, size: int, sha256: str =
     """The row of one file, new or as far as it is. UploadRefused, LandingRefused or DiskFull with why not."""
     landing.check_name(name)
     landing.check_path(path)
+    if size == 0:
+        raise landing.NotNeeded(f"{path} is left out: it is empty.")
     if not 0 < size <= MAX_SIZE:
-        raise UploadRefused(f"{path} is empty." if size == 0 else f"{path} has an impossible size.")
+        raise UploadRefused(f"{path} has an impossible size.")
     landing.node()
     with transaction.atomic():
         # One after the other: two tabs that begin the same file, or the last room of the quota.

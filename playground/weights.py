@@ -169,10 +169,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _inspect_gguf(path: Path) -> Weights:
-    try:
-        header = gguf.read(path)
-    except gguf.Malformed as problem:
-        raise Refused(f"{path.name} is no sound GGUF file: {problem}.") from problem
+    header = _header(path)
+    for other in _others(path):
+        _check_gguf_templates(other, _header(other))
     architecture = _plain(header.values.get("general.architecture"), 100)
     _check_gguf_templates(path, header)
     template = str(header.values.get("tokenizer.chat_template", ""))
@@ -190,6 +189,24 @@ def _inspect_gguf(path: Path) -> Weights:
         chat_template=template,
         facts=gguf_shapes.of_header(header),
     )
+
+
+def _header(path: Path) -> gguf.Header:
+    try:
+        return gguf.read(path)
+    except gguf.Malformed as problem:
+        raise Refused(f"{path.name} is no sound GGUF file: {problem}.") from problem
+
+
+def _others(path: Path) -> list[Path]:
+    """The files that are loaded with it. Refused where a part of its series is missing."""
+    if series := SHARD.fullmatch(path.name):
+        held = {file.name for file in files(path)}
+        for number in range(1, int(series["count"]) + 1):
+            name = f"{series['stem']}-{number:05d}-of-{series['count']}.gguf"
+            if name not in held:
+                raise Refused(f"{name} is missing: all {int(series['count']):,} parts belong in one folder.")
+    return [file for file in files(path) if file != path]
 
 
 def _check_gguf_templates(path: Path, header: gguf.Header) -> None:
@@ -262,7 +279,7 @@ def _inspect_folder(folder: Path, code: bool) -> Weights:
         architecture=_architecture(config),
         licence=_licence(folder),
         parameters=_amount(sum(tensors.values())),
-        context_length=model_shapes.context_length(config),
+        context_length=kinds.read_at_once(configurations, model_shapes.context_length(config)),
         chat_template=template,
         facts=model_shapes.from_config(config),
     )

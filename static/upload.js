@@ -7,10 +7,12 @@ const WAITS = [500, 1_000, 2_000, 5_000, 10_000];
 const WHOLE = 64 << 20; // up to this size a file's SHA-256 is worked out at once
 
 class Refused extends Error {} // by the server, in words for people
+class LeftOut extends Refused {} // this file is none of a model's; the others may go on
 
 const form = $("#upload");
 const list = $("#upload-list");
 let files = new Map(); // path in the model → File
+const leftOut = new Map(); // path → why it stays here
 let sending = false;
 let stopper = new AbortController();
 
@@ -61,7 +63,8 @@ function amount(bytes) {
 
 function show() {
   list.replaceChildren(...[...files].map(([path, file]) => row(path, file)));
-  $("[data-upload-clear]", form).hidden = !files.size || sending;
+  for (const [path, why] of leftOut) list.append(leftOutRow(path, why));
+  $("[data-upload-clear]", form).hidden = !(files.size || leftOut.size) || sending;
   $("[data-upload-pause]", form).hidden = !sending;
   $("[data-upload-start]", form).disabled = sending;
 }
@@ -74,6 +77,14 @@ function row(path, file) {
   words.dataset.words = "";
   const bar = Object.assign(document.createElement("progress"), { max: file.size || 1, value: 0, ariaLabel: path });
   item.append(name, words, bar);
+  return item;
+}
+
+function leftOutRow(path, why) {
+  const item = document.createElement("li");
+  item.className = "left-out";
+  item.append(Object.assign(document.createElement("span"), { className: "small muted anywhere", textContent: why }));
+  item.dataset.leftOut = path;
   return item;
 }
 
@@ -104,10 +115,12 @@ async function start() {
   if (!files.size) return fail("Choose the model's files first.");
   if (!name) return fail("Give the model a name.");
   fail("");
+  leftOut.clear();
   sending = true;
   stopper = new AbortController();
   show();
   try {
+    await beginAll(name);
     for (const [path, file] of files) await send(name, path, file);
     await post(form.dataset.finish, { name });
     say(`${name} has come whole, and is being checked.`);
@@ -116,6 +129,8 @@ async function start() {
   } catch (problem) {
     if (problem.name === "AbortError") say("Paused.");
     else if (problem instanceof Refused) fail(problem.message);
+    else if (problem.name === "NotReadableError" || problem.name === "NotFoundError")
+      fail("A file changed or went away while it was read: choose it again.");
     else throw problem;
   } finally {
     sending = false;
@@ -124,22 +139,47 @@ async function start() {
   }
 }
 
-/** One file, from where the server has it. A connection that breaks is tried again until it holds or is paused. */
-async function send(name, path, file) {
+/** Every file is named, with its SHA-256 where that is quick, before the first byte of any goes: what stands
+ *  against one is said at once. */
+async function beginAll(name) {
+  for (const [path, file] of [...files]) {
+    try {
+      await patiently(path, () => begin(name, path, file));
+    } catch (problem) {
+      if (!(problem instanceof LeftOut)) throw problem;
+      files.delete(path);
+      leftOut.set(path, problem.message);
+      show();
+    }
+  }
+  refresh();
+  if (!files.size) throw new Refused("None of these files belongs to a model.");
+}
+
+/** One file, from where the server has it. */
+const send = (name, path, file) =>
+  patiently(path, async () => {
+    const begun = await post(form.dataset.begin, { name, path, size: file.size });
+    await checkSame(file, begun, path);
+    await pieces(name, path, file, begun);
+  });
+
+async function begin(name, path, file) {
   const sha256 = file.size <= WHOLE ? await digest(file) : "";
+  return post(form.dataset.begin, { name, path, size: file.size, sha256 });
+}
+
+/** Do it until it holds or is paused: a connection that breaks is tried again, a little later each time. */
+async function patiently(path, work) {
   for (let tries = 0; ; tries += 1) {
     try {
-      const begun = await post(form.dataset.begin, { name, path, size: file.size, sha256 });
-      await checkSame(file, begun, path);
-      refresh();
-      await pieces(name, path, file, begun);
-      return;
+      return await work();
     } catch (problem) {
       if (!(problem instanceof TypeError)) throw problem; // fetch has no other name for a broken connection
-      const wait = WAITS[Math.min(tries, WAITS.length - 1)];
-      tell(name, path, 0, "no connection; trying again");
+      for (const item of $$("li", list).filter((one) => one.dataset.file === path))
+        $("[data-words]", item).textContent = "no connection; trying again";
       say("No connection. It goes on by itself.");
-      await pause(wait);
+      await pause(WAITS[Math.min(tries, WAITS.length - 1)]);
     }
   }
 }
@@ -165,7 +205,7 @@ async function sendPiece(url, piece, offset) {
   const told = await read(answer);
   if (answer.ok) return told.received;
   if (answer.status === 409 && told.received !== offset) return told.received;
-  throw new Refused(told.error);
+  throw new Refused(answer.status === 404 ? "This upload was removed meanwhile: upload it again." : told.error);
 }
 
 /** The last bytes the server has must be this file's, or two files would be mixed. */
@@ -181,7 +221,7 @@ async function post(url, fields) {
   for (const [key, value] of Object.entries(fields)) body.set(key, value);
   const answer = await fetch(url, { method: "POST", body, headers: { "X-CSRFToken": token() }, signal: stopper.signal });
   const told = await read(answer);
-  if (!answer.ok) throw new Refused(told.error);
+  if (!answer.ok) throw new (told.left_out ? LeftOut : Refused)(told.error);
   return told;
 }
 
@@ -251,6 +291,7 @@ if (form && list) {
   $("[data-upload-pause]", form).addEventListener("click", () => stopper.abort());
   $("[data-upload-clear]", form).addEventListener("click", () => {
     files = new Map();
+    leftOut.clear();
     fail("");
     show();
   });

@@ -111,7 +111,8 @@ def remove(request: Request) -> HttpResponse:
 def _refused(refusal: Exception) -> HttpResponse:
     received = getattr(refusal, "received", None)
     status = 507 if isinstance(refusal, disk.DiskFull) else 409 if received is not None else 422
-    return JsonResponse({"error": str(refusal), "received": received}, status=status)
+    told = {"error": str(refusal), "received": received, "left_out": isinstance(refusal, landing.NotNeeded)}
+    return JsonResponse(told, status=status)
 
 
 # Buckets
