@@ -88,6 +88,15 @@ def of_folder(config: Mapping[str, Any], modules: Any, template: str, name: str 
     return Kind(CHAT, takes_images=_sees(config))
 
 
+def read_at_once(configurations: Mapping[str, Any], context: int | None) -> int | None:
+    """Tokens a folder's model reads of one text: of its `context`, what sentence-transformers cuts at."""
+    given = configurations.get("sentence_bert_config.json")
+    most = given.get("max_seq_length") if isinstance(given, Mapping) else None
+    if type(most) is not int or most < 1:
+        return context
+    return min(most, context) if context else most
+
+
 def of_gguf(architecture: str, pooling: Any, template: str, projector: Path | None) -> Kind:
     """Of a GGUF file: its architecture and pooling type, its template, and the projector beside it."""
     if pooling == _RANKS:
