@@ -47,15 +47,23 @@ class Advice:
     """Tokens the model was made for."""
     gpus: int | None = None
     """The fewest that hold it; 0 when all of the node's do not."""
+    tensor: int | None = None
+    """By how many of them each layer is shared then."""
     effects: tuple[Effect, ...] = ()
+
+    given: int = 1
+    """GPUs as the form stands."""
+    trouble: str = ""
+    """What the engine itself says it stumbles over."""
 
     @property
     def hint(self) -> str:
-        """What to change so that it fits, as a sentence."""
+        """What to change so that it fits, as a sentence; not again what the trouble names already."""
         ways = []
-        if self.context and self.asked and self.context < self.asked:
+        shorter = self.context and self.asked and self.context < self.asked
+        if shorter and "context" not in self.trouble:
             ways.append(f"a context of {self.context:,}")
-        if self.gpus and self.gpus > 1:
+        if self.gpus and self.gpus > self.given:
             ways.append(f"{self.gpus} GPUs")
         best = next((one for one in self.effects if one.fits), None)
         if best:
@@ -68,12 +76,16 @@ def of(offer: Offer, options: Mapping[str, Any], gpus: int | None = None) -> Adv
     if not offer.ok or offer.local is None or offer.node is None or offer.estimate is None:
         return Advice()
     again = _asker(offer, options, gpus)
+    fewest, tensor = _fewest_gpus(offer, again, options)
     return Advice(
         context=_largest_context(offer, again),
         asked=offer.estimate.context,
         whole=offer.local.context_length,
-        gpus=_fewest_gpus(offer, again, options),
+        gpus=fewest,
+        tensor=tensor,
         effects=tuple(_effects(offer, options, again)),
+        given=offer.gpus,
+        trouble=offer.estimate.trouble,
     )
 
 
@@ -106,17 +118,20 @@ def _largest_context(offer: Offer, again: Again) -> int | None:
     return low * STEP
 
 
-def _fewest_gpus(offer: Offer, again: Again, options: Mapping[str, Any]) -> int | None:
-    """By its first way of splitting, the others as they are; else by how many it is given."""
+def _fewest_gpus(offer: Offer, again: Again, options: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """(GPUs, tensor parallel size): by its first way of splitting, the others as they are.
+
+    An engine without one spreads over all that it is given.
+    """
     room = offer.room
     if room is None or not room.gpus or again().fits is None:
-        return None
+        return None, None
     split = offer.adapter.split_options[:1]
     others = offer.adapter.gpus(offer.adapter.Options.model_validate({**options, **dict.fromkeys(split, 1)}))
     for count in range(1, len(room.gpus) // others + 1):
         if again(count * others, **dict.fromkeys(split, count)).fits:
-            return count * others
-    return 0
+            return count * others, count if split else None
+    return 0, None
 
 
 def _effects(offer: Offer, options: Mapping[str, Any], again: Again) -> Iterator[Effect]:

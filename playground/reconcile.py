@@ -24,12 +24,14 @@ from playground import (
     drafts,
     engines,
     environments,
+    fitting,
     jobs,
+    measured,
     nodes,
     nudges,
 )
 from playground import placement as places
-from playground.engines.base import Hardware, LocalModel, Reason, ReasonCode
+from playground.engines.base import Engine, EngineOptions, LocalModel, Reason, ReasonCode
 from playground.models import (
     Adapter,
     Configuration,
@@ -331,18 +333,28 @@ def _want(replica: Replica, node: Node) -> places.Want | None:
     options = adapter.Options.model_validate(wanted.get("options", {}))
     if build not in adapter.versions or options.only(build):
         return None
-    model = _local_model(deployment)
-    machine = nodes.hardware(node)
-    offered = machine if build == "cuda" else Hardware(machine.cores, machine.memory_bytes)
-    estimate = adapter.memory(model, options, offered) if model else None
-    attached = sum(row.size_bytes or 0 for row in adapters.wanted(deployment))
     return places.Want(
         build=build,
-        memory_bytes=attached + ((estimate.total or 0) if estimate else 0),
-        gpus=wanted.get("gpus") or 1,
+        memory_bytes=_memory(deployment, adapter, options, node),
+        gpus=max(wanted.get("gpus") or 1, adapter.gpus(options)),
         share=bool(wanted.get("share")),
         cores=wanted.get("cores"),
     )
+
+
+def _memory(deployment: Deployment, adapter: Engine, options: EngineOptions, node: Node) -> int:
+    """Bytes to reserve: by its last start, else as worked out; the known part where not all is known."""
+    model = _local_model(deployment)
+    if model is None:
+        return 0
+    offered = fitting.given(adapter, options, node, deployment.wanted.get("gpus"))
+    estimate = adapter.memory(model, options, offered)
+    start = measured.latest(deployment.configuration) if deployment.configuration else None
+    if start:
+        estimate = measured.corrected(estimate, start)
+    attached = 0 if start else sum(row.size_bytes or 0 for row in adapters.wanted(deployment))
+    known = estimate.takes if estimate.takes is not None else estimate.weights
+    return attached + (known or 0)
 
 
 def _local_model(deployment: Deployment) -> LocalModel | None:

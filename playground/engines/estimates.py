@@ -118,6 +118,8 @@ def weights_bytes(model: LocalModel, dtype: str | None = None, quantisation: str
     count = _parameters(model)
     if quantisation in QUANTISED_BITS and not stored and count:
         kept = min(count, kept_parameters(model.facts))
+        if quantisation == "experts_int8":
+            kept = count - min(count, _experts(model.facts))
         plain = DTYPE_BYTES.get(dtype or "", 2)
         return int((count - kept) * QUANTISED_BITS[quantisation or ""] / 8 + kept * plain)
     if dtype in DTYPE_BYTES and not stored and count and dtype != model.dtype:
@@ -129,6 +131,13 @@ def kept_parameters(facts: Mapping[str, Any]) -> int:
     """Parameters that engines leave in 16 bits when they quantise: embeddings and the head."""
     embedding = int(facts.get("vocab_size") or 0) * int(facts.get("hidden_size") or 0)
     return embedding * (1 if facts.get("tied_embeddings") else 2) + int(facts.get("vision_parameters") or 0)
+
+
+def _experts(facts: Mapping[str, Any]) -> int:
+    """Parameters of experts, each of three matrices."""
+    layers = int(facts.get("layers") or 0) - int(facts.get("dense_layers") or 0)
+    each = int(facts.get("hidden_size") or 0) * int(facts.get("moe_intermediate_size") or 0)
+    return layers * int(facts.get("experts") or 0) * 3 * each
 
 
 def kv_dtype(model: LocalModel, dtype: str | None = None) -> str:

@@ -32,6 +32,17 @@ RESIDENT_GPU = 2 * GIB
 # Its own defaults: the share of a GPU it takes, and the tokens of one step.
 SHARE = 0.92
 STEP_GPU, STEP_CPU = 8192, 4096
+# What it makes of weights while loading; its other names of quantisation say what the files are.
+MADE = {
+    "fp8",
+    "fp8_per_tensor",
+    "fp8_per_channel",
+    "fp8_per_block",
+    "int8_per_channel_weight_only",
+    "mxfp8",
+    "nvfp4_per_token",
+    "experts_int8",
+}
 
 
 def estimate(model: LocalModel, given: VllmOptions, hardware: Hardware) -> Estimate:
@@ -49,7 +60,8 @@ def estimate(model: LocalModel, given: VllmOptions, hardware: Hardware) -> Estim
         requests=copies,
     )
     draft_weights, draft_cache = draft_bytes(model, context, cache) if given.draft_model else (0, 0)
-    weights = added(weights_bytes(model, dtype, given.quantization), draft_weights)
+    made = given.quantization if given.quantization in MADE else None
+    weights = added(weights_bytes(model, dtype, made), draft_weights)
     weights = weights and max(0, weights * copies - _offloaded(given, gpus))
     one = added(kv_cache_bytes(model, context, cache), draft_cache)
     told = Estimate(
