@@ -54,7 +54,8 @@ def successor(deployment: Deployment) -> Deployment | None:
 
 
 def _there(pk: int | None) -> Deployment | None:
-    return Deployment.objects.exclude(desired=Deployment.Desired.DELETED).filter(pk=pk).first()
+    rows = Deployment.objects.exclude(desired=Deployment.Desired.DELETED)
+    return rows.filter(pk=pk).first() if pk else None
 
 
 def stamp(form: str, *wished: Any) -> str:

@@ -133,7 +133,7 @@ def _unlisted(value: Any, models: Sequence[tuple[str, str]]) -> list[tuple[str, 
 
 
 def idle_choices(current: str) -> list[tuple[str, str]]:
-    """After how long without use something stops: the usual choices, and the present one when it is another."""
+    """After how long without use something stops: the usual choices, and the present one if another."""
     known = list(IDLE)
     return known if current in dict(known) else [*known, (current, f"{current} s")]
 

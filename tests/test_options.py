@@ -91,8 +91,15 @@ def test_every_option_is_typed_named_described_and_grouped(name: str) -> None:
         for field in group.fields:
             assert field.hint, f"{field.name} is not described"
             assert field.kind in ("choice", "number"), f"{field.name} takes any text"
-            assert field.kind == "choice" or (field.least and field.most) or "exclusive" in str(
-                adapter(name).Options.model_json_schema()["properties"][field.name.removeprefix("option.")]
+            assert (
+                field.kind == "choice"
+                or (field.least and field.most)
+                or "exclusive"
+                in str(
+                    adapter(name).Options.model_json_schema()["properties"][
+                        field.name.removeprefix("option.")
+                    ]
+                )
             ), f"{field.name} has no limits"
 
 
@@ -207,6 +214,37 @@ def test_of_several_forms_of_the_weights_one_is_chosen(page: Client, full: rows.
     assert answer.status_code == 422, "vLLM does not load it"
 
 
+@pytest.mark.parametrize(
+    ("engine", "given", "wrong"),
+    [
+        ("vllm", {"structured_compact": True}, {"structured_compact"}),
+        ("vllm", {"structured_compact": True, "structured_backend": "guidance"}, set()),
+        ("vllm", {"structured_compact": False}, set()),
+        ("vllm", {"spec_method": "eagle3"}, {"spec_method"}),
+        ("vllm", {"spec_method": "ngram", "draft_model": 1}, {"draft_model"}),
+        ("vllm", {"spec_tokens": 3}, {"spec_tokens"}),
+        (
+            "vllm",
+            {"spec_method": "ngram", "prompt_lookup_min": 5, "prompt_lookup_max": 4},
+            {"prompt_lookup_min"},
+        ),
+        ("vllm", {"max_loras": 4, "max_cpu_loras": 2}, {"max_loras"}),
+        ("llama.cpp", {"draft_min": 2}, {"draft_min"}),
+        ("llama.cpp", {"cache_type_v": "q8_0", "flash_attention": "off"}, {"cache_type_v"}),
+        ("llama.cpp", {"cache_type_v": "q8_0"}, set()),
+        ("llama.cpp", {"batch": 64, "micro_batch": 128}, {"micro_batch"}),
+        ("transformers", {"cb_block_size": 32}, {"cb_block_size"}),
+        ("transformers", {"cb_block_size": 32, "continuous_batching": True}, set()),
+    ],
+)
+def test_what_means_nothing_beside_the_others_is_told(
+    engine: str, given: dict[str, Any], wrong: set[str]
+) -> None:
+    found = engines.get(engine).objections(given)
+    assert set(found) == wrong
+    assert all(sentence.endswith(".") for sentence in found.values())
+
+
 # Versions
 
 
@@ -282,8 +320,8 @@ def test_no_extra_argument_is_an_option_or_names_a_place(name: str) -> None:
     }
     listed = engine.extra_flags
     assert not known & set(listed)
-    never = ("path", "dir", "file", "host", "port", "key", "url", "trust", "token-", "ssl", "plugin", "code")
-    assert not [flag for flag in listed if any(part in flag for part in never)]
+    never = {"path", "dir", "file", "host", "port", "key", "url", "trust", "ssl", "plugin", "code", "addr"}
+    assert not [flag for flag in listed if never & set(flag.split("-"))]
 
 
 def test_an_administrator_adds_arguments_which_the_digest_names(page: Client, full: rows.Rows) -> None:

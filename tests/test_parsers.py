@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from playground import engines, environments
-from playground.engines.base import Engine, Gpu, Hardware, LocalAdapter, LocalModel
+from playground.engines.base import Engine, Gpu, Hardware, LocalAdapter, LocalModel, Taken
 from tests import real_engines
 from tests.home import HOME
+from tests.parsers.left_out import LEFT_OUT
 
 PARSERS = Path(__file__).parent / "parsers"
 HARDWARE = {
@@ -36,7 +37,10 @@ UNCHECKED: dict[str, dict[str, str]] = {
     "llama.cpp": {"program": "a llama-server of the node's own is not part of any environment"},
 }
 # What else must be set for an option to mean something.
-BESIDE: dict[tuple[str, str], dict[str, Any]] = {}
+BESIDE: dict[tuple[str, str], dict[str, Any]] = {
+    ("vllm", "structured_compact"): {"structured_backend": "guidance"},
+    ("vllm", "structured_closed"): {"structured_backend": "guidance"},
+}
 # Values of options whose type names none.
 EXAMPLES: dict[tuple[str, str], list[Any]] = {}
 
@@ -65,7 +69,23 @@ def lines(adapter: Engine, folder: Path) -> list[Line]:
             for value in EXAMPLES.get((adapter.name, option)) or values(shape):
                 given = {option: value} | BESIDE.get((adapter.name, option), {})
                 found.append(Line(option, value, build, command(adapter, folder, build, given)))
+        for flag, taken in adapter.extra_flags.items():
+            for value in words(taken):
+                added = [flag, *([] if value is None else [value])]
+                found.append(Line(flag, value or "on", build, [*found_plain(found, build), *added]))
     return found
+
+
+def found_plain(found: list[Line], build: str) -> list[str]:
+    """The plain command of a build."""
+    return next(line.command for line in found if line.build == build and line.value is None)
+
+
+def words(taken: Taken) -> list[str | None]:
+    """Values of an extra argument, none of them a usual default; None for a switch."""
+    if isinstance(taken, tuple):
+        return list(taken)
+    return [None] if taken is None else ["5"] if taken is int else ["0.25"]
 
 
 def command(adapter: Engine, folder: Path, build: str, options: dict[str, Any], **more: Any) -> list[str]:
@@ -96,11 +116,11 @@ def values(shape: dict[str, Any]) -> Iterator[Any]:
 
 
 def parsed(adapter: Engine, folder: Path, asked: list[Line], **variables: str) -> list[dict[str, Any]]:
-    """What the engine's parser says of each line."""
+    """What the engine's parser says of each line; the flags it has go to `flags_of`."""
     result = HOME / f"parsed-{adapter.name}.json"
     script = PARSERS / f"parse_{adapter.name.replace('.', '')}.py"
     run = subprocess.run(
-        [str(folder / "bin" / "python"), str(script), str(result)],
+        [str(folder / "bin" / "python"), str(script), str(result), str(flags_of(adapter))],
         input=json.dumps([line.command for line in asked]),
         env=os.environ | adapter.environment(adapter.Options(), "", HOME) | variables,
         cwd=HOME,
@@ -113,6 +133,11 @@ def parsed(adapter: Engine, folder: Path, asked: list[Line], **variables: str) -
     return found
 
 
+def flags_of(adapter: Engine) -> Path:
+    """Where the flags that its parser has are written; none where the parser is a launcher of Slipway's."""
+    return HOME / f"flags-{adapter.name}.json"
+
+
 @every
 @pytest.mark.django_db(transaction=True)
 def test_the_engine_s_own_parser_takes_every_option(name: str) -> None:
@@ -123,6 +148,23 @@ def test_the_engine_s_own_parser_takes_every_option(name: str) -> None:
     found = parsed(adapter, folder, [*asked, wrong])
     assert found.pop()["error"], "a flag that no engine knows is taken"
     judge(adapter, asked, found)
+    nothing_is_forgotten(adapter, json.loads(flags_of(adapter).read_text()), asked)
+
+
+def nothing_is_forgotten(adapter: Engine, flags: list[str], asked: list[Line]) -> None:
+    """Each flag is an option, an extra argument, said by Slipway, or left out for a reason."""
+    said = {part.partition("=")[0] for line in asked for part in line.command if part.startswith("--")}
+    # vLLM spells the parts of a structure as "--structure.part", and switches off as "--no-…".
+    said |= {part.partition(".")[0] for part in said}
+    said |= {f"--no-{flag[2:]}" for flag in said} | {f"--{flag[5:]}" for flag in said if flag[:5] == "--no-"}
+    left = LEFT_OUT.get(adapter.name, {})
+    known = {flag for flags in left.values() for flag in flags}
+    known |= {f"--no-{flag[2:]}" for flag in known}
+    long = [flag for flag in flags if flag.startswith("--") and flag != "--help"]
+    forgotten = [flag for flag in long if flag not in said | known]
+    assert not forgotten, f"neither an option nor left out for a reason: {forgotten}"
+    gone = sorted(flag for flags in left.values() for flag in flags if flag not in long) if long else []
+    assert not gone, f"left out, though the engine has no such flag: {gone}"
 
 
 def judge(adapter: Engine, asked: list[Line], found: list[dict[str, Any]]) -> None:

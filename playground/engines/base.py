@@ -351,6 +351,34 @@ class EngineOptions(BaseModel):
         return line
 
 
+@dataclass(frozen=True)
+class Needs:
+    """An option that means nothing unless another is set: to one of `values`, or, without any, at all."""
+
+    option: str
+    other: str
+    why: str
+    values: tuple[Any, ...] = ()
+
+
+def unmet(options: Mapping[str, Any], needs: Sequence[Needs]) -> dict[str, str]:
+    """A sentence for each option of those set whose need is not met; one that is off needs nothing."""
+    found = {}
+    for need in needs:
+        if options.get(need.option) in (None, False):
+            continue
+        beside = options.get(need.other)
+        if beside not in need.values if need.values else not beside:
+            found[need.option] = need.why
+    return found
+
+
+def disordered(options: Mapping[str, Any], pairs: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+    """A sentence for each first of (least, most, sentence) that is above the second."""
+    set_both = [(least, most, why) for least, most, why in pairs if {least, most} <= options.keys()]
+    return {least: why for least, most, why in set_both if options[least] > options[most]}
+
+
 GROUPS = (
     "Context",
     "Memory",

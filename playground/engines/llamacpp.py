@@ -30,7 +30,7 @@ from .base import (
     Verdict,
 )
 from .estimates import GIB, context_that_fits
-from .llamacpp_options import CACHE_RAM_MIB, LlamaCppOptions
+from .llamacpp_options import CACHE_RAM_MIB, EXTRA, LlamaCppOptions, objections
 
 
 class LlamaCpp(Engine):
@@ -41,11 +41,16 @@ class LlamaCpp(Engine):
     kinds = ("gguf",)
     adapter_kinds = ("gguf",)
     Options = LlamaCppOptions
+    extra_flags = EXTRA
     context_option = "context"
     weighing_options = ("cache_type_k", "cache_type_v")
     versions: ClassVar[Mapping[str, str]] = {"cpu": "2026.10.11549", "cuda": "2026.10.11549"}
     quirks = Quirks(
         ignored=frozenset({"parallel_tool_calls", "service_tier", "store", "user", "metadata"}),
+        # It takes them with a text to embed, and answers as if they were not there.
+        refused=frozenset(
+            {"dimensions", "max_tokens_per_doc", "truncate_prompt_tokens", "truncation_side", "use_activation"}
+        ),
         running_metric="llamacpp:requests_processing",
         progress_metrics=(
             "llamacpp:prompt_tokens_total",
@@ -154,6 +159,9 @@ class LlamaCpp(Engine):
     def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
         cache = {"LLAMA_CACHE": str(home / "cache" / "llama.cpp"), "HF_HUB_OFFLINE": "1"}
         return cache | ({"LLAMA_API_KEY": key} if key else {})
+
+    def objections(self, options: Mapping[str, Any]) -> dict[str, str]:
+        return objections(options)
 
     def progress(self, line: str) -> str | None:
         if "load_model: loading model" in line:

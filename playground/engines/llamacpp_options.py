@@ -1,14 +1,43 @@
 """llama-server's options, by its names: what a person may set, grouped as people think."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from .base import EngineOptions, option
+from .base import EngineOptions, Needs, Taken, disordered, option, unmet
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 BATCH = 512
 # llama-server's default for idle prompts kept in memory, and this adapter's, which must fit beside other
 # engines.
 CACHE_RAM_MIB = 512
+
+# What an administrator may add: numbers and switches of llama-server.
+EXTRA: Mapping[str, Taken] = {
+    "--yarn-orig-ctx": int,
+    "--yarn-ext-factor": float,
+    "--yarn-attn-factor": float,
+    "--yarn-beta-slow": float,
+    "--yarn-beta-fast": float,
+    "--keep": int,
+    "--temp": float,
+    "--top-k": int,
+    "--top-p": float,
+    "--min-p": float,
+    "--repeat-penalty": float,
+    "--spec-ngram-simple-size-m": int,
+    "--no-op-offload": None,
+    "--no-perf": None,
+    "--verbosity": int,
+}
+
+BY_DRAFT = ("draft-simple", "draft-eagle3")
+NEEDS = (
+    Needs("ngram_size", "spec_type", "Only where tokens are guessed by ngram-simple.", ("ngram-simple",)),
+    *(
+        Needs(name, "draft_model", "Only with a draft model.")
+        for name in ("draft_min", "draft_p_min", "draft_gpu_layers")
+    ),
+)
 
 
 class LlamaCppOptions(EngineOptions):
@@ -164,7 +193,7 @@ class LlamaCppOptions(EngineOptions):
     )
     threads: int | None = option(
         "Threads",
-        "CPU threads for generation. Unset: one less than the cores the replica was given, if those are several.",
+        "CPU threads for generation. Unset: the cores the replica was given, less one of several.",
         "Parallelism",
         "--threads",
         ge=1,
@@ -385,4 +414,25 @@ class LlamaCppOptions(EngineOptions):
         "Program",
         "llama-server runs the one on the node's PATH in place of the installed xllamacpp. Unset: xllamacpp.",
         "Program",
+    )
+
+
+def objections(options: Mapping[str, Any]) -> dict[str, str]:
+    """A sentence for each option that means nothing beside the others, or that is refused there."""
+    found = unmet(options, NEEDS)
+    if options.get("spec_type") in BY_DRAFT and not options.get("draft_model"):
+        found["spec_type"] = f"{options['spec_type']} needs a draft model: choose one below."
+    if options.get("flash_attention") == "off" and options.get("cache_type_v", "f16") not in (
+        "f16",
+        "f32",
+        "bf16",
+    ):
+        found["cache_type_v"] = "Quantised values need flash attention, which is off."
+    return found | disordered(
+        options,
+        [
+            ("draft_min", "draft_max", "Not more than the most."),
+            ("micro_batch", "batch", "Not more than the tokens of a step."),
+            ("image_min_tokens", "image_max_tokens", "Not more than the most."),
+        ],
     )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .base import (
     LAUNCHERS,
@@ -19,6 +19,7 @@ from .base import (
     Reported,
     Requirements,
     Verdict,
+    unmet,
 )
 from .estimates import (
     GIB,
@@ -30,7 +31,7 @@ from .estimates import (
     missing,
     weights_bytes,
 )
-from .transformers_options import TransformersOptions
+from .transformers_options import EXTRA, NEEDS, TransformersOptions
 
 # What the process holds beside weights: Python, torch, transformers, the server. Measured 450 MiB with 5.24
 # on a CPU after short answers (710 with a model of 257); long prompts add to it while they are read.
@@ -49,6 +50,7 @@ class Transformers(Engine):
     title = "transformers"
     kinds = ("safetensors",)
     Options = TransformersOptions
+    extra_flags = EXTRA
     weighing_options = ("dtype", "quantization")
     versions: ClassVar[Mapping[str, str]] = {"cpu": "5.24.0", "cuda": "5.24.0"}
     quirks = Quirks(
@@ -151,6 +153,9 @@ class Transformers(Engine):
             "TRITON_CACHE_DIR": str(cache / "triton"),
         }
         return variables | ({"SLIPWAY_ENGINE_KEY": key} if key else {})
+
+    def objections(self, options: Mapping[str, Any]) -> dict[str, str]:
+        return unmet(options, NEEDS)
 
     def progress(self, line: str) -> str | None:
         if found := re.search(r"Loading weights: +(\d+)%", line):

@@ -1,8 +1,21 @@
 """`transformers serve`'s options, by its names, and its launcher's own."""
 
+from collections.abc import Mapping
 from typing import Literal
 
-from .base import EngineOptions, option
+from .base import EngineOptions, Needs, Taken, option
+
+# What an administrator may add; everything else of `transformers serve` is an option or Slipway's own.
+EXTRA: Mapping[str, Taken] = {"--log-level": ("debug", "info", "error", "critical")}
+
+_BATCHED = (
+    "cb_max_memory_percent",
+    "cb_block_size",
+    "cb_num_blocks",
+    "cb_max_batch_tokens",
+    "cb_cuda_graphs",
+)
+NEEDS = [Needs(name, "continuous_batching", "Only with continuous batching.") for name in _BATCHED]
 
 
 class TransformersOptions(EngineOptions):
@@ -12,7 +25,11 @@ class TransformersOptions(EngineOptions):
         "Data type", "Of the weights once loaded. Unset: as they are stored.", "Memory", "--dtype"
     )
     quantization: Literal["bnb-4bit", "bnb-8bit"] | None = option(
-        "Quantisation", "By bitsandbytes while loading; GPUs only. Unset: none.", "Memory", "--quantization"
+        "Quantisation",
+        "By bitsandbytes while loading; GPUs only. Unset: none.",
+        "Quantisation",
+        "--quantization",
+        build="cuda",
     )
     cb_max_memory_percent: float | None = option(
         "Memory for the KV cache",
@@ -47,7 +64,7 @@ class TransformersOptions(EngineOptions):
     )
     cb_max_batch_tokens: int | None = option(
         "Tokens a batch",
-        "At most so many at once, with continuous batching. Unset: chosen by transformers.",
+        "At most so many in one step of the model, with continuous batching. Unset: chosen by transformers.",
         "Parallelism",
         "--cb-max-batch-tokens",
         ge=1,

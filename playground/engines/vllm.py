@@ -27,7 +27,8 @@ from .base import (
     Verdict,
 )
 from .estimates import GIB, context_that_fits
-from .vllm_options import DRAFT_TOKENS, KV_CACHE_CPU_GIB, RANKS, VllmOptions
+from .vllm_extra import EXTRA
+from .vllm_options import DRAFT_TOKENS, KV_CACHE_CPU_GIB, RANKS, VllmOptions, objections
 
 
 class Vllm(Engine):
@@ -38,6 +39,7 @@ class Vllm(Engine):
     kinds = ("safetensors",)
     adapter_kinds = ("safetensors",)
     Options = VllmOptions
+    extra_flags = EXTRA
     context_option = "max_model_len"
     split_options = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
     weighing_options = ("quantization", "kv_cache_dtype")
@@ -52,6 +54,7 @@ class Vllm(Engine):
         ),
         continuous_usage={"stream_options": {"continuous_usage_stats": True}},
         images=True,
+        scores_embeddings=True,
         routes=frozenset(
             {
                 ("POST", "/v1/chat/completions"),
@@ -155,6 +158,9 @@ class Vllm(Engine):
         if given.threads:
             variables["OMP_NUM_THREADS"] = str(given.threads)
         return variables | ({"VLLM_API_KEY": key} if key else {})
+
+    def objections(self, options: Mapping[str, Any]) -> dict[str, str]:
+        return objections(options)
 
     def progress(self, line: str) -> str | None:
         if found := re.search(r"checkpoint shards: +(\d+)% Completed", line):

@@ -1,8 +1,9 @@
 """vLLM's options, by its names: what a person may set, grouped as people think."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from .base import EngineOptions, option
+from .base import EngineOptions, Needs, disordered, option, unmet
 
 # The CPU build's own default takes a share of all memory; beside other engines a fixed amount is kinder.
 KV_CACHE_CPU_GIB = 1.0
@@ -43,6 +44,14 @@ Quantisation = Literal[
     "mxfp4",
     "quark",
     "torchao",
+    "fbgemm_fp8",
+    "fp_quant",
+    "gpt_oss_mxfp4",
+    "humming",
+    "inc",
+    "modelopt_mixed",
+    "modelopt_mxfp8",
+    "moe_wna16",
 ]
 Attention = Literal[
     "FLASH_ATTN",
@@ -54,6 +63,24 @@ Attention = Literal[
     "FLASH_ATTN_MLA",
     "CUTLASS_MLA",
     "TRITON_MLA",
+    "TOKENSPEED_MLA",
+    "FLASHMLA_SPARSE",
+    "FLASHINFER_MLA_SPARSE",
+    "FLASH_ATTN_MLA_SPARSE",
+]
+Experts = Literal[
+    "auto",
+    "triton",
+    "triton_unfused",
+    "batched_triton",
+    "cutlass",
+    "deep_gemm",
+    "deep_gemm_mega_moe",
+    "flashinfer_cutlass",
+    "flashinfer_cutedsl",
+    "flashinfer_trtllm",
+    "humming",
+    "marlin",
 ]
 ToolParser = Literal[
     "apertus",
@@ -152,6 +179,27 @@ ReasoningParser = Literal[
     "step3p5",
 ]
 
+# Methods that guess by another model's weights.
+BY_DRAFT = ("draft_model", "eagle", "eagle3", "medusa", "mlp_speculator")
+NEEDS = (
+    Needs(
+        "structured_compact",
+        "structured_backend",
+        "Only xgrammar and guidance can: choose one.",
+        ("xgrammar", "guidance"),
+    ),
+    Needs(
+        "structured_closed",
+        "structured_backend",
+        "Only guidance can: choose it as the grammar backend.",
+        ("guidance",),
+    ),
+    Needs("prompt_lookup_max", "spec_method", "Only where tokens are guessed by ngram.", ("ngram",)),
+    Needs("prompt_lookup_min", "spec_method", "Only where tokens are guessed by ngram.", ("ngram",)),
+    Needs("enable_eplb", "enable_expert_parallel", "Only with expert parallel."),
+    Needs("tool_strict_level", "tool_call_parser", "Only with a tool parser."),
+)
+
 
 class VllmOptions(EngineOptions):
     """vLLM's options, by its names."""
@@ -234,7 +282,9 @@ class VllmOptions(EngineOptions):
         "Memory",
         "--mamba-cache-dtype",
     )
-    load_format: Literal["auto", "safetensors", "runai_streamer", "dummy"] | None = option(
+    load_format: (
+        Literal["auto", "safetensors", "fastsafetensors", "runai_streamer", "mistral", "dummy"] | None
+    ) = option(
         "Loading of weights",
         "runai_streamer reads many files at once; dummy fills in random weights, to time a start. "
         "Unset: auto.",
@@ -433,14 +483,12 @@ class VllmOptions(EngineOptions):
         "--attention-backend",
         build="cuda",
     )
-    moe_backend: Literal["auto", "triton", "cutlass", "deep_gemm", "flashinfer_cutlass", "marlin"] | None = (
-        option(
-            "Experts",
-            "Implementation of a mixture's experts. Unset: auto.",
-            "Speed",
-            "--moe-backend",
-            build="cuda",
-        )
+    moe_backend: Experts | None = option(
+        "Experts",
+        "Implementation of a mixture's experts. Unset: auto.",
+        "Speed",
+        "--moe-backend",
+        build="cuda",
     )
     model_impl: Literal["auto", "vllm", "transformers"] | None = option(
         "Model code",
@@ -717,4 +765,23 @@ class VllmOptions(EngineOptions):
         "Embeddings",
         "--pooler-config.enable_chunked_processing=true",
         "--pooler-config.enable_chunked_processing=false",
+    )
+
+
+def objections(options: Mapping[str, Any]) -> dict[str, str]:
+    """A sentence for each option that means nothing beside the others, or that vLLM would refuse there."""
+    found = unmet(options, NEEDS)
+    method, draft = options.get("spec_method"), options.get("draft_model")
+    if method in BY_DRAFT and not draft:
+        found["spec_method"] = f"{method} needs a draft model: choose one below."
+    if draft and method and method not in BY_DRAFT:
+        found["draft_model"] = f"{method} guesses without one: leave it out."
+    if options.get("spec_tokens") and not (method or draft):
+        found["spec_tokens"] = "Only where tokens are guessed: choose a method or a draft model."
+    return found | disordered(
+        options,
+        [
+            ("prompt_lookup_min", "prompt_lookup_max", "Not longer than the longest."),
+            ("max_loras", "max_cpu_loras", "Not more than are kept in RAM."),
+        ],
     )

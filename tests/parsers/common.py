@@ -1,7 +1,8 @@
 """What the parser scripts share: command lines in, what each parser made of them out. Needs no package.
 
 `python parse_NAME.py RESULT` reads a JSON list of command lines from its standard input, and writes to RESULT
-a list of {"error": null or words, "values": {name: text}}: engines print to their output what they like.
+a list of {"error": null or words, "values": {name: text}}: engines print to their output what they like. With
+`python parse_NAME.py RESULT FLAGS` it writes to FLAGS every flag of the engine's parser, as a JSON list.
 """
 
 import contextlib
@@ -9,14 +10,16 @@ import importlib.util
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 
-def answer(parse: Callable[[list[str]], dict[str, Any]]) -> None:
+def answer(parse: Callable[[list[str]], dict[str, Any]], flags: Iterable[str] = ()) -> None:
     """Give each command line to `parse`, which raises or exits where the engine refuses it."""
     commands = json.load(sys.stdin)
+    if len(sys.argv) > 2:
+        Path(sys.argv[2]).write_text(json.dumps(sorted(flags)))
     Path(sys.argv[1]).write_text(json.dumps([outcome(parse, command) for command in commands]))
 
 

@@ -15,4 +15,4 @@ def parse(command: list[str]) -> dict[str, Any]:
         return vars(given) | context.params
 
 
-answer(parse)
+answer(parse, [flag for one in SERVE.params for flag in (*one.opts, *one.secondary_opts)])

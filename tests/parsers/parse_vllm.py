@@ -17,4 +17,4 @@ def parse(command: list[str]) -> dict[str, Any]:
     return vars(arguments)
 
 
-answer(parse)
+answer(parse, [flag for action in PARSER._actions for flag in action.option_strings])
