@@ -1,8 +1,10 @@
 """What attackers send, and what they get: a refusal in the API's shape, and an engine that heard nothing."""
 
+import base64
 import gzip
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -28,6 +30,7 @@ def site(
     """One site for all attacks: `words` to call, `fragile` to break, and another team's `private`."""
     with ExitStack() as stack:
         stack.enter_context(django_db_blocker.unblock())
+        call_command("migrate", verbosity=0)  # Most tests here ask for no database of their own.
         stack.callback(call_command, "flush", verbosity=0, interactive=False)
         served = stack.enter_context(running_site(tmp_path_factory.mktemp("attacked")))
         team = Team.objects.get_or_create(slug="default", defaults={"name": "Default"})[0]
@@ -241,6 +244,57 @@ def test_a_dangerous_field_is_400_and_named(site: Site, untouched: None, name: s
 @pytest.mark.parametrize("model", [None, 7, "", "x" * 500, ["words"], {"a": 1}])
 def test_a_model_that_is_no_name_is_400(site: Site, untouched: None, model: object) -> None:
     assert refused(site.post(json={**ask(), "model": model}), 400)["param"] == "model"
+
+
+# Pictures (9, 10)
+
+
+def picture(url: object) -> dict[str, Any]:
+    parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": url}}]
+    return {"model": "words", "messages": [{"role": "user", "content": parts}]}
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["127.0.0.1", "localhost", "2130706433", "0x7f000001", "[::ffff:127.0.0.1]", "127.1", "127.0.0.1.nip.io"],
+)
+def test_no_address_of_a_picture_is_asked(site: Site, untouched: None, where: str) -> None:
+    """Neither the site nor an engine sends a packet there, so nothing can lead them further."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        for url in (
+            f"http://{where}:{port}/a.png",
+            f"http:\\\\{where}:{port}\\a.png",
+            f"//{where}:{port}/a.png",
+        ):
+            assert refused(site.post(json=picture(url)), 400)["code"] == "unsupported_image"
+        listener.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 60_000, 60_000) + b"\x08\x06\0\0\0"
+JPEG_2000 = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 40
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="http://169.254.169.254/"/></svg>'
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw"),
+    [
+        ("png", PNG),
+        ("png", JPEG_2000),
+        ("jp2", JPEG_2000),
+        ("svg+xml", SVG),
+        ("png", SVG),
+        ("tiff", b"II*\0"),
+    ],
+    ids=["huge", "not-png", "jpeg-2000", "svg", "svg-as-png", "tiff"],
+)
+def test_pictures_that_cost_or_do_more_than_they_say_are_400(
+    site: Site, untouched: None, kind: str, raw: bytes
+) -> None:
+    encoded = base64.b64encode(raw).decode()
+    refused(site.post(json=picture(f"data:image/{kind};base64,{encoded}")), 400)
 
 
 # JSON (14)
