@@ -111,7 +111,7 @@ class External(Engine):
             return found[1]
         if "external: asking" in line:
             return "asking the server"
-        return "warming" if "external: listening on" in line else None
+        return None
 
     def explain(self, log: list[str], exit_code: int | None) -> Reason | None:
         text = "\n".join(log)

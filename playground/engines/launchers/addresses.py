@@ -83,14 +83,14 @@ def judge(server: Server, found: Iterable[str], allowed: Sequence[Network]) -> N
     """Raise Forbidden unless every address that the server's name led to may be asked."""
     for text in found:
         address = unwrapped(_address(text))
+        leads = f"{server.host} leads to {address}, which" if str(address) != server.host else str(address)
         if any(address in network for network in NEVER):
-            raise Forbidden(f"{server.host} leads to {address}: addresses of that kind are never asked.")
+            raise Forbidden(f"{leads} is of a kind that is never asked.")
         if any(address in network for network in allowed):
             continue
         if not address.is_global:
             raise Forbidden(
-                f"{server.host} leads to {address}, which is in a private network: name the network in "
-                "SLIPWAY_EXTERNAL_NETWORKS on this machine to allow that."
+                f"{leads} is in a private network: name that in SLIPWAY_EXTERNAL_NETWORKS on this machine to allow it."
             )
         if not server.secure:
             raise Forbidden(f"{server.host} is public: use https, or the key and the texts travel in the clear.")
