@@ -332,7 +332,7 @@ class SglangOptions(EngineOptions):
         le=64,
     )
     ep_size: int | None = option(
-        "Expert parallel",
+        "Expert parallel size",
         "GPUs of one tensor group over which a mixture's experts are spread whole. Unset: 1.",
         "Parallelism",
         "--ep-size",
@@ -780,13 +780,13 @@ class SglangOptions(EngineOptions):
     reasoning_parser: ReasoningParser | None = option(
         "Reasoning parser",
         "Sets thoughts apart from the answer; auto goes by the chat template. Unset: none.",
-        "Output",
+        "Tools and reasoning",
         "--reasoning-parser",
     )
     tool_call_parser: ToolParser | None = option(
         "Tool parser",
         "Lets the model call tools when it wants to; auto goes by the chat template. Unset: none.",
-        "Output",
+        "Tools and reasoning",
         "--tool-call-parser",
     )
     sampling_defaults: Literal["model", "openai"] | None = option(
