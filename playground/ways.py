@@ -15,6 +15,8 @@ from playground.models import Model, ModelFormat
 from playground.schemes import SCHEMES, Scheme
 
 LLAMACPP, COMPRESSOR = "llama.cpp", "llm-compressor"
+# What comes of each, and who loads it.
+RESULTS = {LLAMACPP: "a GGUF file, for llama.cpp", COMPRESSOR: "safetensors, for vLLM and SGLang"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ def of(model: Model) -> list[Way]:
     if model.refused or model.missing:
         return []
     return [*_ggufs(model), *_folders(model)]
+
+
+def by_tool(model: Model) -> list[tuple[str, list[Way]]]:
+    """The same in groups."""
+    found = of(model)
+    groups = [(tool, [way for way in found if way.tool == tool]) for tool in RESULTS]
+    return [(tool, group) for tool, group in groups if group]
 
 
 def find(model: Model, method: str) -> Way | None:
@@ -87,7 +96,7 @@ def _gguf_way(form: ModelFormat, header: gguf.Header | None, mixture: Mixture) -
     if not planned:
         return Way(mixture.name, mixture.words, LLAMACPP, form, why_not=f"Its weights are {header.dtype}.")
     again = mixtures.requantises(header, planned)
-    note = f"from {header.dtype}: what was lost stays lost" if again else ""
+    note = f"Made from {header.dtype}: what that lost stays lost." if again else ""
     size = mixtures.size(header, planned)
     return Way(mixture.name, mixture.words, LLAMACPP, form, size_bytes=size, note=note)
 

@@ -70,7 +70,7 @@ def test_a_smaller_model_is_made_shown_with_its_parent_and_answers(
 ) -> None:
     client.force_login(user)
     page = client.get(reverse("model", args=[model.pk])).content.decode()
-    assert "from Q4_1: what was lost stays lost" in page
+    assert "Made from Q4_1: what that lost stays lost" in page
     planned = next(way for way in ways.of(model) if way.method == "Q4_K_M").size_bytes
     assert _post(client, model, "Q4_K_M").status_code == 302
     job = Job.objects.get(kind=Job.Kind.QUANTISE_MODEL)

@@ -10,7 +10,7 @@ from playground.views.request import Request
 def panel(request: Request, model: Model) -> dict[str, Any]:
     """The whole panel."""
     return {
-        "ways": ways.of(model),
+        "ways": [(tool, ways.RESULTS[tool], group) for tool, group in ways.by_tool(model)],
         "quantise_typed": {},
         "quantise_errors": {},
         "quantisers": access.holders("start", model.team),
