@@ -6,11 +6,16 @@ Messages and the requests that are kept name a picture "image:7"; its bytes lie 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from django.db import transaction
+from django.db.models import Sum
+
 from playground import images
 from playground.models import Conversation, Image, Turn, User
 
 BYTES = 4 << 20
 MOST = 4
+# Each answer is asked with every picture of the conversation.
+TOGETHER = 32 << 20
 PREFIX = "image:"
 
 
@@ -21,23 +26,39 @@ class PictureRefused(Exception):
 def add(conversation: Conversation, name: str, raw: bytes, user: User) -> Image:
     """Keep a picture for this person's next message there. `name` is what people call the file."""
     name = name[:80] or "The picture"
-    if len(waiting(conversation, user)) >= MOST:
-        raise PictureRefused(f"{name} was not attached: {MOST} pictures a message is the most.")
-    if len(raw) > BYTES:
-        raise PictureRefused(f"{name} was not attached: it has more than {BYTES >> 20} MiB.")
     try:
-        kind, width, height = images.measured(raw)
+        kind, width, height = _measured(raw)
+        with transaction.atomic():
+            # One at a time, so that two that come together are counted.
+            Conversation.objects.select_for_update().get(pk=conversation.pk)
+            _require_room(conversation, len(raw), user)
+            return Image.objects.create(
+                conversation=conversation,
+                kind=kind,
+                width=width,
+                height=height,
+                size_bytes=len(raw),
+                data=raw,
+                created_by=user,
+            )
     except ValueError as problem:
         raise PictureRefused(f"{name} was not attached: {problem}.") from problem
-    return Image.objects.create(
-        conversation=conversation,
-        kind=kind,
-        width=width,
-        height=height,
-        size_bytes=len(raw),
-        data=raw,
-        created_by=user,
-    )
+
+
+def _measured(raw: bytes) -> tuple[str, int, int]:
+    if len(raw) > BYTES:
+        raise ValueError(f"it has more than {BYTES >> 20} MiB")
+    return images.measured(raw)
+
+
+def _require_room(conversation: Conversation, size: int, user: User) -> None:
+    if len(waiting(conversation, user)) >= MOST:
+        raise ValueError(f"{MOST} pictures a message is the most")
+    held = conversation.images.aggregate(size=Sum("size_bytes"))["size"] or 0
+    if held + size > TOGETHER:
+        raise ValueError(
+            f"this conversation's pictures would have more than {TOGETHER >> 20} MiB; begin another one"
+        )
 
 
 def waiting(conversation: Conversation, user: User) -> list[Image]:

@@ -136,7 +136,7 @@ document.addEventListener("htmx:confirm", async (event) => {
 // --- Requests that fail -------------------------------------------------------------------------------------------
 
 document.addEventListener("htmx:response:error", ({ detail: { ctx } }) => {
-  if (![403, 404].includes(ctx.response.status) && ctx.response.status < 500) return;
+  if (![400, 403, 404, 413].includes(ctx.response.status) && ctx.response.status < 500) return;
   const answer = new DOMParser().parseFromString(ctx.text, "text/html");
   const background = ctx.sourceEvent?.type === "notice" || ctx.sourceEvent?.type === "every";
   if (!background) toast($("[data-reason]", answer)?.textContent.trim() || "That did not work.", "error");

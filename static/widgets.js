@@ -35,8 +35,11 @@ function attach(files) {
 
 picker?.addEventListener("change", () => {
   if (!picker.files.length) return;
-  refuse("");
-  $("#attach").requestSubmit();
+  const most = Number(picker.dataset.most);
+  const heavy = [...picker.files].find((file) => file.size > most);
+  refuse(heavy ? `${heavy.name} was not attached: it has more than ${most >> 20} MiB.` : "");
+  if (heavy) picker.value = "";
+  else $("#attach").requestSubmit();
 });
 
 $("[data-attach]")?.addEventListener("click", () => picker.click());
@@ -61,12 +64,14 @@ composer.addEventListener("drop", (event) => {
 /** The strip came anew: say why something was not taken, or how many there are. */
 document.addEventListener("htmx:after:swap", (event) => {
   if (event.detail.ctx.sourceElement?.id !== "attach") return;
-  picker.value = "";
   const strip = $("#attached");
   refuse(strip.dataset.why);
   if (!strip.dataset.why) say(`${strip.childElementCount} attached.`);
   message.focus();
 });
+
+// The same file may be chosen again, whatever came of it.
+$("#attach")?.addEventListener("htmx:finally:request", () => (picker.value = ""));
 
 // A message that went takes its pictures along.
 composer.addEventListener("htmx:after:request", (event) => {

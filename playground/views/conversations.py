@@ -149,7 +149,7 @@ def composer_images(
     """Whether pictures can go with a message, and those that wait at the composer."""
     sees = any(heading.sees for heading in headings)
     attached = pictures.waiting(conversation, request.user) if conversation.task == "chat" else []
-    return {"sees": sees, "attached": attached, "conversation": conversation}
+    return {"sees": sees, "attached": attached, "most": pictures.BYTES, "conversation": conversation}
 
 
 def _said(conversation: Conversation, shown: thread.Shown) -> dict[str, Any]:
@@ -406,9 +406,13 @@ def send(request: Request, pk: int) -> HttpResponse:
 def _inputs(request: Request, conversation: Conversation) -> dict[str, Any]:
     """What goes with a message's text: a rerank's query, or the pictures that the composer names."""
     if conversation.task == Model.Task.RERANK:
-        return {"query": request.POST.get("query", "").replace("\r\n", "\n").replace("\x00", "")}
+        return {"query": _query(request)}
     keys = pictures.chosen(conversation, request.POST.getlist("image"), request.user)
     return {"images": keys} if keys else {}
+
+
+def _query(request: Request) -> str:
+    return request.POST.get("query", "").replace("\r\n", "\n").replace("\x00", "")
 
 
 def _continued(conversation: Conversation, form: QueryDict) -> tuple[Turn | None, Generation | None]:
@@ -463,7 +467,7 @@ def edit(request: Request, pk: int) -> HttpResponse:
             request.user,
             row.parent,
             first.previous if first else None,
-            row.inputs | ({"query": request.POST["query"]} if "query" in request.POST else {}),
+            row.inputs | ({"query": _query(request)} if row.conversation.task == Model.Task.RERANK else {}),
         )
     except generation.SendRefused as problem:
         return _refused(request, f"#edit-note-{row.pk}", str(problem))
