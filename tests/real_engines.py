@@ -1,6 +1,6 @@
 """Real engines for tests.
 
-Environments and the demo model kept between runs, and a process of one that is ready.
+The row of each, environments and the demo model kept between runs, and a process of one that is ready.
 
 Installing and converting are real the first time; SLIPWAY_TEST_CACHE (default ~/.cache/slipway-tests) keeps
 what they made, and later runs link it into their own home.
@@ -17,11 +17,12 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from django.conf import settings
 
 from playground import catalogue, engines, environments, jobs, teams
@@ -30,6 +31,50 @@ from playground.models import EngineEnvironment, Job, Model, ModelFormat, Node
 
 CACHE = Path(os.environ.get("SLIPWAY_TEST_CACHE", Path.home() / ".cache" / "slipway-tests"))
 HARDWARE = Hardware(cores=2, memory_bytes=8 << 30)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the tests of every engine need to know of one, beside what its adapter says."""
+
+    tokens: str
+    """Its counter of tokens made."""
+    context: int
+    """What it refuses prompts beyond, started with `options`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of a start with the demo model."""
+    renders: str = "engine"
+    """Who tells what the template made of the messages."""
+    counts_stopped: bool = True
+    """Tells how many tokens it made of an answer that is stopped."""
+    large: bool = False
+    """Its environment is borrowed from an earlier run where there was one."""
+    light: bool = False
+    """Also in `make test`."""
+
+    @property
+    def marks(self) -> list[pytest.MarkDecorator]:
+        return [pytest.mark.slow] if self.light else [pytest.mark.engines, pytest.mark.slow]
+
+
+ROWS = {
+    "llama.cpp": Row("llamacpp:tokens_predicted_total", 2048, {"context": 2048}, light=True),
+    "sglang": Row("sglang:realtime_tokens_total", 2048, {"context_length": 2048}, large=True),
+    "transformers": Row(
+        "transformers:generation_tokens_total", 8192, renders="tokenizer", counts_stopped=False
+    ),
+    "triton": Row("triton:generation_tokens_total", 2048, {"context": 2048}),
+    "vllm": Row(
+        "vllm:generation_tokens_total", 2048, {"max_model_len": 2048, "kv_cache_gib": 0.25}, large=True
+    ),
+}
+"""One row for each engine that runs here: the tests of every engine go by it, in this order."""
+
+
+def each(argument: str, **more: Any) -> pytest.MarkDecorator:
+    """Parametrises a test by the engines of ROWS."""
+    params = [pytest.param(name, marks=row.marks, id=name) for name, row in ROWS.items()]
+    return pytest.mark.parametrize(argument, params, **more)
 
 
 def node() -> Node:

@@ -1,14 +1,9 @@
-"""The engine contract over every adapter, and the real engines on the same weights."""
+"""The engine contract over every adapter, without installing anything; and llama.cpp's own ends."""
 
-import asyncio
-import json
 import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from django.conf import settings
 from pydantic import ValidationError
@@ -16,27 +11,13 @@ from pydantic import ValidationError
 from playground import catalogue, engines
 from playground.engines.base import Engine, Gpu, Hardware, LocalModel, ReasonCode
 from tests import real_engines
-from tests.real_engines import Running, body, events, running
+from tests.real_engines import ROWS, running
 
-NAMES = ["llama.cpp", "transformers", "triton", "vllm"]
 CPU = Hardware(cores=2, memory_bytes=8 << 30)
 GPU = Hardware(cores=16, memory_bytes=128 << 30, gpus=(Gpu(0, "H100", 80 << 30),))
 SHAPE = {"layers": 30, "heads": 9, "kv_heads": 3, "head_dim": 64, "hidden_size": 576, "vocab_size": 49152}
 KEY = "canary-key"
-every = pytest.mark.parametrize("adapter", [engines.get(name) for name in NAMES], ids=NAMES)
-# The engine's fixture needs the database; without the mark pytest-django would not make it.
-light = [pytest.mark.django_db]
-heavy = [*light, pytest.mark.engines, pytest.mark.slow]
-real = pytest.mark.parametrize(
-    "live",
-    [
-        pytest.param("llama.cpp", marks=light),
-        pytest.param("transformers", marks=heavy),
-        pytest.param("triton", marks=heavy),
-        pytest.param("vllm", marks=heavy),
-    ],
-    indirect=True,
-)
+every = pytest.mark.parametrize("adapter", [engines.get(name) for name in ROWS], ids=list(ROWS))
 
 
 def local(adapter: Engine, task: str = "chat", **more: Any) -> LocalModel:
@@ -56,9 +37,6 @@ def local(adapter: Engine, task: str = "chat", **more: Any) -> LocalModel:
 def command(adapter: Engine, hardware: Hardware = CPU, **options: Any) -> list[str]:
     typed = adapter.Options.model_validate(options)
     return adapter.command(Path("/env"), local(adapter), typed, 4711, "tiny", hardware)
-
-
-# The contract, without installing anything
 
 
 @every
@@ -282,6 +260,31 @@ E llama_model_load: error loading model: llama_model_loader: failed to load mode
     ),
     ("vllm", ReasonCode.PORT_TAKEN, "port", "OSError: [Errno 98] Address already in use"),
     (
+        "sglang",
+        ReasonCode.CONTEXT_TOO_LONG,
+        "8,192, not 100,000",
+        "ValueError: Warning: User-specified context_length (100000) is greater than the derived "
+        "context_length (8192). This may lead to incorrect model outputs or CUDA errors.",
+    ),
+    (
+        "sglang",
+        ReasonCode.UNKNOWN_OPTION,
+        "unrecognized arguments: --nope",
+        "sglang serve: error: unrecognized arguments: --nope",
+    ),
+    (
+        "sglang",
+        ReasonCode.OUT_OF_MEMORY,
+        "share of GPU memory",
+        "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static. Current value: 0.1",
+    ),
+    (
+        "sglang",
+        ReasonCode.DRIVER_MISSING,
+        "driver",
+        "ImportError: libcuda.so.1: cannot open shared object file: No such file or directory",
+    ),
+    (
         "transformers",
         ReasonCode.OUT_OF_MEMORY,
         "3.00 GiB",
@@ -316,180 +319,6 @@ def test_it_says_what_to_do_about_a_failed_start(name: str, code: ReasonCode, wo
 @every
 def test_it_leaves_an_unknown_failure_to_the_common_rules(adapter: Engine) -> None:
     assert adapter.explain(["something else"], 1) is None
-
-
-# The real engines, on the same weights
-
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "llama.cpp": {"context": 1024},
-    "transformers": {},
-    "triton": {"context": 1024},
-    "vllm": {"max_model_len": 1024, "kv_cache_gib": 0.25},
-}
-
-
-@pytest.fixture(scope="module")
-def live(
-    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: Any, home: Path
-) -> Iterator[Running]:
-    """A real engine with the demo model, started once for the tests below."""
-    name = request.param
-    with django_db_blocker.unblock():
-        adapter = engines.get(name)
-        _, form = real_engines.demo(adapter.kinds[0])
-        model = catalogue.local(form)
-        with running(name, model, OPTIONS[name]) as engine:
-            print(f"{name} ready in {engine.ready_s:.1f} s")
-            yield engine
-
-
-@pytest.fixture
-async def session() -> Any:
-    async with aiohttp.ClientSession() as one:
-        yield one
-
-
-async def post(session: aiohttp.ClientSession, live: Running, request: dict[str, Any]) -> tuple[int, Any]:
-    url = live.base_url + "/v1/chat/completions"
-    async with session.post(url, json=request, headers=live.headers) as answer:
-        return answer.status, await answer.json(content_type=None)
-
-
-@real
-async def test_it_answers_whole(live: Running, session: aiohttp.ClientSession) -> None:
-    status, data = await post(session, live, body("What is the capital of France?", max_tokens=6))
-    assert status == 200
-    assert data["choices"][0]["message"]["content"].strip()
-    assert 0 < data["usage"]["completion_tokens"] <= 6
-    assert (data["model"] == "demo") is not live.adapter.quirks.renames_model
-
-
-@real
-async def test_it_streams_as_its_quirks_say(live: Running, session: aiohttp.ClientSession) -> None:
-    request = body("Name three colours.", max_tokens=8, stream=True, stream_options={"include_usage": True})
-    url = live.base_url + "/v1/chat/completions"
-    async with session.post(url, json=request, headers=live.headers) as answer:
-        found = await events(answer)
-    quirks = live.adapter.quirks
-    assert (found[-1] == "[DONE]") is quirks.sends_done
-    chunks = [event for event in found if event != "[DONE]"]
-    text = [chunk["choices"][0]["delta"].get("content") for chunk in chunks if chunk["choices"]]
-    assert len([one for one in text if one]) >= 2
-    with_usage = [chunk for chunk in chunks if chunk.get("usage")]
-    assert with_usage, "usage is asked for"
-    assert (with_usage[-1]["choices"] == []) is quirks.usage_chunk
-    assert bool(with_usage[-1]["choices"]) is quirks.usage_on_content
-
-
-@real
-async def test_it_asks_for_the_key(live: Running, session: aiohttp.ClientSession) -> None:
-    assert live.adapter.quirks.takes_key
-    for headers in ({}, {"Authorization": "Bearer wrong"}):
-        async with session.post(
-            live.base_url + "/v1/chat/completions", json=body("x", max_tokens=1), headers=headers
-        ) as answer:
-            assert answer.status == 401
-            assert live.key not in await answer.text()
-
-
-@real
-@pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_hangs_up_stops_it(
-    live: Running, session: aiohttp.ClientSession, stream: bool
-) -> None:
-    request = body("Write a very long story.", max_tokens=950, stream=stream, ignore_eos=True)
-    if "ignore_eos" in live.adapter.quirks.refused:
-        del request["ignore_eos"]
-
-    async def ask() -> None:
-        url = live.base_url + "/v1/chat/completions"
-        async with session.post(url, json=request, headers=live.headers) as answer:
-            await answer.read()
-
-    asking = asyncio.create_task(ask())
-    await _until(lambda: live.running(session), 1)
-    asking.cancel()
-    # llama.cpp looks for a client that left an unstreamed answer after a second in which nothing happened,
-    # and being asked for its metrics is something: ask seldom.
-    await _until(lambda: live.running(session), 0, pause_s=2.5)
-
-
-async def _until(read: Any, wanted: float, within_s: float = 60, pause_s: float = 0.05) -> None:
-    deadline = time.monotonic() + within_s
-    while (value := await read()) != wanted:
-        assert time.monotonic() < deadline, f"still {value}, not {wanted}"
-        await asyncio.sleep(pause_s)
-
-
-@real
-async def test_its_counters_rise_while_it_works(live: Running, session: aiohttp.ClientSession) -> None:
-    before = await live.metrics(session)
-    await post(session, live, body("Count to ten.", max_tokens=8))
-    after = await live.metrics(session)
-    for name in live.adapter.quirks.progress_metrics:
-        assert after[name] > before[name], name
-
-
-@real
-async def test_it_ignores_what_its_quirks_say_and_honours_the_rest(
-    live: Running, session: aiohttp.ClientSession
-) -> None:
-    # vLLM refuses several choices of a greedy answer.
-    asked = {"n": 2, "logprobs": True, "top_logprobs": 2, "temperature": 0.8}
-    status, data = await post(session, live, body("Hello", max_tokens=3, **asked))
-    assert status == 200
-    ignored = live.adapter.quirks.ignored
-    assert len(data["choices"]) == (1 if "n" in ignored else 2)
-    assert bool(data["choices"][0].get("logprobs")) is not ("logprobs" in ignored)
-
-
-@real
-async def test_a_schema_is_kept_or_declared_ignored(live: Running, session: aiohttp.ClientSession) -> None:
-    schema = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
-    wanted = {
-        "type": "json_schema",
-        "json_schema": {"name": "place", "schema": {**schema, "additionalProperties": False}, "strict": True},
-    }
-    status, data = await post(session, live, body("Name a city.", max_tokens=40, response_format=wanted))
-    assert status == 200
-    if "response_format" in live.adapter.quirks.ignored:
-        return
-    assert json.loads(data["choices"][0]["message"]["content"])["city"] in ("Paris", "Rome")
-
-
-@real
-async def test_it_refuses_what_its_quirks_say(live: Running, session: aiohttp.ClientSession) -> None:
-    for name in live.adapter.quirks.refused:
-        status, _ = await post(session, live, body("x", max_tokens=1, **{name: 1}))
-        assert status >= 400, name
-    status, _ = await post(session, live, body("still there?", max_tokens=1))
-    assert status == 200
-
-
-@real
-async def test_a_prompt_beyond_the_context_is_a_clear_error(
-    live: Running, session: aiohttp.ClientSession
-) -> None:
-    if live.adapter.name == "transformers":
-        pytest.skip("transformers serve has no limit of its own: it goes on past the trained context")
-    status, data = await post(session, live, body("hi " * 2000, max_tokens=1))
-    assert status == 400
-    assert "context" in json.dumps(data)
-
-
-@real
-async def test_its_log_tells_of_its_loading(live: Running) -> None:
-    lines = live.log.read_text(errors="replace").replace("\r", "\n").splitlines()
-    told = [note for line in lines if (note := live.adapter.progress(line))]
-    assert any("loading weights" in note for note in told)
-    assert "warming" in told
-
-
-@real
-async def test_its_log_keeps_no_prompt(live: Running, session: aiohttp.ClientSession) -> None:
-    await post(session, live, body("canary-7f3a whisper", max_tokens=2))
-    assert "canary-7f3a" not in live.log.read_text(errors="replace")
 
 
 # llama.cpp alone: what only a process of its own can show

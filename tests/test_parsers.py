@@ -15,26 +15,24 @@ from playground.engines.base import Engine, Gpu, Hardware, LocalAdapter, LocalMo
 from tests import real_engines
 from tests.home import HOME
 from tests.parsers.left_out import LEFT_OUT
+from tests.real_engines import ROWS
 
 PARSERS = Path(__file__).parent / "parsers"
 HARDWARE = {
     "cpu": Hardware(cores=2, memory_bytes=8 << 30),
     "cuda": Hardware(cores=16, memory_bytes=128 << 30, gpus=(Gpu(0, "H100", 80 << 30),)),
 }
-heavy = [pytest.mark.engines, pytest.mark.slow]
+# An engine's parser is reached by a script of its own, where it has one.
+SCRIPTS = {name: PARSERS / f"parse_{name.replace('.', '')}.py" for name in ROWS}
 every = pytest.mark.parametrize(
-    "name",
-    [
-        "llama.cpp",
-        pytest.param("transformers", marks=heavy),
-        pytest.param("vllm", marks=heavy),
-    ],
+    "name", [pytest.param(name, marks=row.marks) for name, row in ROWS.items() if SCRIPTS[name].exists()]
 )
 
 # Options that no parser on a machine without a GPU knows: the README names them. They must be refused here,
 # or they belong among the checked ones.
 UNCHECKED: dict[str, dict[str, str]] = {
     "llama.cpp": {"program": "a llama-server of the node's own is not part of any environment"},
+    "triton": {"program": "NVIDIA's OpenAI front end is part of its container only"},
 }
 # What else must be set for an option to mean something.
 BESIDE: dict[tuple[str, str], dict[str, Any]] = {
@@ -118,9 +116,8 @@ def values(shape: dict[str, Any]) -> Iterator[Any]:
 def parsed(adapter: Engine, folder: Path, asked: list[Line], **variables: str) -> list[dict[str, Any]]:
     """What the engine's parser says of each line; the flags it has go to `flags_of`."""
     result = HOME / f"parsed-{adapter.name}.json"
-    script = PARSERS / f"parse_{adapter.name.replace('.', '')}.py"
     run = subprocess.run(
-        [str(folder / "bin" / "python"), str(script), str(result), str(flags_of(adapter))],
+        [str(folder / "bin" / "python"), str(SCRIPTS[adapter.name]), str(result), str(flags_of(adapter))],
         input=json.dumps([line.command for line in asked]),
         env=os.environ | adapter.environment(adapter.Options(), "", HOME) | variables,
         cwd=HOME,

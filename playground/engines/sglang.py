@@ -29,6 +29,7 @@ from .base import (
     Verdict,
 )
 from .estimates import GIB
+from .sglang_extra import FLAGS
 from .sglang_options import DRAFT_STEPS, DRAFT_TOKENS, DRAFT_TOPK, RANK, SglangOptions
 
 # What a CPU has no use for, or cannot load: kernels for NVIDIA's GPUs, and readers of sound built for CUDA.
@@ -63,45 +64,7 @@ class Sglang(Engine):
     split_options = ("tp_size", "pp_size", "dp_size")
     weighing_options = ("quantization", "kv_cache_dtype")
     versions: ClassVar[Mapping[str, str]] = {"cpu": "0.5.15.post1", "cuda": "0.5.23"}
-    extra_flags: ClassVar[Mapping[str, Taken]] = {
-        "--batch-notify-size": int,
-        "--cuda-graph-max-bs-prefill": int,
-        "--decode-log-interval": int,
-        "--deepep-mode": ("auto", "normal", "low_latency"),
-        "--disable-chunked-prefix-cache": None,
-        "--disable-cuda-graph-padding": None,
-        "--disable-flashinfer-autotune": None,
-        "--disable-shared-experts-fusion": None,
-        "--enable-dynamic-chunking": None,
-        "--enable-mfu-metrics": None,
-        "--enable-mscclpp": None,
-        "--enable-p2p-check": None,
-        "--enable-single-batch-overlap": None,
-        "--enable-symm-mem": None,
-        "--enable-torch-symm-mem": None,
-        "--eplb-rebalance-num-iterations": int,
-        "--flashinfer-mla-disable-ragged": None,
-        "--gc-warning-threshold-secs": float,
-        "--mamba-track-interval": int,
-        "--min-free-slots-delay": int,
-        "--offload-group-size": int,
-        "--offload-num-in-group": int,
-        "--offload-prefetch-step": int,
-        "--pp-async-batch-depth": int,
-        "--pp-max-micro-batch-size": int,
-        "--pre-warm-nccl": None,
-        "--scheduler-recv-interval": int,
-        "--soft-watchdog-timeout": float,
-        "--speculative-adaptive": None,
-        "--speculative-ngram-match-type": ("BFS", "PROB"),
-        "--speculative-ngram-min-bfs-breadth": int,
-        "--triton-attention-num-kv-splits": int,
-        "--triton-attention-reduce-in-fp32": None,
-        "--watchdog-timeout": float,
-        "--weight-loader-drop-cache-after-load": None,
-        "--weight-loader-prefetch-checkpoints": None,
-        "--weight-loader-prefetch-num-threads": int,
-    }
+    extra_flags: ClassVar[Mapping[str, Taken]] = FLAGS
     quirks = Quirks(
         ignored=frozenset(
             {

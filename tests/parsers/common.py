@@ -44,6 +44,7 @@ def after(command: list[str], program: str) -> list[str]:
 def launcher(command: list[str]) -> tuple[Any, list[str]]:
     """The launcher a command line runs, as a module that did nothing yet, and the arguments behind it."""
     file = next(part for part in command if part.endswith(".py"))
+    sys.path.insert(0, str(Path(file).parent))
     spec = importlib.util.spec_from_file_location("launcher", file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

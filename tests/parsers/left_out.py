@@ -1,6 +1,9 @@
 """Flags of the engines' own parsers that are neither options nor extra arguments, by the reason for it."""
 
+from tests.parsers.left_out_sglang import SGLANG
+
 LEFT_OUT: dict[str, dict[str, list[str]]] = {
+    "sglang": SGLANG,
     "transformers": {
         "Slipway says who may come in, and keeps the model": [
             "--enable-cors",

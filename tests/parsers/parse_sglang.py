@@ -15,4 +15,6 @@ def parse(command: list[str]) -> dict[str, Any]:
     return vars(PARSER.parse_args(arguments))
 
 
-answer(parse)
+# One name of each; some only say that there is a newer one.
+FLAGS = [action.option_strings[0] for action in PARSER._actions if "Deprecated" not in type(action).__name__]
+answer(parse, FLAGS)
