@@ -111,6 +111,8 @@ def _feed_forward_total(text: Config, facts: Facts) -> int:
     matrices = 2 if text.get("model_type") in UNGATED else 3
     inner = int(facts.get("intermediate_size") or 4 * hidden)
     experts = int(facts.get("experts") or 0)
+    if facts.get("attention_layers") == 0 and text.get("state_size"):
+        return 0  # Mamba has mixers alone.
     if "hybrid_override_pattern" in text:
         layers, matrices = str(text["hybrid_override_pattern"]).count("-"), 2
     if not experts:

@@ -96,8 +96,8 @@ def from_config(config: Config) -> Facts:
     found["tied_embeddings"] = int(text.get("tie_word_embeddings", outer.get("tie_word_embeddings")) is True)
     found |= _latent(text) | _experts(text, layers or 0) | _layer_kinds(text, layers or 0)
     found |= _sliding(text, found) | _wide(text)
-    found |= _vision(outer) | _counted(outer, text, found)
-    return found
+    found |= _vision(outer)
+    return found | _counted(outer, text, found)
 
 
 def context_length(config: Config) -> int | None:

@@ -165,12 +165,12 @@ def kv_cache_tokens(model: LocalModel, available: float, cache: Cache = Cache())
         return None
     full, sliding, window, fixed = found
     left = available / cache.requests - fixed
-    if left <= 0:
+    if left < 0:
         return 0
     if not full + sliding:
         return LARGEST_CONTEXT
     short = left / (full + sliding)
-    if short <= window:
+    if short < window:
         return int(short)
     return min(LARGEST_CONTEXT, int((left - sliding * window) / full)) if full else LARGEST_CONTEXT
 
