@@ -52,8 +52,8 @@ _EMBEDDING_GGUF = frozenset(
         "xlm-roberta",
     }
 )
-# llama.cpp's LLAMA_POOLING_TYPE_RANK.
-_RANKS = 4
+# llama.cpp's LLAMA_POOLING_TYPE_NONE and _RANK.
+_UNPOOLED, _RANKS = 0, 4
 _GENERATES = re.compile(r"CausalLM|ConditionalGeneration|LMHead|ForImageTextToText")
 _CLASSIFIES = re.compile(r"ForSequenceClassification|ForTextClassification|RewardModel")
 # A reranker that its makers keep as a language model says so in its name alone.
@@ -101,7 +101,7 @@ def of_gguf(architecture: str, pooling: Any, template: str, projector: Path | No
     """Of a GGUF file: its architecture and pooling type, its template, and the projector beside it."""
     if pooling == _RANKS:
         return Kind(RERANK)
-    if architecture in _EMBEDDING_GGUF or pooling is not None:
+    if architecture in _EMBEDDING_GGUF or pooling not in (None, _UNPOOLED):
         return Kind(EMBEDDING)
     return Kind(CHAT, takes_images=projector is not None) if template else Kind(COMPLETION)
 

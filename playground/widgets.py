@@ -14,6 +14,7 @@ from playground.kinds import CLASSIFICATION, COMPLETION, EMBEDDING, RERANK
 TEXTS = 32
 QUERY = 10_000
 FIRST = 6
+LARGEST = 3.4028234e38
 LABELS = 10
 
 # What the page calls things, by task.
@@ -176,6 +177,7 @@ def _numbers(found: Any) -> list[float]:
 
 
 def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    """NaN, which is not within anything, is refused too, and so is what float32 does not hold."""
+    if type(value) not in (int, float) or not -LARGEST <= value <= LARGEST:
         raise Malformed("The engine sent something that is not a number.")
     return float(value)
