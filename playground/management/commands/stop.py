@@ -28,7 +28,10 @@ class Command(shell.Verb):
         return shell.facts(row)
 
     def show(self, value: dict[str, Any]) -> None:
-        self.stdout.write(f"deployment {value['id']}  {value['name']}  {value['state']}")
+        state = value["state"]
+        ended = state == "none" or state in Replica.TERMINAL
+        said = state if ended else f"asked to stop, still {state}"
+        self.stdout.write(f"deployment {value['id']}  {value['name']}  {said}")
 
 
 def _wait(row: Deployment, timeout: float) -> None:
