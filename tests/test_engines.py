@@ -274,6 +274,20 @@ E llama_model_load: error loading model: llama_model_loader: failed to load mode
     ),
     (
         "sglang",
+        ReasonCode.BAD_WEIGHTS,
+        "broken",
+        "safetensors._safetensors_rust.SafetensorError: Error while deserializing header\n"
+        "[2026-11-25 09:34:25] Received sigquit from a child process. It usually means the child failed.",
+    ),
+    (
+        "sglang",
+        ReasonCode.CRASHED,
+        "failed: KeyError: 'model.norm'",
+        "KeyError: 'model.norm'\n[2026-11-25 09:34:25] Received sigquit from a child process. It usually "
+        "means the child failed.",
+    ),
+    (
+        "sglang",
         ReasonCode.OUT_OF_MEMORY,
         "share of GPU memory",
         "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static. Current value: 0.1",

@@ -296,4 +296,9 @@ def _explain_rest(text: str) -> Reason | None:
         return Reason(ReasonCode.BAD_WEIGHTS, "The safetensors files are broken: fetch or copy them again.")
     if found := re.search(r"Model architectures? \[?'?([\w', ]+?)'?\]? (?:are|is) not supported", text):
         return Reason(ReasonCode.BAD_WEIGHTS, f"SGLang does not serve the architecture {found[1]}.")
+    # It then kills itself as well, which would look as if somebody else had.
+    if "Received sigquit from a child process" in text:
+        said = re.findall(r"^[\w.]*(?:Error|Exception)\b.*", text, re.MULTILINE)
+        more = f": {said[-1][:300]}" if said else "; the log's last lines tell of it."
+        return Reason(ReasonCode.CRASHED, f"One of its processes failed{more}")
     return None
