@@ -13,8 +13,8 @@ import psutil
 
 from playground import deployments, weights
 from playground.figures import figures
-from playground.models import Generation, Job, Replica
-from tests import chats
+from playground.models import Generation, Job, Replica, Start
+from tests import chats, fits
 from tests.fleet import assert_sound, engine_processes, runners, until
 from tests.home import HOME
 from tests.live import LENGTH, LONG, Live, assert_nothing_left, chunks, ended
@@ -70,6 +70,17 @@ def test_everything_it_started_carries_the_mark(live: Live) -> None:
     family = {engine.pid, *(child.pid for child in engine.children(recursive=True))}
     marked = {process.pid for process in engine_processes(live.replica)}
     assert marked == family
+
+
+@every
+def test_it_took_what_was_worked_out(live: Live) -> None:
+    assert live.replica.configuration
+    start = Start.objects.get(configuration=live.replica.configuration)
+    fits.assert_agrees(start, fits.worked_out(live.replica.configuration))
+    assert start.node == live.replica.node
+    assert 0 < start.ready_s <= live.ready_s
+    # What is mapped or set aside but not touched yet is not resident: the total is a limit, not a target.
+    assert start.resident_bytes and start.resident_bytes > 64 << 20
 
 
 # In the playground
