@@ -136,6 +136,8 @@ class Triton(Engine):
             kv_cache=kv_cache_bytes(model, held, cache),
             overhead=self._overhead(model, given, hardware, held or 0),
             unknown=missing(model, context),
+            context=context,
+            kv_tokens=-(-tokens // page) * page * instances if tokens else None,
         )
 
     def _overhead(self, model: LocalModel, given: TritonOptions, hardware: Hardware, held: int) -> int:
