@@ -56,6 +56,12 @@ _EMBEDDING_GGUF = frozenset(
 _UNPOOLED, _RANKS = 0, 4
 _GENERATES = re.compile(r"CausalLM|ConditionalGeneration|LMHead|ForImageTextToText")
 _CLASSIFIES = re.compile(r"ForSequenceClassification|ForTextClassification|RewardModel")
+# What nobody here would know how to ask: neither text nor a chat that sees.
+_OTHER = re.compile(
+    r"^(Whisper|Speech|Moonshine|Musicgen|Bark|Vits|UNet|Autoencoder)|For(Audio|CTC|Depth|Image(?!TextToText)"
+    r"|Instance|Keypoint|Mask(?!ed)|MultipleChoice|Object|Panoptic|QuestionAnswering|Semantic|Table|TextTo"
+    r"|Token|Universal|Video|XVector|ZeroShot|Prediction)"
+)
 # A reranker that its makers keep as a language model says so in its name alone.
 _RERANKER = re.compile(r"rerank", re.IGNORECASE)
 _IMAGE_KEYS = ("image_token_id", "image_token_index", "img_token_id", "vision_start_token_id")
@@ -86,6 +92,14 @@ def of_folder(config: Mapping[str, Any], modules: Any, template: str, name: str 
     if not template:
         return Kind(COMPLETION)
     return Kind(CHAT, takes_images=_sees(config))
+
+
+def why_none(config: Mapping[str, Any]) -> str:
+    """Why a model is for no task that can be asked here; "" where it is for one."""
+    named = [str(one)[:80] for one in config.get("architectures") or []]
+    if not named or not all(map(_OTHER.search, named)):
+        return ""
+    return f"{named[0]} is not served here: models read text, or text and pictures in a chat."
 
 
 def read_at_once(configurations: Mapping[str, Any], context: int | None) -> int | None:

@@ -206,7 +206,9 @@ def _lacking(repository: Repository, names: list[str]) -> str:
     """Why there is nothing in it that an engine here loads; empty when there is."""
     if "adapter_config.json" in names and not _usual(names):
         return "It is an adapter, not a model: attach it to the model it was made for."
-    return "" if forms(repository) else "It has no weights as safetensors or GGUF, which engines here load."
+    if not forms(repository):
+        return "It has no weights as safetensors or GGUF, which engines here load."
+    return kinds.why_none(configuration(repository))
 
 
 def _configurations(repository: Repository) -> Iterator[tuple[str, Any]]:

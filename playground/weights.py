@@ -263,6 +263,8 @@ def _inspect_folder(folder: Path, code: bool) -> Weights:
     config = configurations.get("config.json")
     if not isinstance(config, dict):
         raise Refused("It has no config.json.")
+    if why := kinds.why_none(config):
+        raise Refused(why)
     shards = [file for file in held if file.suffix == ".safetensors"]
     if not shards:
         raise Refused("It has no .safetensors file.")

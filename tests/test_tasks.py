@@ -135,6 +135,27 @@ def test_a_folder_says_what_its_model_is_for(
 
 
 @pytest.mark.parametrize(
+    ("architectures", "refused"),
+    [
+        (["WhisperForConditionalGeneration"], True),
+        (["ViTForImageClassification"], True),
+        (["BertForTokenClassification"], True),
+        (["RobertaForQuestionAnswering"], True),
+        (["Wav2Vec2ForCTC"], True),
+        (["BertForMaskedLM"], False),
+        (["Qwen3VLForConditionalGeneration"], False),
+        (["AyaVisionForImageTextToText"], False),
+        (["BertForTokenClassification", "BertModel"], False),
+        (None, False),
+    ],
+)
+def test_what_nobody_could_ask_here_is_no_model_of_texts(architectures: Any, refused: bool) -> None:
+    why = kinds.why_none({"architectures": architectures})
+    assert bool(why) is refused
+    assert not refused or architectures[0] in why
+
+
+@pytest.mark.parametrize(
     ("architecture", "pooling", "template", "projector", "kind"),
     [
         ("llama", None, TEMPLATE, None, Kind(CHAT)),
