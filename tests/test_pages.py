@@ -122,6 +122,8 @@ def test_every_page_is_whole_for_a_member(page: Client, full: Rows) -> None:
         answer = page.get(address)
         assert answer.status_code == 200, address
         assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
+        if b"<html" in answer.content:
+            assert b"5 GiB/16 GiB" in answer.content, f"{address}: what the bar says of the nodes is lost"
 
 
 def test_a_viewer_sees_every_page_and_why_starting_is_not_theirs(viewer: Client, full: Rows) -> None:

@@ -155,7 +155,7 @@ def _of_engine(
         "problems": [(f"id-option-{name}", text) for name, text in problems.items()],
         "offer": offer,
         "advice": advised,
-        "bar": bars.of(offer),
+        "taken": bars.of(offer),
         "node": node,
         "command": fitting.command(offer, clean, asked["version"], model.name, added["extra"], gpus),
         "changes": _changes(found["edited"], wished, node),
