@@ -6,6 +6,7 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
+from django_htmx.http import trigger_client_event
 
 from playground import access, catalogue, holdings, jobs, removal
 from playground.models import Job, Model, Node
@@ -34,7 +35,11 @@ def files(request: Request, pk: int) -> HttpResponse:
     """The panel alone, asked for as its jobs go on."""
     model = access.fetch(request.user, Model.objects.all(), pk)
     context = {"model": model, **panel(request, model)}
-    return render(request, "playground/files.html", context)
+    answer = render(request, "playground/files.html", context)
+    if not any(place.line for holding in context["holdings"] for place in holding.places):
+        # The Start form may know more now.
+        trigger_client_event(answer, "landed")
+    return answer
 
 
 @require_POST

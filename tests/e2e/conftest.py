@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,13 @@ SYSTEM_CHROMIUM = Path("/usr/bin/chromium")
 @pytest.fixture(scope="session")
 def server(home: Path, django_db_setup: None) -> Iterator[str]:
     """Address of a web process in this run's home."""
+    with web(home) as address:
+        yield address
+
+
+@contextmanager
+def web(home: Path, **environment: str) -> Iterator[str]:
+    """A web process of one's own; its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -46,7 +54,9 @@ def server(home: Path, django_db_setup: None) -> Iterator[str]:
         "on",
     ]
     log = (home / f"web-{port}.log").open("wb")
-    process = subprocess.Popen(line, cwd=ROOT, env=os.environ | {"PORT": str(port)}, stdout=log, stderr=log)
+    process = subprocess.Popen(
+        line, cwd=ROOT, env=os.environ | {"PORT": str(port)} | environment, stdout=log, stderr=log
+    )
     try:
         _wait_served(process, port, Path(log.name))
         yield f"http://127.0.0.1:{port}"
