@@ -5,7 +5,9 @@ its files must be is `lora`'s. Attached to a deployment, it is served under its 
 """
 
 import dataclasses
+import glob
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,10 +17,10 @@ from typing import Any
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
-from playground import access, catalogue, engines, jobs, lora, teams, weights
+from playground import access, catalogue, downloads, engines, environments, jobs, lora, teams, weights
 from playground.engines.base import Engine, LocalAdapter, LocalModel, Verdict
 from playground.jobs import JobFailed, Work
-from playground.models import Adapter, Configuration, Deployment, Job, Model, Node, Team, User
+from playground.models import Adapter, Configuration, Deployment, Job, Model, ModelFormat, Node, Team, User
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 DEPTH = 3
@@ -51,7 +53,9 @@ def found(team: Team) -> list[Found]:
     """Adapters below the models folder that no model of the team has yet."""
     taken = set(Adapter.objects.filter(team=team).values_list("path", flat=True))
     root = catalogue.root()
-    paths = [path for path in _below(root) if str(path.relative_to(root)) not in taken]
+    # Below `hub` lies what teams added from there; it is no find.
+    places = [path for path in _below(root) if path.relative_to(root).parts[0] != "hub"]
+    paths = [path for path in places if str(path.relative_to(root)) not in taken]
     return [_look(path) for path in paths]
 
 
@@ -101,14 +105,14 @@ def add(model: Model, where: str, name: str, user: User | None) -> Adapter:
         team=model.team,
         created_by=user,
         model=model,
-        name=_checked_name(model, name),
+        name=checked_name(model, name),
         source=f"local:{where}"[:300],
         kind=facts.kind,
         path=where,
         size_bytes=facts.size_bytes,
         rank=facts.rank,
     )
-    return _keep(row, user)
+    return keep(row, user)
 
 
 def _inside(where: str) -> Path:
@@ -139,7 +143,8 @@ def _there(where: str) -> Path | None:
     return path if path.exists() else None
 
 
-def _checked_name(model: Model, name: str) -> str:
+def checked_name(model: Model, name: str) -> str:
+    """The name, when requests may give it as a model's; AdapterRefused otherwise."""
     if not NAME.fullmatch(name):
         raise AdapterRefused("A name of letters, digits, - and _ is needed: requests give it as the model.")
     if name == model.name:
@@ -147,7 +152,8 @@ def _checked_name(model: Model, name: str) -> str:
     return name
 
 
-def _keep(row: Adapter, user: User | None) -> Adapter:
+def keep(row: Adapter, user: User | None) -> Adapter:
+    """Save a new one; AdapterRefused where its name is taken."""
     try:
         with transaction.atomic():
             row.save()
@@ -158,12 +164,34 @@ def _keep(row: Adapter, user: User | None) -> Adapter:
 
 
 def remove(row: Adapter, user: User | None) -> None:
-    """Forget an adapter; its files stay in the folder. Refused while a deployment wants it."""
+    """Forget an adapter. Refused while a deployment wants it.
+
+    What came from the Hub is deleted here unless another team has it, too; files of the folder stay.
+    """
     if users := users_of(row):
         raise AdapterRefused(f"It is in use by {', '.join(users)}: delete that first.")
+    if Job.objects.filter(target=_goal(row), state__in=Job.ACTIVE).exists():
+        raise AdapterRefused("It is being fetched: cancel that first.")
     with transaction.atomic():
         access.audit(user, row.team, "remove adapter", f"adapter:{row.pk}", name=row.name)
         row.delete()
+    if row.files and not Adapter.objects.filter(path=row.path).exists():
+        _delete(catalogue.root() / row.path)
+
+
+def _delete(path: Path) -> None:
+    """Delete it, and the folders above that are empty then."""
+    catalogue.forget_digest(path)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+        for part in path.parent.glob(f".{glob.escape(path.name)}.part*"):
+            part.unlink()
+    for folder in path.parents:
+        if folder == catalogue.root() or not folder.is_dir() or any(folder.iterdir()):
+            break
+        folder.rmdir()
 
 
 def users_of(row: Adapter) -> list[str]:
@@ -254,11 +282,19 @@ def ensure(
     """The adapter, once it lies on the node with its digest known; else the Job that makes it so."""
     if _is_ready(node, row):
         return row
-    goal = f"adapter:{row.pk}"
-    if failed := jobs.failed_since(node, goal, since):
+    if failed := jobs.failed_since(node, _goal(row), since):
         return failed
     owner = team or row.team or teams.default_team()
-    return jobs.request(Job.Kind.FETCH_ADAPTER, node, goal, {"adapter": row.pk}, owner, user)
+    return jobs.request(Job.Kind.FETCH_ADAPTER, node, _goal(row), {"adapter": row.pk}, owner, user)
+
+
+def newest_job(row: Adapter) -> Job | None:
+    """The job that brought it or brings it, on whatever node."""
+    return Job.objects.filter(target=_goal(row)).order_by("-pk").first()
+
+
+def _goal(row: Adapter) -> str:
+    return f"adapter:{row.pk}"
 
 
 def _is_ready(node: Node, row: Adapter) -> bool:
@@ -272,16 +308,35 @@ def _is_ready(node: Node, row: Adapter) -> bool:
 
 
 def fetch(work: Work) -> dict[str, Any]:
-    """Job: check the adapter that lies here once more, take its digest and write it down."""
-    row = Adapter.objects.select_related("model").get(pk=work.job.arguments["adapter"])
+    """Job: have the adapter lie here, check it once more, take its digest and write it down."""
+    row = Adapter.objects.select_related("model").filter(pk=work.job.arguments["adapter"]).first()
+    if row is None:
+        raise JobFailed("The adapter was removed.")
     path = catalogue.root() / row.path
-    if not path.exists():
-        raise JobFailed(f"{row.path} is not in the models folder of {work.job.node.name}: copy it there.")
+    with environments.turn(work, f"files:{row.path}"):
+        if not all((_folder(row) / str(one["path"])).exists() for one in row.files):
+            downloads.bring(work, row.source, row.files, _folder(row))
+        if not path.exists():
+            raise JobFailed(f"{row.path} is not in the models folder of {work.job.node.name}: copy it there.")
+        return _admit(work, row, path)
+
+
+def _folder(row: Adapter) -> Path:
+    """Where the paths that its files have in their repository begin."""
+    path = catalogue.root() / row.path
+    return path if row.kind == ModelFormat.Kind.SAFETENSORS else path.parents[row.files[0]["path"].count("/")]
+
+
+def _admit(work: Work, row: Adapter, path: Path) -> dict[str, Any]:
     work.progress("checking")
     try:
         facts = _inspected(path)
         _refuse_misfit(facts, row.model)
     except weights.Refused as problem:
+        if row.files:
+            # It was judged by its listing alone when it was added.
+            Adapter.objects.filter(pk=row.pk).update(refused=str(problem))
+            _delete(path)
         raise JobFailed(str(problem)) from problem
     taken = catalogue.digest_known(path) or catalogue.take_digest(path, work)
     Adapter.objects.filter(pk=row.pk).update(digest=taken, size_bytes=facts.size_bytes, rank=facts.rank)

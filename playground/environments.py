@@ -222,7 +222,7 @@ def turn(work: Work, goal: str) -> Iterator[None]:
             if held:
                 yield
                 return
-        work.progress("waiting for another job on the same environment")
+        work.progress("waiting for another job on the same files")
         work.wait(0.5)
 
 

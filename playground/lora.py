@@ -56,8 +56,7 @@ def is_adapter(path: Path) -> bool:
 def inspect(path: Path) -> Lora:
     """The facts of a PEFT folder or a GGUF file; Refused with the reason when it may not be loaded."""
     found = _inspect_gguf(path) if path.is_file() else _inspect_folder(path)
-    if not 0 < found.rank <= MAX_RANK:
-        raise Refused(f"Its rank is {found.rank}; engines take 1 to {MAX_RANK}.")
+    _checked_rank(found.rank)
     return found
 
 
@@ -125,6 +124,23 @@ def _refuse_config(config: Mapping[str, Any]) -> None:
             raise Refused(f"It {what}, which engines do not attach.")
     if (bias := config.get("bias", "none")) != "none":
         raise Refused(f"It changes biases (bias: {str(bias)[:20]}), which engines do not attach.")
+
+
+def configured_rank(config: Any) -> int:
+    """The rank that a PEFT configuration alone tells; Refused where engines do not attach such a one."""
+    if not isinstance(config, dict):
+        raise Refused(f"{CONFIG} is no sound PEFT configuration.")
+    _refuse_config(config)
+    patterns = config.get("rank_pattern") or {}
+    ranks = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else ())]
+    rank = max((one for one in ranks if isinstance(one, int)), default=0)
+    return _checked_rank(rank)
+
+
+def _checked_rank(rank: int) -> int:
+    if not 0 < rank <= MAX_RANK:
+        raise Refused(f"Its rank is {rank}; engines take 1 to {MAX_RANK}.")
+    return rank
 
 
 def _refuse_ranks(ranks: set[int], config: Mapping[str, Any]) -> None:

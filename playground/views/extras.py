@@ -3,9 +3,9 @@
 from collections.abc import Collection
 from typing import Any
 
-from playground import access, adapters, own_code
+from playground import access, adapters, own_code, standing
 from playground.engines.base import Engine, Verdict
-from playground.models import Adapter, Model
+from playground.models import Adapter, Job, Model
 from playground.views.request import Request
 
 
@@ -29,9 +29,22 @@ def adapters_panel(request: Request, model: Model) -> dict[str, Any]:
     rows = list(model.adapters.order_by("name"))
     may_add = access.can(request.user, "add models", model.team)
     return {
-        "adapters": [(row, adapters.users_of(row)) for row in rows],
+        "adapters": [_adapter(row) for row in rows],
+        "on_the_hub": bool(model.origin.get("repo")),
         "unattached": adapters.found(model.team) if may_add else [],
         "may_add_adapters": may_add,
         "may_remove_adapters": access.can(request.user, "remove models", model.team),
         "adapter_typed": {},
+    }
+
+
+def _adapter(row: Adapter) -> dict[str, Any]:
+    """One adapter: who uses it, and how its fetching stands."""
+    job = adapters.newest_job(row) if row.files else None
+    return {
+        "row": row,
+        "users": adapters.users_of(row),
+        "line": standing.job_line(job) if job and job.state in Job.ACTIVE else None,
+        "failed": job if job and job.state == Job.State.FAILED and not row.digest else None,
+        "waits": bool(row.files) and not row.digest,
     }
