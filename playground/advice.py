@@ -12,11 +12,13 @@ from pydantic import ValidationError
 from playground import fitting
 from playground.engines.base import Engine
 from playground.offers import Offer
+from playground.room import gib
 
 STEP = 256
 LARGEST = 10_000_000
 # Choices that take the same are told together, by at most so many names.
 NAMED = 3
+USUAL = ("fp8", "q8_0", "bnb-8bit")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Effect:
     total: int
     change: int
     fits: bool | None
+
+    @property
+    def size(self) -> int:
+        return abs(self.change)
 
     @property
     def names(self) -> str:
@@ -65,9 +71,10 @@ class Advice:
             ways.append(f"a context of {self.context:,}")
         if self.gpus and self.gpus > self.given:
             ways.append(f"{self.gpus} GPUs")
-        best = next((one for one in self.effects if one.fits), None)
-        if best:
-            ways.append(f"{best.option} {best.choices[0]}")
+        for option in dict.fromkeys(one.option for one in self.effects):
+            able = [one for one in self.effects if one.option == option and one.fits]
+            if able:
+                ways.append(f"{option} {_mildest(able)}")
         return f"It would fit with {_either(ways)}." if ways else ""
 
 
@@ -140,7 +147,7 @@ def _effects(offer: Offer, options: Mapping[str, Any], again: Again) -> Iterator
     if now is None or now.total is None:
         return
     for name in offer.adapter.weighing_options:
-        found: dict[int, Effect] = {}
+        found: dict[str, Effect] = {}
         for choice in _choices(offer.adapter, name, offer):
             if choice == options.get(name):
                 continue
@@ -150,8 +157,9 @@ def _effects(offer: Offer, options: Mapping[str, Any], again: Again) -> Iterator
                 continue
             title = str(offer.adapter.Options.model_fields[name].title)
             new = Effect(title, (choice or "unset",), total, total - now.total, other.fits)
-            known = found.get(total)
-            found[total] = replace(known, choices=(*known.choices, *new.choices)) if known else new
+            alike = gib(total)
+            known = found.get(alike)
+            found[alike] = replace(known, choices=(*known.choices, *new.choices)) if known else new
         yield from sorted(found.values(), key=lambda effect: effect.total)
 
 
@@ -179,6 +187,12 @@ def _literals(annotation: Any) -> list[str]:
     for one in get_args(annotation):
         found += [one] if isinstance(one, str) else _literals(one)
     return found
+
+
+def _mildest(able: list[Effect]) -> str:
+    """The choice that most people take of those that fit, else the one that changes least."""
+    choices = [choice for effect in able for choice in effect.choices]
+    return next((one for one in USUAL if one in choices), max(able, key=lambda one: one.total).choices[0])
 
 
 def _either(ways: list[str]) -> str:
