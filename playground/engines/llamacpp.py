@@ -49,7 +49,13 @@ class LlamaCpp(Engine):
         ignored=frozenset({"parallel_tool_calls", "service_tier", "store", "user", "metadata"}),
         # It takes them with a text to embed, and answers as if they were not there.
         refused=frozenset(
-            {"dimensions", "max_tokens_per_doc", "truncate_prompt_tokens", "truncation_side", "use_activation"}
+            {
+                "dimensions",
+                "max_tokens_per_doc",
+                "truncate_prompt_tokens",
+                "truncation_side",
+                "use_activation",
+            }
         ),
         running_metric="llamacpp:requests_processing",
         progress_metrics=(
@@ -132,7 +138,7 @@ class LlamaCpp(Engine):
         if given.threads is None and not hardware.gpus:
             # Its threads spin at each other's barriers: one that has to share its core stops all of them.
             line += ["--threads", str(max(1, hardware.cores - 1))]
-        line += self._task(model)
+        line += self._task(model, given)
         if given.draft_model and model.draft:
             line += ["--spec-draft-model", str(model.draft.path)]
         for adapter in model.adapters:
@@ -144,10 +150,11 @@ class LlamaCpp(Engine):
         """It knows adapters by their places only; its answers carry the model's name."""
         return {"lora": [{"id": place, "scale": 1.0}]}
 
-    def _task(self, model: LocalModel) -> list[str]:
+    def _task(self, model: LocalModel, given: LlamaCppOptions) -> list[str]:
         """What its server needs for anything but text."""
         if model.task in ("embedding", "rerank"):
-            return ["--embeddings" if model.task == "embedding" else "--reranking"]
+            whole = [] if given.micro_batch else ["--ubatch-size", str(llamacpp_memory.at_once(model, given))]
+            return ["--embeddings" if model.task == "embedding" else "--reranking", *whole]
         projector = kinds.projector(model.path) if model.takes_images else None
         return ["--mmproj", str(projector)] if projector else []
 
