@@ -18,7 +18,7 @@ from playground.kinds import Kind
 from playground.models import Conversation, Deployment, Generation, Model, Team, User
 from playground.results import shown
 from tests import chats
-from tests.fakes import RunningFake
+from tests.fakes import HARDWARE, RunningFake
 
 CHAT, COMPLETION, EMBEDDING, RERANK, CLASSIFICATION = (
     "chat",
@@ -239,6 +239,27 @@ def test_an_engine_takes_a_task_only_if_it_has_the_route_that_asks_it(engine: An
 def test_vllm_ranks_with_a_head_and_says_so_of_a_reranker_without_one() -> None:
     model = LocalModel("m", Path("/m"), "safetensors", task=RERANK, architecture="Qwen3ForCausalLM")
     assert "scoring head" in engines.get("vllm").supports(model).why
+
+
+@pytest.mark.parametrize(
+    ("task", "context", "options", "tokens"),
+    [
+        (EMBEDDING, 512, {}, "512"),
+        (EMBEDDING, 1024, {}, "1024"),
+        (RERANK, 8192, {}, "2048"),
+        (EMBEDDING, 8192, {"context": 768}, "768"),
+        (EMBEDDING, 8192, {"micro_batch": 4096, "batch": 4096}, "4096"),
+        (CHAT, 8192, {}, None),
+    ],
+)
+def test_llama_cpp_is_given_room_for_a_whole_text_to_embed(
+    task: str, context: int, options: dict[str, Any], tokens: str | None
+) -> None:
+    adapter = engines.get("llama.cpp")
+    model = LocalModel("m", Path("/m.gguf"), "gguf", task=task, context_length=context)
+    line = adapter.command(Path("/e"), model, adapter.Options(**options), 1, "m", HARDWARE)
+    found = [line[at + 1] for at, word in enumerate(line) if word == "--ubatch-size"]
+    assert found == ([tokens] if tokens else [])
 
 
 # What is asked, and what is read of the answer

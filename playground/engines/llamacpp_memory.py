@@ -15,12 +15,14 @@ RESIDENT = 120 * MIB
 # A CUDA context and its kernels, on each GPU.
 RESIDENT_GPU = 500 * MIB
 SLOTS = 4
+# llama.cpp's own batch, beyond which a micro-batch means nothing.
+WHOLE_TEXT = 2048
 
 
 def estimate(model: LocalModel, given: LlamaCppOptions, hardware: Hardware) -> Estimate:
     """Bytes of the GPUs it is given, else of main memory."""
     gpus = len(hardware.gpus)
-    slots, micro = given.parallel or SLOTS, given.micro_batch or BATCH
+    slots, micro = given.parallel or SLOTS, at_once(model, given)
     asked = given.context or model.context_length
     context = -(-asked // 256) * 256 if asked else None
     shared = given.kv_unified is not False
@@ -54,6 +56,13 @@ def estimate(model: LocalModel, given: LlamaCppOptions, hardware: Hardware) -> E
     )
 
 
+def at_once(model: LocalModel, given: LlamaCppOptions) -> int:
+    """Tokens of one micro-batch. A text to embed or rank goes through whole, or not at all."""
+    if given.micro_batch or model.task not in ("embedding", "rerank"):
+        return given.micro_batch or BATCH
+    return max(BATCH, min(given.context or model.context_length or BATCH, given.batch or WHOLE_TEXT))
+
+
 def _share_on_gpus(model: LocalModel, given: LlamaCppOptions) -> float:
     """Of the weights; the layers that are asked for, of all and the head."""
     layers = int(model.facts.get("layers") or 0)
@@ -76,7 +85,7 @@ def _buffers(model: LocalModel, given: LlamaCppOptions, context: int, slots: int
     token = 4 * (4 * max(inner, hidden) + 2 * hidden) + 2 * context
     if given.flash_attention == "off":
         token += 4 * context * heads
-    return (given.micro_batch or BATCH) * token + 2 * slots * vocabulary * 4
+    return at_once(model, given) * token + 2 * slots * vocabulary * 4
 
 
 def reported(log: list[str]) -> Reported:
