@@ -13,7 +13,7 @@ const form = $("#upload");
 const list = $("#upload-list");
 let files = new Map(); // path in the model → File
 const leftOut = new Map(); // path → why it stays here
-let sending = false;
+let sending = ""; // the name of what this page is sending
 let stopper = new AbortController();
 
 // --- Choosing -----------------------------------------------------------------------------------------------------
@@ -64,9 +64,20 @@ function amount(bytes) {
 function show() {
   list.replaceChildren(...[...files].map(([path, file]) => row(path, file)));
   for (const [path, why] of leftOut) list.append(leftOutRow(path, why));
-  $("[data-upload-clear]", form).hidden = !(files.size || leftOut.size) || sending;
+  $("[data-upload-clear]", form).hidden = Boolean(!(files.size || leftOut.size) || sending);
   $("[data-upload-pause]", form).hidden = !sending;
-  $("[data-upload-start]", form).disabled = sending;
+  $("[data-upload-start]", form).disabled = Boolean(sending);
+  markOwn();
+}
+
+/** In the list of what is on its way, what this page is sending is not shown twice, nor as broken off. */
+function markOwn() {
+  for (const one of $$("[data-upload]")) {
+    const own = one.dataset.upload === sending;
+    one.toggleAttribute("data-here", own);
+    const state = $("[data-coming]", one);
+    if (state && own) Object.assign(state, { textContent: "uploading" }).dataset.state = "running";
+  }
 }
 
 function row(path, file) {
@@ -116,7 +127,7 @@ async function start() {
   if (!name) return fail("Give the model a name.");
   fail("");
   leftOut.clear();
-  sending = true;
+  sending = name;
   stopper = new AbortController();
   show();
   try {
@@ -133,7 +144,7 @@ async function start() {
       fail("A file changed or went away while it was read: choose it again.");
     else throw problem;
   } finally {
-    sending = false;
+    sending = "";
     show();
     refresh();
   }
@@ -299,5 +310,6 @@ if (form && list) {
     const button = event.target.closest("[data-go-on]");
     if (button) void goOn(button.dataset.goOn);
   });
+  document.addEventListener("htmx:after:swap", markOwn);
   addEventListener("beforeunload", (event) => sending && event.preventDefault());
 }
