@@ -36,6 +36,7 @@ RUNNER_LOCK_S = 2.0
 CLAIM_S = 30.0
 PORT_TRIES = 3
 LOOK_S = 0.1
+REFUSED_AT_ONCE_S = 0.5
 PROBE_S = 120.0
 LOG_S = 1.0
 FLUSH_S = 60.0
@@ -97,6 +98,7 @@ class Life:
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._hurry, self._look_now = asyncio.Event(), asyncio.Event()
         self._relay_port: int | None = None
+        self._said = ""
 
     async def live(self) -> int:
         self._listen_to_signals()
@@ -231,6 +233,7 @@ class Life:
             self.engine = engine = EngineProcess(self.spec, session, self.log, self._slots)
             self.relay.base_url = engine.base_url
             await engine.spawn()
+            self._said = ""
             self.courier.post("started", engine.command, engine.port, engine.pid, self._relay_port)
             try:
                 await _first(self._load(engine), self._exit(engine))
@@ -253,16 +256,15 @@ class Life:
     async def _load(self, engine: EngineProcess) -> None:
         """Return when it is ready: its own listener, and one real request answered."""
         loop = asyncio.get_running_loop()
-        until, said, trouble = loop.time() + self.spec.load_timeout_s, "", "it does not listen"
+        until, trouble = loop.time() + self.spec.load_timeout_s, "it does not listen"
         while loop.time() < until:
-            said = self._report_progress(engine, said)
+            self._report_progress(engine)
             match engine.listener():
                 case Listener.STRANGER:
                     raise PortTaken
                 case Listener.OURS:
-                    said = self._say("warming up", said)
                     try:
-                        await engine.probe(min(PROBE_S, until - loop.time()))
+                        await self._warm_up(engine, until - loop.time())
                         return
                     except (NotReady, aiohttp.ClientError, TimeoutError) as error:
                         trouble = str(error) or "a request of one token is not answered"
@@ -270,16 +272,27 @@ class Life:
         text = f"Not ready after {self.spec.load_timeout_s:.0f} s: {trouble}."
         raise EngineFailed(Reason(ReasonCode.LOAD_TIMEOUT, text))
 
-    def _report_progress(self, engine: EngineProcess, said: str) -> str:
-        """Tell what new log lines say of the load; the last thing told."""
-        for line in self.log.new_lines():
-            said = self._say(engine.adapter.progress(line) or said or "loading", said)
-        return said
+    async def _warm_up(self, engine: EngineProcess, timeout_s: float) -> None:
+        """Have it answer one request. Some listen before they load, and refuse at once."""
+        probe = asyncio.create_task(engine.probe(min(PROBE_S, timeout_s)))
+        try:
+            done, _ = await asyncio.wait((probe,), timeout=REFUSED_AT_ONCE_S)
+            if not done:
+                self._say("warming up")
+            await probe
+        finally:
+            await _cancel(probe)
+        self._say("warming up")
 
-    def _say(self, note: str, said: str) -> str:
-        if note != said:
+    def _report_progress(self, engine: EngineProcess) -> None:
+        """Tell what new log lines say of the load."""
+        for line in self.log.new_lines():
+            self._say(engine.adapter.progress(line) or self._said or "loading")
+
+    def _say(self, note: str) -> None:
+        if note != self._said:
+            self._said = note
             self.courier.post("loading", note)
-        return note
 
     # The end.
 

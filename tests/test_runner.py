@@ -206,6 +206,15 @@ async def running(base_url: str) -> float:
         return engine_process.metrics_of(await answer.text())["fake:num_requests_running"]
 
 
+async def is_watched(base_url: str) -> bool:
+    """Whether its runner took it for ready: only then are its counters read."""
+    try:
+        async with aiohttp.ClientSession() as session, session.get(f"{base_url}/fake/requests") as answer:
+            return any("/metrics" in str(one) for one in await answer.json(content_type=None))
+    except aiohttp.ClientConnectionError:
+        return False
+
+
 async def until(check: Callable[[], Any]) -> None:
     """Wait until `check()`, or what it returns when awaited, is true."""
     async with asyncio.timeout(SLOW_S):
@@ -246,7 +255,7 @@ async def test_the_engine_inherits_no_secret_of_the_site(home: Path, monkeypatch
 
 
 async def test_it_is_never_ready_when_only_health_says_so(home: Path) -> None:
-    async with replica(home, {"lie_ready": True}, load_timeout_s=4) as one:
+    async with replica(home, {"lie_ready": True}, load_timeout_s=6) as one:
         reason, _ = await one.failed()
         assert reason.code == ReasonCode.LOAD_TIMEOUT
         assert "500" in reason.text
@@ -497,7 +506,7 @@ async def test_it_serves_on_while_nobody_can_be_reached_and_tells_in_order_later
     async with replica(home, {"load_s": 0.5}) as one:
         await one.told.hear("started")
         one.told.raises = Unreachable
-        await asyncio.sleep(1.2)
+        await until(lambda: is_watched(one.base_url))
         assert (await ask(one.base_url))[0] == 200
         assert "ready" not in one.told.verbs
         os.kill(one.engine_pid, signal.SIGKILL)

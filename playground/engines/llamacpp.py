@@ -176,7 +176,7 @@ class LlamaCpp(Engine):
         if "load_model: initializing, n_slots" in line:
             return "weights loaded"
         if "init: listening on" in line:
-            return "warming"
+            return "warming up"
         return None
 
     def explain(self, log: list[str], exit_code: int | None) -> Reason | None:

@@ -180,6 +180,9 @@ class Sglang(Engine):
     def attaching(self, adapter: LocalAdapter) -> tuple[str, dict[str, Any]] | None:
         return "/load_lora_adapter", {"lora_name": adapter.name, "lora_path": str(adapter.path)}
 
+    def detaching(self, adapter: LocalAdapter) -> tuple[str, dict[str, Any]] | None:
+        return "/unload_lora_adapter", {"lora_name": adapter.name}
+
     def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
         given = SglangOptions.model_validate(options.model_dump())
         cache = home / "cache"
@@ -207,7 +210,7 @@ class Sglang(Engine):
             ("KV Cache is allocated", "making the KV cache"),
             ("Capture cuda graph begin", "capturing CUDA graphs"),
             ("Capture CUDA graph begin", "capturing CUDA graphs"),
-            ("Uvicorn running on", "warming"),
+            ("Uvicorn running on", "warming up"),
         ]:
             if sign in line:
                 return words

@@ -163,7 +163,7 @@ class Transformers(Engine):
         if "Started server process" in line:
             return "weights loaded"
         if "Uvicorn running on" in line:
-            return "warming"
+            return "warming up"
         return None
 
     def explain(self, log: list[str], exit_code: int | None) -> Reason | None:

@@ -203,7 +203,7 @@ class Triton(Engine):
         for sign, words in [
             ("triton: weights loaded", "weights loaded"),
             ("triton: starting tritonserver", "starting tritonserver"),
-            ("triton: listening on", "warming"),
+            ("triton: listening on", "warming up"),
         ]:
             if sign in line:
                 return words
