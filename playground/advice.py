@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from playground import fitting
 from playground.engines.base import Engine
 from playground.offers import Offer
-from playground.room import gib
+from playground.templatetags.figures import memory
 
 STEP = 256
 LARGEST = 10_000_000
@@ -143,9 +143,11 @@ def _fewest_gpus(offer: Offer, again: Again, options: Mapping[str, Any]) -> tupl
 
 def _effects(offer: Offer, options: Mapping[str, Any], again: Again) -> Iterator[Effect]:
     """Of each option that weighs, its choices by what they take; those that change nothing are left out."""
-    now = again().estimate
-    if now is None or now.total is None:
+    now, shown = again().estimate, offer.estimate
+    if now is None or now.total is None or shown is None or shown.total is None:
         return
+    # An earlier start may have put right what is shown: the choices are told beside that.
+    shift = shown.total - now.total
     for name in offer.adapter.weighing_options:
         found: dict[str, Effect] = {}
         for choice in _choices(offer.adapter, name, offer):
@@ -156,8 +158,8 @@ def _effects(offer: Offer, options: Mapping[str, Any], again: Again) -> Iterator
             if other is None or total is None or total == now.total:
                 continue
             title = str(offer.adapter.Options.model_fields[name].title)
-            new = Effect(title, (choice or "unset",), total, total - now.total, other.fits)
-            alike = gib(total)
+            new = Effect(title, (choice or "unset",), total + shift, total - now.total, other.fits)
+            alike = memory(total)
             known = found.get(alike)
             found[alike] = replace(known, choices=(*known.choices, *new.choices)) if known else new
         yield from sorted(found.values(), key=lambda effect: effect.total)

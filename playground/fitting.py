@@ -73,7 +73,7 @@ def answer(
     parsed = adapter.Options.model_validate(dict(options))
     with_draft = drafts.beside(local, drafts.form(adapter, options))
     estimate = adapter.memory(with_draft, parsed, given(adapter, parsed, node, gpus))
-    return Offer(adapter, verdict, local, estimate, node)
+    return Offer(adapter, verdict, local, estimate, node, asked=gpus)
 
 
 def given(adapter: Engine, options: EngineOptions, node: Node | None, gpus: int | None = None) -> Hardware:

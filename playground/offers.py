@@ -23,6 +23,8 @@ class Offer:
     start: Start | None = None
     worked_out: Estimate | None = None
     """The estimate as it was before a start put it right."""
+    asked: int | None = None
+    """GPUs that were asked for, where that was said."""
 
     @property
     def ok(self) -> bool:
@@ -57,7 +59,15 @@ class Offer:
 
     @property
     def _lacks_gpus(self) -> bool:
-        return bool(self.room and self.room.gpus and self.gpus > len(self.room.gpus))
+        return bool(self.room and self.room.gpus and self._taken > len(self.room.gpus))
+
+    @property
+    def _taken(self) -> int:
+        return max(self.gpus, self.asked or 1)
+
+    @property
+    def _idle(self) -> bool:
+        return bool(self.room and self.room.gpus and self._taken > self.gpus)
 
     @property
     def words(self) -> str:
@@ -70,7 +80,7 @@ class Offer:
             return f"Can load it{self._needs()}; no node reports, so nothing is known about room."
         if self._lacks_gpus:
             have = len(self.room.gpus)
-            return f"Does not fit: it takes {self.gpus} GPUs, {self.room.node.name} has {have}."
+            return f"Does not fit: it takes {self._taken} GPUs, {self.room.node.name} has {have}."
         if self.free is None:
             return f"Can load it{self._needs()}; {self.room.words()}."
         return self._compared(self.room.words(self.gpus))
@@ -81,7 +91,8 @@ class Offer:
             return self._partly(has)
         needs = self._each(estimate.total)
         if self.fits:
-            return f"Fits: needs {needs}, {has}."
+            idle = f" It would use {self.gpus} of the {self._taken} GPUs." if self._idle else ""
+            return f"Fits: needs {needs}, {has}.{idle}"
         if estimate.total <= free and estimate.limit:
             return f"Does not fit: it needs {needs}, but takes {self._each(estimate.limit)}, and {has}."
         return f"Does not fit: needs {needs}, {has}."

@@ -123,7 +123,6 @@ def _of_engine(
     form = form or catalogue.choose(model, adapter)[0]
     gpus = _numbers(values, ("gpus",))[0].get("gpus")
     offer = fitting.offer(model, adapter, clean, node, form.pk if form else None, gpus)
-    advised = advice.of(offer, clean, gpus)
     picked = [row for row, _, picked in attachable if picked]
     if offer.local:
         offer = replace(offer, local=adapters.on(offer.local, picked))
@@ -154,7 +153,7 @@ def _of_engine(
         "option_count": sum(len(group.fields) for group in groups),
         "problems": [(f"id-option-{name}", text) for name, text in problems.items()],
         "offer": offer,
-        "advice": advised,
+        "advice": advice.of(offer, clean, gpus),
         "taken": bars.of(offer),
         "node": node,
         "command": fitting.command(offer, clean, asked["version"], model.name, added["extra"], gpus),
