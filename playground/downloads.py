@@ -14,7 +14,8 @@ from typing import Any
 from django.conf import settings
 
 from playground import catalogue, disk, hub, jobs, safety, secrets, weights
-from playground.fetching import Fetch, FetchFailed, Origin
+from playground.engines.base import ReasonCode
+from playground.fetching import Fetch, FetchFailed, Gated, Origin
 from playground.jobs import JobFailed, Work
 from playground.models import Job, Model, ModelFormat
 from playground.partial import PartialFile, Stopped, WrongHash
@@ -43,6 +44,8 @@ def bring(work: Work, source: str, files: Iterable[Mapping[str, Any]], folder: P
     partial = {one["path"]: _partial(folder, one) for one in files}
     try:
         return _fetch(work, Origin(repo, commit, _token(work)), partial, folder)
+    except Gated as problem:
+        raise JobFailed(str(problem), ReasonCode.GATED) from problem
     except (FetchFailed, WrongHash, disk.DiskFull) as problem:
         raise JobFailed(str(problem)) from problem
     except Stopped:

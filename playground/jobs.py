@@ -257,7 +257,8 @@ def _settle(job: Job, say: Callable[[str], None] | None) -> None:
         _end(work, Job.State.CANCELLED, error="Ended by Ctrl-C.")
         raise
     except JobFailed as problem:
-        _end(work, Job.State.FAILED, error=str(problem))
+        told = {"code": problem.code} if problem.code else {}
+        _end(work, Job.State.FAILED, error=str(problem), result=told)
     except Exception as problem:
         logger.exception("job %s broke", job.pk)
         _end(work, Job.State.FAILED, error=f"{type(problem).__name__}: {problem}")

@@ -265,7 +265,8 @@ def _wait_for(replica: Replica, waiting: list[Job]) -> None:
         text = f"{ended.get_kind_display()} did not succeed: {ended.error or ended.get_state_display()}"
         tail = ended.log_tail.splitlines()
         cancelled = ended.state == Job.State.CANCELLED
-        deployments.mark_failed(replica.pk, Reason(ReasonCode.JOB_FAILED, text), tail, final=cancelled)
+        code = ReasonCode(ended.result.get("code") or ReasonCode.JOB_FAILED)
+        deployments.mark_failed(replica.pk, Reason(code, text), tail, final=cancelled)
     raise _Waits
 
 

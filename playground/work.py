@@ -34,7 +34,14 @@ MARK = "SLIPWAY_JOB"
 
 
 class JobFailed(Exception):
-    """The work did not succeed; the text tells a person what to do."""
+    """The work did not succeed; the text tells a person what to do.
+
+    `code`: the reason's, where whoever waits for the job should not just try again.
+    """
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class Cancelled(Exception):

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import connections
+from django.utils import timezone
 
-from playground import catalogue, hub_models, jobs, partial, secrets, weights
+from playground import catalogue, deployments, hub_models, jobs, partial, reconcile, secrets, weights
 from playground import hub as the_hub
-from playground.models import Job, Model, Node, Team, User
+from playground.models import Deployment, Job, Model, Node, Replica, Team, User
 from tests.fleet import until
 from tests.hub_repos import gguf, safetensors, tiny_files
 from tests.hub_stand_in import TOKEN, HubStandIn
@@ -38,7 +39,9 @@ def root(settings: Any) -> Iterator[Path]:
 
 @pytest.fixture
 def node(team: Team) -> Node:
-    return Node.objects.get_or_create(name=settings.NODE_NAME)[0]
+    inventory = {"cores": 2, "memory_bytes": 8 << 30, "memory_available_bytes": 8 << 30, "gpus": []}
+    given = {"heartbeat_at": timezone.now(), "inventory": inventory}
+    return Node.objects.update_or_create(name=settings.NODE_NAME, defaults=given)[0]
 
 
 @pytest.fixture
@@ -51,6 +54,13 @@ def big(hub: HubStandIn, monkeypatch: pytest.MonkeyPatch) -> HubStandIn:
 
 def added(repo: str, team: Team, *keys: str, user: User | None = None) -> Model:
     return hub_models.add(the_hub.repository(repo), keys, team, user)
+
+
+def wanted(model: Model, name: str) -> Deployment:
+    """A deployment of it on the fake engine, after one pass of the control plane."""
+    row = deployments.request(team=model.team, user=None, model=model, engine="fake", options={}, name=name)
+    reconcile.settle(row.pk)
+    return row
 
 
 def asked(model: Model, node: Node) -> Job:
@@ -313,12 +323,39 @@ def test_deployments_share_a_download_and_hold_nothing_meanwhile(
     big: HubStandIn, team: Team, node: Node
 ) -> None:
     model = added("me/big", team)
-    first = catalogue.ensure(node, model, "safetensors", team=team)
-    second = catalogue.ensure(node, model, "safetensors", team=team)
-    assert isinstance(first, Job)
-    assert first == second
-    assert run(first).state == "done"
+    rows = [wanted(model, "one"), wanted(model, "two")]
+    job = Job.objects.get(kind=Job.Kind.DOWNLOAD_MODEL)
+    for row in rows:
+        assert row.replicas.get().state == "preparing"
+        assert not row.replicas.filter(state__in=Replica.HOLDING).exists()
+        assert "slots" not in row.replicas.get().resources
+    assert run(job).state == "done"
     assert came_once(big)
+    for row in rows:
+        reconcile.settle(row.pk)
+    assert Replica.objects.filter(state__in=Replica.HOLDING).exists(), "it takes its place once all is here"
+    assert Job.objects.filter(kind=Job.Kind.DOWNLOAD_MODEL).count() == 1
+
+
+def test_a_deployment_whose_download_was_cancelled_says_by_whom(
+    big: HubStandIn, team: Team, node: Node, user: User
+) -> None:
+    row = wanted(added("me/big", team), "one")
+    jobs.cancel(Job.objects.get(kind=Job.Kind.DOWNLOAD_MODEL), user)
+    reconcile.settle(row.pk)
+    row.refresh_from_db()
+    assert "Cancelled by ada." in row.problem
+    assert Job.objects.filter(kind=Job.Kind.DOWNLOAD_MODEL).count() == 1, "it does not begin again by itself"
+
+
+def test_a_deployment_of_a_gated_model_says_what_to_do(hub: HubStandIn, team: Team, node: Node) -> None:
+    hub.add_tiny()
+    row = wanted(added("tiny-org/gated", team), "one")
+    run(Job.objects.get(kind=Job.Kind.DOWNLOAD_MODEL))
+    reconcile.settle(row.pk)
+    row.refresh_from_db()
+    assert "gated, and the team has no token" in row.problem
+    assert row.replicas.latest("pk").reason_code == "gated"
 
 
 def test_another_team_gets_the_same_files_without_fetching_them_again(
