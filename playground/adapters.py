@@ -256,15 +256,16 @@ def of(configuration: Configuration) -> list[Adapter]:
 
 def local(configuration: Configuration) -> tuple[LocalAdapter, ...]:
     """A configuration's adapters as an engine on this node is given them."""
-    return tuple(_local(row) for row in of(configuration))
+    return tuple(as_local(row) for row in of(configuration))
 
 
 def on(model: LocalModel, rows: Iterable[Adapter]) -> LocalModel:
     """The model with adapters attached, as a form's preview shows it."""
-    return dataclasses.replace(model, adapters=tuple(_local(row) for row in rows))
+    return dataclasses.replace(model, adapters=tuple(as_local(row) for row in rows))
 
 
-def _local(row: Adapter) -> LocalAdapter:
+def as_local(row: Adapter) -> LocalAdapter:
+    """One as an engine on this node is given it."""
     return LocalAdapter(row.name, catalogue.root() / row.path, row.rank)
 
 

@@ -8,6 +8,7 @@ from django.urls import URLPattern, path
 
 from playground.views import (
     adapters,
+    attaching,
     conversations,
     deployments,
     external,
@@ -85,6 +86,8 @@ urlpatterns: list[URLPattern] = [
     page("running/<int:pk>/restart/", deployments.restart, "deployment-restart"),
     page("running/<int:pk>/delete/", deployments.delete, "deployment-delete"),
     page("running/<int:pk>/idle/", deployments.idle, "deployment-idle"),
+    page("running/<int:pk>/attach/", attaching.attach, "adapter-attach"),
+    page("running/<int:pk>/detach/", attaching.detach, "adapter-detach"),
     page("running/<int:pk>/free/", deployments.free, "deployment-free"),
     page("playground/", conversations.index, "playground"),
     page("playground/new/", conversations.new, "conversation-new"),

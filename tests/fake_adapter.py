@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from playground.engines.base import (
     EngineOptions,
     Estimate,
     Hardware,
+    LocalAdapter,
     LocalModel,
     Quirks,
     Requirements,
@@ -66,6 +67,12 @@ class FakeOptions(EngineOptions):
         description="Requests answered at once; more wait.",
         json_schema_extra={"group": "Memory", "flag": "--slots"},
     )
+    runtime_lora: bool | None = Field(
+        None,
+        title="Attach while it runs",
+        description="Adapters may be added without a restart.",
+        json_schema_extra={"group": "LoRA", "flag": "--runtime-lora"},
+    )
     crash_after_s: float | None = Field(
         None,
         gt=0,
@@ -111,6 +118,7 @@ class Fake(Engine):
     name = "fake"
     title = "Fake"
     kinds = ("gguf", "safetensors")
+    adapter_kinds = ("gguf", "safetensors")
     Options = FakeOptions
     quirks = Quirks(
         running_metric="fake:num_requests_running",
@@ -147,10 +155,18 @@ class Fake(Engine):
     ) -> list[str]:
         line = [sys.executable, "-I", "-S", str(PROGRAM), "--port", str(port)]
         line += ["--served-model-name", served_name, "--model", str(model.path)]
+        for adapter in model.adapters:
+            line += ["--lora", adapter.name]
         for name, value in options.model_dump(exclude_none=True).items():
             flag = f"--{name.replace('_', '-')}"
             line += ([flag] if value else []) if isinstance(value, bool) else [flag, str(value)]
         return line
+
+    def attaching(self, adapter: LocalAdapter) -> tuple[str, dict[str, Any]] | None:
+        return "/load_lora", {"name": adapter.name, "path": str(adapter.path)}
+
+    def detaching(self, adapter: LocalAdapter) -> tuple[str, dict[str, Any]] | None:
+        return "/unload_lora", {"name": adapter.name}
 
     def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
         return {"FAKE_KEY": key}

@@ -161,6 +161,7 @@ class Fake:
         self.options = options
         self.key = os.environ.get("FAKE_KEY", "")
         self.running = self.tokens = self.made = 0
+        self.loras = set(options.lora)
         self.thawed = asyncio.Event()
         self.thawed.set()
         self.seen: list[dict[str, object]] = []
@@ -270,11 +271,21 @@ class Fake:
             return send(writer, 200, {"object": "list", "data": [model]})
         if route == ("POST", "/tokenize"):
             return send(writer, 200, {"count": len(request.words), "tokens": list(range(len(request.words)))})
+        if request.path in ("/load_lora", "/unload_lora") and self.options.runtime_lora:
+            return self._attach(request, writer)
         if route in {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}:
             return await self._complete(request, writer)
         if request.method == "POST" and request.path in WHOLE:
             return await self._measure(request, writer)
         return send(writer, 404, error(f"no route {request.path}", "not_found"))
+
+    def _attach(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        """Adapters are names here; one that is there twice, or not at all, is refused."""
+        name, loads = str(request.body["name"]), request.path == "/load_lora"
+        if (name in self.loras) == loads:
+            return send(writer, 400, error(f"{name} is {'loaded' if loads else 'not loaded'}", "bad_lora"))
+        (self.loras.add if loads else self.loras.remove)(name)
+        return send(writer, 200, {"loras": sorted(self.loras)})
 
     def _has_key(self, request: Request) -> bool:
         given = request.headers.get("authorization", "")
@@ -283,6 +294,8 @@ class Fake:
     def _steer(self, request: Request, writer: asyncio.StreamWriter) -> None:
         if request.path == "/fake/requests":
             return send(writer, 200, self.seen)
+        if request.path == "/fake/loras":
+            return send(writer, 200, sorted(self.loras))
         if request.path == "/fake/freeze":
             self.thawed.clear()
         else:
@@ -606,7 +619,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=0)
     parser.add_argument("--crash-after-s", type=float, default=0.0)
     parser.add_argument("--crash-at-load", choices=[*CRASHES, "killed", ""], default="")
-    for flag in ("ignore-sigterm", "orphan", "inner", "lie-ready"):
+    parser.add_argument("--lora", action="append", default=[])
+    for flag in ("ignore-sigterm", "orphan", "inner", "lie-ready", "runtime-lora"):
         parser.add_argument(f"--{flag}", action="store_true")
     # Without effect: what an administrator may add.
     parser.add_argument("--mood", choices=["calm", "brisk"])

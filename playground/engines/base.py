@@ -507,6 +507,22 @@ class Engine(ABC):
         """
         return None
 
+    def detaching(self, adapter: LocalAdapter) -> tuple[str, dict[str, Any]] | None:
+        """The same by which it lets one go."""
+        return None
+
+    def attaches_running(self, options: EngineOptions) -> Verdict:
+        """Whether, started with these options, it attaches and detaches adapters while it runs.
+
+        An option called `runtime_lora` is what allows it.
+        """
+        field = type(options).model_fields.get("runtime_lora")
+        if field is None:
+            return Verdict(False, f"{self.title} attaches adapters only when it starts.")
+        if not getattr(options, "runtime_lora", None):
+            return Verdict(False, f"It was started without the option “{field.title}”.")
+        return Verdict(True)
+
     def objections(self, options: Mapping[str, Any]) -> dict[str, str]:
         """A sentence for each option, of those set, that means nothing beside the others."""
         return {}

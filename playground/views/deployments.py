@@ -12,6 +12,7 @@ from django.views.decorators.http import require_POST
 from playground import access, deployments, edits, engine_logs, engines, forms, standing
 from playground.models import Deployment, Replica, Team, User
 from playground.standing import Standing
+from playground.views import attaching
 from playground.views.request import Request, team_of
 
 FILTERS = ("state", "engine", "owner", "model")
@@ -166,6 +167,7 @@ def _context(request: Request, row: Deployment) -> dict[str, Any]:
         "steps": [(step, [standing.job_line(job) for job in step.jobs]) for step in steps],
         "typical": standing.typical_start(row),
         **_wished(row),
+        **attaching.panel(row),
         "log_lines": _last_lines(shown),
         "may_start": access.can(request.user, "start", row.team),
         "may_promote": access.can(request.user, "promote", row.team),
@@ -181,7 +183,6 @@ def _wished(row: Deployment) -> dict[str, Any]:
         "title": engines.get(row.engine).title if known else row.engine,
         "options": edits.shown(engines.get(row.engine), row.wanted.get("options") or {}) if known else [],
         "extra": frozen.extra if frozen else row.wanted.get("extra") or [],
-        "attached": row.model.adapters.filter(pk__in=row.wanted.get("adapters") or []).order_by("name"),
         "predecessor": edits.predecessor(row),
         "successor": edits.successor(row),
         "heir": edits.heirs(row).first(),
