@@ -141,6 +141,9 @@ class Vllm(Engine):
     def attaching(self, adapter: LocalAdapter) -> tuple[str, dict[str, Any]] | None:
         return "/v1/load_lora_adapter", {"lora_name": adapter.name, "lora_path": str(adapter.path)}
 
+    def detaching(self, adapter: LocalAdapter) -> tuple[str, dict[str, Any]] | None:
+        return "/v1/unload_lora_adapter", {"lora_name": adapter.name}
+
     def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
         given = VllmOptions.model_validate(options.model_dump())
         cache = home / "cache"
