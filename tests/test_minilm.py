@@ -6,31 +6,19 @@ llama.cpp loads them here; vLLM loads the folder as it is published, in `make te
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import httpx2 as httpx
 import openai
 import pytest
-from django.conf import settings
-from django.core.management import call_command
-from pytest_django import DjangoDbBlocker
 
-from playground import catalogue, configurations, engines
-from playground.models import (
-    Deployment,
-    Generation,
-    Membership,
-    Model,
-    ModelFormat,
-    Replica,
-    Team,
-    User,
-)
-from tests import chats, minilm, real_engines
-from tests.gateway_site import Site, running_site
+from playground import catalogue, engines
+from playground.models import Model, Team
+from tests import minilm
+from tests.gateway_site import Site
 from tests.minilm import ALIKE, DIMENSION, HAPPY
+from tests.served import Served, serving, site
 
+__all__ = ["site"]
 # One thread: a second one that waits for a busy core costs more than it brings.
 OPTIONS: dict[str, dict[str, Any]] = {"llama.cpp": {"threads": 1}, "vllm": {"kv_cache_gib": 0.25}}
 KINDS = {"llama.cpp": "gguf", "vllm": "safetensors"}
@@ -38,59 +26,12 @@ heavy = [pytest.mark.engines, pytest.mark.slow]
 every = pytest.mark.parametrize("live", ["llama.cpp", pytest.param("vllm", marks=heavy)], indirect=True)
 
 
-@dataclass
-class Live:
+@pytest.fixture(scope="module")
+def live(request: pytest.FixtureRequest, site: Site) -> Iterator[Served]:
     """MiniLM on a real engine, with a site in front."""
-
-    site: Site
-    user: User
-    row: Deployment
-
-    @property
-    def name(self) -> str:
-        return f"deployment/{self.row.pk}"
-
-
-@pytest.fixture(scope="module")
-def site(
-    django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Site]:
-    with django_db_blocker.unblock():
-        call_command("migrate", verbosity=0)
-        team = Team.objects.get_or_create(slug="default", defaults={"name": "Default"})[0]
-        with running_site(tmp_path_factory.mktemp("site")) as served:
-            served.key(team)
-            yield served
-        call_command("flush", interactive=False, verbosity=0)
-
-
-@pytest.fixture(scope="module")
-def live(request: pytest.FixtureRequest, site: Site) -> Iterator[Live]:
     engine, kind = request.param, KINDS[request.param]
-    team = Team.objects.get(slug="default")
-    user = User.objects.create_user(username=f"ada-{engine}")
-    Membership.objects.create(user=user, team=team, role=Membership.Role.ADMIN)
-    model = added(team, kind)
-    form = catalogue.ensure(real_engines.node(), model, kind)
-    assert isinstance(form, ModelFormat), "it is small: its digest is taken at once"
-    with real_engines.running(engine, catalogue.local(form), OPTIONS[engine]) as running:
-        environment = real_engines.environment(engine)
-        frozen = configurations.freeze(form, environment, engine, OPTIONS[engine], [])
-        row = Deployment.objects.create(
-            team=team, name=f"mini on {engine}", model=model, engine=engine, configuration=frozen
-        )
-        Replica.objects.create(
-            deployment=row,
-            node=real_engines.node(),
-            configuration=frozen,
-            state=Replica.State.READY,
-            served_name="demo",
-            port=int(running.base_url.rpartition(":")[2]),
-            engine_key=running.key,
-        )
-        one = Live(site, user, row)
-        site.until(lambda: site.get(f"/v1/models/{one.name}").is_success)
-        print(f"{engine}: MiniLM ready in {running.ready_s:.1f} s")
+    model = added(Team.objects.get(slug="default"), kind)
+    with serving(site, model, kind, engine, OPTIONS[engine]) as one:
         yield one
 
 
@@ -110,7 +51,7 @@ def cosine(one: list[float], other: list[float]) -> float:
     return math.sumprod(one, other) / (math.hypot(*one) * math.hypot(*other))
 
 
-def embedded(live: Live, *texts: str, **more: Any) -> openai.types.CreateEmbeddingResponse:
+def embedded(live: Served, *texts: str, **more: Any) -> openai.types.CreateEmbeddingResponse:
     wanted = {"encoding_format": "float"} | more
     return live.site.client().embeddings.create(model=live.name, input=list(texts), **wanted)
 
@@ -130,7 +71,7 @@ def test_it_is_found_to_embed_and_each_engine_says_whether_it_can(team: Team) ->
 
 
 @every
-def test_its_vectors_are_those_the_model_is_known_for(live: Live) -> None:
+def test_its_vectors_are_those_the_model_is_known_for(live: Served) -> None:
     answer = embedded(live, HAPPY, *ALIKE)
     happy, *rest = (row.embedding for row in answer.data)
     assert len(happy) == DIMENSION and math.hypot(*happy) == pytest.approx(1, abs=1e-3)
@@ -141,7 +82,7 @@ def test_its_vectors_are_those_the_model_is_known_for(live: Live) -> None:
 
 
 @every
-def test_packed_as_base64_they_are_the_same(live: Live) -> None:
+def test_packed_as_base64_they_are_the_same(live: Served) -> None:
     plain = embedded(live, HAPPY).data[0].embedding
     lenient = live.site.client().with_options(_extra_kwargs={"_strict_response_validation": False})
     packed = lenient.embeddings.create(model=live.name, input=HAPPY).data[0].embedding
@@ -149,7 +90,7 @@ def test_packed_as_base64_they_are_the_same(live: Live) -> None:
 
 
 @every
-def test_a_text_of_its_whole_context_is_embedded_and_a_longer_one_refused(live: Live) -> None:
+def test_a_text_of_its_whole_context_is_embedded_and_a_longer_one_refused(live: Served) -> None:
     assert embedded(live, "word " * 250).usage.prompt_tokens == 252
     with pytest.raises(openai.BadRequestError) as refused:
         embedded(live, "short", "word " * 600)
@@ -157,13 +98,13 @@ def test_a_text_of_its_whole_context_is_embedded_and_a_longer_one_refused(live: 
 
 
 @every
-def test_fewer_dimensions_than_it_has_are_refused_not_ignored(live: Live) -> None:
+def test_fewer_dimensions_than_it_has_are_refused_not_ignored(live: Served) -> None:
     with pytest.raises(openai.BadRequestError, match="dimensions"):
         embedded(live, HAPPY, dimensions=128)
 
 
 @every
-def test_it_ranks_by_cosine_where_the_engine_does(live: Live) -> None:
+def test_it_ranks_by_cosine_where_the_engine_does(live: Served) -> None:
     asked = {"model": live.name, "query": HAPPY, "documents": list(ALIKE)}
     answer = live.site.post("/v1/rerank", json=asked)
     if live.row.engine == "vllm":
@@ -174,16 +115,9 @@ def test_it_ranks_by_cosine_where_the_engine_does(live: Live) -> None:
 
 
 @every
-def test_the_page_shows_the_vectors_the_api_gives(live: Live) -> None:
-    team = live.row.team
-    chat = chats.conversation(team, live.row, created_by=live.user, task="embedding")
-    name, _, value = chats.cookie(live.user).partition("=")
-    with httpx.Client(base_url=live.site.url, timeout=30, cookies={name: value}) as browser:
-        browser.get(f"/playground/{chat.pk}/").raise_for_status()
-        browser.headers["X-CSRFToken"] = browser.cookies[settings.CSRF_COOKIE_NAME]
-        form = {"text": "\n".join([HAPPY, *ALIKE]), "client_id": "c1"}
-        assert browser.post(f"/playground/{chat.pk}/send/", data=form).status_code == 200
-        row = chats.answer(Generation.objects.get(turn__conversation=chat).pk, within_s=30)
+def test_the_page_shows_the_vectors_the_api_gives(live: Served) -> None:
+    with live.browser() as (browser, chat):
+        row = live.send(browser, chat, "\n".join([HAPPY, *ALIKE]))
         assert row.state == "complete", row.error
         page = browser.get(f"/playground/{chat.pk}/").text
         vector = browser.get(f"/playground/answers/{row.pk}/vectors/0/").json()
@@ -191,6 +125,4 @@ def test_the_page_shows_the_vectors_the_api_gives(live: Live) -> None:
     for value in ("0.69", "0.94", "0.26"):
         assert value in page
     assert vector == pytest.approx(embedded(live, HAPPY).data[0].embedding, abs=1e-5)
-    assert row.usage == {"prompt_tokens": 29} | (
-        {"completion_tokens": 0} if "completion_tokens" in row.usage else {}
-    )
+    assert row.usage["prompt_tokens"] == 29
