@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from playground import engines, shapes
+from playground import engines, gguf, gguf_shapes, shapes
 from playground.engines.base import Gpu, Hardware, LocalModel
 from playground.engines.estimates import Cache, kv_cache_bytes, kv_cache_tokens, missing, weights_bytes
 from tests import fit_configs as of
@@ -153,6 +153,61 @@ def test_what_a_configuration_does_not_say_is_named() -> None:
         assert adapter.memory(bare, adapter.Options(), ONE).total is None
 
 
+def header(architecture: str, **values: Any) -> gguf.Header:
+    """A GGUF header of these values; __ stands for the dots in llama.cpp's names."""
+    named = {f"{architecture}.{name.replace('__', '.')}": value for name, value in values.items()}
+    return gguf.Header({"general.architecture": architecture, **named}, {}, 0, "Q4_K")
+
+
+# The same models as llama.cpp has them, and bytes a request of 32,768 tokens keeps.
+HEADERS = {
+    # 36 x 8 x 128 x 4 a token.
+    "Qwen3-8B": (
+        {"block_count": 36, "attention__head_count": 32, "attention__head_count_kv": 8}
+        | {"attention__key_length": 128, "attention__value_length": 128, "embedding_length": 4096},
+        "qwen3",
+        147_456 * 32_768,
+    ),
+    # Which layers slide is left to the program that reads it: every sixth sees all.
+    "gemma-3-27b": (
+        {"block_count": 62, "attention__head_count": 32, "attention__head_count_kv": 16}
+        | {"attention__key_length": 128, "attention__value_length": 128, "attention__sliding_window": 1024},
+        "gemma3",
+        8192 * (10 * 32_768 + 52 * 1024),
+    ),
+    # A window in a file whose program does not use it is none.
+    "Mistral-7B": (
+        {"block_count": 32, "attention__head_count": 32, "attention__head_count_kv": 8}
+        | {"embedding_length": 4096, "attention__sliding_window": 4096},
+        "llama",
+        131_072 * 32_768,
+    ),
+    # One narrow vector: 27 x (512 + 64) x 2 a token.
+    "DeepSeek-V2-Lite": (
+        {"block_count": 27, "attention__head_count": 16, "attention__head_count_kv": 1}
+        | {"attention__key_length": 576, "attention__value_length": 512, "attention__key_length_mla": 192}
+        | {"attention__kv_lora_rank": 512, "rope__dimension_count": 64},
+        "deepseek2",
+        31_104 * 32_768,
+    ),
+    # Four of 40 layers have keys, 8 heads of 128; 36 a state in 32 bits: 3 x (3,072 + 2 x 128) + 3,072 x 128.
+    "granite-4.0-h": (
+        {"block_count": 40, "attention__head_count": 32, "embedding_length": 4096}
+        | {"attention__head_count_kv": ([0] * 9 + [8]) * 4}
+        | {"ssm__inner_size": 3072, "ssm__state_size": 128, "ssm__conv_kernel": 4, "ssm__group_count": 1},
+        "granitehybrid",
+        4 * 8 * 128 * 4 * 32_768 + 36 * 4 * (3 * (3072 + 256) + 3072 * 128),
+    ),
+}
+
+
+@pytest.mark.parametrize(("values", "architecture", "cache"), HEADERS.values(), ids=HEADERS.keys())
+def test_a_gguf_header_tells_the_same(values: dict[str, Any], architecture: str, cache: int) -> None:
+    facts = gguf_shapes.of_header(header(architecture, **values))
+    one = LocalModel(name="m", path=Path("/m"), kind="gguf", size_bytes=1, facts=facts)
+    assert kv_cache_bytes(one, 32_768) == cache
+
+
 # The engines' own rules
 
 
@@ -222,9 +277,10 @@ def test_vllm_takes_its_share_and_tells_what_does_not_go() -> None:
 
 
 def test_vllm_on_a_cpu_sets_aside_what_is_named_and_one_request_must_fit() -> None:
-    # 1 GiB / 147,456 bytes a token.
+    # 1 GiB / 147,456 bytes a token. A context that nobody named is cut to that, a named one is not.
     small = memory("vllm", model(of.QWEN_3_8B), CPU)
-    assert (small.kv_cache, small.kv_tokens) == (GIB, 7281)
+    assert (small.kv_cache, small.kv_tokens, small.context, small.trouble) == (GIB, 7281, 7281, "")
+    small = memory("vllm", model(of.QWEN_3_8B), CPU, max_model_len=40_960)
     assert small.trouble.endswith("lower the context to 7,168, or set 5.6 GiB aside for it.")
     assert not memory("vllm", model(of.QWEN_3_8B), CPU, kv_cache_gib=6).trouble
     # What embeds and keeps nothing sets nothing aside; 32-bit weights are cut to 16.
