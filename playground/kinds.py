@@ -111,6 +111,22 @@ def read_at_once(configurations: Mapping[str, Any], context: int | None) -> int 
     return min(most, context) if context else most
 
 
+def pooling(configurations: Mapping[str, Any]) -> str:
+    """How sentence-transformers makes one vector of a text's tokens: "mean", "cls", "last", …; "" untold."""
+    given = configurations.get("1_Pooling/config.json")
+    if not isinstance(given, Mapping):
+        return ""
+    modes = {
+        "pooling_mode_cls_token": "cls",
+        "pooling_mode_lasttoken": "last",
+        "pooling_mode_mean_tokens": "mean",
+    }
+    set_ = [key for key, value in given.items() if key.startswith("pooling_mode_") and value is True]
+    if len(set_) == 1:
+        return modes.get(set_[0], set_[0].removeprefix("pooling_mode_")[:40])
+    return "several" if set_ else str(given.get("pooling_mode") or "")[:40]
+
+
 def of_gguf(architecture: str, pooling: Any, template: str, projector: Path | None) -> Kind:
     """Of a GGUF file: its architecture and pooling type, its template, and the projector beside it."""
     if pooling == _RANKS:

@@ -271,6 +271,7 @@ def _inspect_folder(folder: Path, code: bool) -> Weights:
     tensors = _safetensors(shards)
     template = _template(configurations)
     kind = kinds.of_folder(config, configurations.get("modules.json"), template, folder.name)
+    pooled = kinds.pooling(configurations) if kind.task == kinds.EMBEDDING else ""
     return Weights(
         kind="safetensors",
         size_bytes=sum(file.stat().st_size for file in shards),
@@ -283,7 +284,7 @@ def _inspect_folder(folder: Path, code: bool) -> Weights:
         parameters=_amount(sum(tensors.values())),
         context_length=kinds.read_at_once(configurations, model_shapes.context_length(config)),
         chat_template=template,
-        facts=model_shapes.from_config(config),
+        facts=model_shapes.from_config(config) | ({"pooling": pooled} if pooled else {}),
     )
 
 

@@ -63,7 +63,10 @@ def test_it_is_found_to_embed_and_each_engine_says_whether_it_can(team: Team) ->
     assert model.parameters == 22_713_216 + 512, "the position ids are counted with the weights"
     assert model.context_length == 256, "what its makers cut texts at, not what BERT could take"
     said = {name: catalogue.candidate(model, engines.get(name))[1] for name in engines.names()}
-    assert [name for name in ("llama.cpp", "transformers", "triton", "vllm") if said[name].ok] == ["vllm"]
+    assert [name for name in engines.names() if name not in ("fake", "external") and said[name].ok] == [
+        "vllm"
+    ]
+    assert "mean" in said["sglang"].why, "it takes a text's first token, whatever the model was made for"
     assert "GGUF" in said["llama.cpp"].why and "embed" in said["transformers"].why
     small = added(team, "gguf")
     assert (small.task, small.architecture, small.context_length) == ("embedding", "bert", 512)

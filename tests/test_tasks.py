@@ -210,6 +210,30 @@ def test_an_embedding_models_context_is_what_its_makers_cut_texts_at(
     assert kinds.read_at_once({"sentence_bert_config.json": said}, context) == tokens
 
 
+@pytest.mark.parametrize(
+    ("said", "pooling"),
+    [
+        ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_lasttoken": True}, "last"),
+        ({"pooling_mode_max_tokens": True}, "max_tokens"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "several"),
+        ({"pooling_mode": "mean"}, "mean"),
+        ({}, ""),
+        ("odd", ""),
+    ],
+)
+def test_how_a_text_becomes_one_vector_is_known_and_sglang_refuses_what_it_would_make_otherwise(
+    said: Any, pooling: str
+) -> None:
+    assert kinds.pooling({"1_Pooling/config.json": said}) == pooling
+    facts = {"pooling": pooling} if pooling else {}
+    model = LocalModel("m", Path("/m"), "safetensors", task=EMBEDDING, facts=facts)
+    verdict = engines.get("sglang").supports(model)
+    assert verdict.ok is (pooling in ("cls", "last", ""))
+    assert verdict.ok or pooling in verdict.why
+
+
 # Who can serve it
 
 REAL = [engine for engine in engines.all() if engine.name not in ("fake", "external")]

@@ -132,6 +132,13 @@ class Sglang(Engine):
             return Verdict(False, "SGLang loads folders of safetensors.")
         if model.task in ("rerank", "classification"):
             return Verdict(False, f"SGLang serves chat, completion and embedding here; no {model.task}.")
+        pooling = model.facts.get("pooling", "cls")
+        if model.task == "embedding" and pooling not in ("cls", "last"):
+            return Verdict(
+                False,
+                "SGLang makes a vector of one token of a text; this model's are made of all of them "
+                f"({pooling}), and would be others.",
+            )
         return Verdict(True, kind="safetensors")
 
     def gpus(self, options: EngineOptions) -> int:
