@@ -18,11 +18,12 @@ up:
 test:
 	@$(PYTHON) bootstrap.py --dev --browser
 	@$(RUN) -m pytest -n $(JOBS) $(SHARE) -m "not engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
-	@$(RUN) -m pytest -m browser tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
+	@$(RUN) -m pytest -m "browser and not engines" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
 
 test-engines:
 	@$(PYTHON) bootstrap.py --dev --browser
-	@exec $(RUN) -m pytest -m engines $(ARGS)
+	@$(RUN) -m pytest -m "engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
+	@$(RUN) -m pytest -m "engines and browser" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
 
 lint:
 	@$(PYTHON) bootstrap.py --dev
