@@ -97,7 +97,7 @@ def remove(request: Request, pk: int) -> HttpResponse:
     try:
         adapters.remove(row, request.user)
     except adapters.AdapterRefused as problem:
-        return models.shown(request, row.model, 422, adapter_error=f"{row.name} stays. {problem}")
+        return models.shown(request, row.model, 422, removal_error=f"{row.name} stays. {problem}")
     stays = "" if row.files else " Its files stay in the models folder."
     messages.success(request, f"{row.name} is gone from the list.{stays}")
     return _back(row)

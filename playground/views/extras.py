@@ -28,10 +28,12 @@ def adapters_panel(request: Request, model: Model) -> dict[str, Any]:
     """The model's adapters with who uses each, and what in the folder could be added."""
     rows = list(model.adapters.order_by("name"))
     may_add = access.can(request.user, "add models", model.team)
+    found = adapters.found(model.team) if may_add else []
     return {
         "adapters": [_adapter(row) for row in rows],
         "on_the_hub": bool(model.origin.get("repo")),
-        "unattached": adapters.found(model.team) if may_add else [],
+        "unattached": [one for one in found if not one.refused],
+        "odd_adapters": [one for one in found if one.refused],
         "may_add_adapters": may_add,
         "may_remove_adapters": access.can(request.user, "remove models", model.team),
         "adapter_typed": {},
