@@ -119,7 +119,7 @@ def groups(
         if shape.get("model"):
             shape |= {"choices": [*models, *_unlisted(values.get(name), models)]}
         if build and shape.get("build", build) != build:
-            shape |= {"off": OFF.get(shape["build"], f"Only in the {shape['build']} build.")}
+            shape |= {"greyed": OFF.get(shape["build"], f"Only in the {shape['build']} build.")}
         field = _field(name, shape, values.get(name), (errors or {}).get(name, ""))
         found.setdefault(shape.get("group") or "Options", []).append(field)
     order = [*GROUPS, *found]
@@ -206,7 +206,7 @@ def _field(name: str, shape: Mapping[str, Any], value: Any, error: str) -> Field
         choices=choices,
         least="" if listed else text_of(shape.get("minimum")),
         most="" if listed else text_of(shape.get("maximum")),
-        off=shape.get("off", ""),
+        off=shape.get("greyed", ""),
         step="1" if shape.get("type") == "integer" else "any",
         unset=UNSET if default is None else f"default: {text_of(default)}",
     )

@@ -145,6 +145,8 @@ def test_another_build_s_options_say_so_and_take_nothing(page: Client, full: row
     shown = page.post(form, {"engine": "vllm"}).content.decode()
     field = re.search(r'<input id="id-option-tensor_parallel_size".*?</div>', shown, re.DOTALL)
     assert field and "disabled" in field[0] and "Needs a GPU; no node here has one." in field[0]
+    switch = re.search(r'<select id="id-option-enforce_eager".*?</div>', shown, re.DOTALL)
+    assert switch and "disabled" not in switch[0] and "data-off" not in switch[0]
     Node.objects.filter(pk=full.gpu_node.pk).update(heartbeat_at=timezone.now())
     shown = page.post(form, {"engine": "vllm"}).content.decode()
     assert "Needs a GPU; no node here has one." not in shown
