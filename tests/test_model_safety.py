@@ -14,7 +14,9 @@ from playground import (
     catalogue,
     chat_templates,
     configurations,
+    deployments,
     engines,
+    gguf,
     hub,
     hub_models,
     own_code,
@@ -22,7 +24,7 @@ from playground import (
     safety,
     weights,
 )
-from playground.engines.base import LocalModel
+from playground.engines.base import LocalModel, ReasonCode
 from playground.models import (
     AuditEntry,
     Deployment,
@@ -34,9 +36,10 @@ from playground.models import (
     Team,
     User,
 )
-from tests.hub_repos import gguf, safetensors, tiny_files
+from tests import fleet, real_engines
+from tests.hub_repos import gguf as tiny_gguf
+from tests.hub_repos import safetensors, tiny_files
 from tests.hub_stand_in import HubStandIn
-from tests.real_engines import HARDWARE
 from tests.test_catalogue import LIES, text, write_gguf
 
 CODE = {"auto_map": {"AutoModelForCausalLM": "modeling.Model"}}
@@ -313,7 +316,7 @@ def test_a_gguf_is_refused_for_any_of_its_templates(tmp_path: Path) -> None:
 def test_every_file_of_a_gguf_is_read_and_none_may_lack(tmp_path: Path) -> None:
     parts = [tmp_path / f"a-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
     for part in parts:
-        part.write_bytes(gguf())
+        part.write_bytes(tiny_gguf())
     assert weights.inspect(parts[0]).kind == "gguf"
     parts[1].write_bytes(LIES["a tensor past the end"])
     with pytest.raises(weights.Refused, match=r"a-00002-of-00003[.]gguf is no sound GGUF"):
@@ -487,7 +490,7 @@ def test_the_engine_is_told_to_trust_it_by_its_configuration_alone(
         for name in ("vllm", "transformers", "sglang", "triton"):
             if name in {adapter.name for adapter in engines.all()}:
                 adapter = engines.get(name)
-                line = adapter.command(Path("/env"), local, adapter.Options(), 1, "x", HARDWARE)
+                line = adapter.command(Path("/env"), local, adapter.Options(), 1, "x", real_engines.HARDWARE)
                 assert ("--trust-remote-code" in line) is trusted, name
 
 
@@ -533,3 +536,39 @@ def test_leave_for_one_commit_of_the_hub_is_none_for_the_next(
     stand_in.change("evil/auto-map", {"modeling_evil.py": b"import os  # now evil"})
     second = hub_models.add(hub.repository("evil/auto-map"), [], team, user)
     assert second.pk != first.pk and second.refused and second.code_allowed_at is None
+
+
+# A real engine, given a template that reading cannot judge
+
+LOOP = "".join(f"{{% for {name} in range(99999) %}}" for name in "abc") + "{% endfor %}" * 3
+
+
+@pytest.fixture
+def endless(root: Path) -> Path:
+    """The demo model, with a template of the same length that never ends."""
+    real_engines.environment("llama.cpp")
+    found = root / real_engines.demo("gguf")[1].path
+    template = str(gguf.read(found).values["tokenizer.chat_template"]).encode()
+    path = root / "endless.gguf"
+    path.write_bytes(found.read_bytes().replace(template, LOOP.encode().ljust(len(template))))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_a_template_without_an_end_costs_its_replica_alone(endless: Path, team: Team) -> None:
+    assert weights.inspect(endless).chat_template.startswith(LOOP), "nothing in it can be told by reading"
+    workers = fleet.Fleet()
+    workers.work(SLIPWAY_LOAD_TIMEOUT_S="20", SLIPWAY_RETRY_S="600")
+    try:
+        catalogue.scan(team)
+        row = deployments.request(
+            team=team, user=None, model=Model.objects.get(name="endless"), engine="llama.cpp", options={}
+        )
+        failed = fleet.until("it fails", lambda: row.replicas.filter(state="failed").first(), 90)
+        assert failed.reason_code == ReasonCode.LOAD_TIMEOUT
+        assert "n_slots" in failed.log_tail, "its weights were there: it hung at the template"
+        assert fleet.engine_processes(failed) == []
+        fleet.ready(fleet.start(team, fleet.tiny_model(team)))
+    finally:
+        workers.close()
