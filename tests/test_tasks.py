@@ -3,10 +3,12 @@
 import json
 import math
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
 
@@ -487,3 +489,45 @@ def test_a_new_conversation_is_of_its_models_task(page: Client, team: Team) -> N
     assert Conversation.objects.get().task == CLASSIFICATION
     shown_page = page.get(reverse("conversation", args=[Conversation.objects.get().pk])).content.decode()
     assert "Texts, one a line" in shown_page and ">Classify<" in shown_page and "Query" not in shown_page
+
+
+# The shell
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("task", "texts", "query", "said"),
+    [
+        (EMBEDDING, ["the cat", "the cat"], "", "of 16; cosines [1.0, 1.0]"),
+        (RERANK, ["bananas", "a cat"], "cat", "  1.0000  a cat"),
+        (CLASSIFICATION, ["what a match"], "", "0.8000  short  what a match"),
+        (COMPLETION, ["Once [[tokens=2]]"], "", "word0 word1"),
+    ],
+)
+def test_the_shell_asks_what_a_model_is_for(
+    team: Team,
+    fake_engine: Callable[..., RunningFake],
+    capsys: pytest.CaptureFixture[str],
+    task: str,
+    texts: list[str],
+    query: str,
+    said: str,
+) -> None:
+    row = of_task(team, task)
+    fake = fake_engine(key="k")
+    row.replicas.update(port=fake.port, engine_key="k")
+    call_command("ask", str(row.pk), *texts, *(["--query", query] if query else []))
+    assert said in capsys.readouterr().out
+    call_command("ask", str(row.pk), *texts, *(["--query", query] if query else []), "--json")
+    assert json.loads(capsys.readouterr().out)["usage"]["prompt_tokens"] > 0
+
+
+@pytest.mark.django_db
+def test_the_shell_says_which_verb_a_chat_wants_and_what_a_rank_lacks(
+    team: Team, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row, code, words in ((of_task(team, CHAT), 4, "manage.py chat"), (of_task(team, RERANK), 2, "query")):
+        with pytest.raises(SystemExit) as ended:
+            call_command("ask", str(row.pk), "a", "b", "--json")
+        assert ended.value.code == code
+        assert words in json.loads(capsys.readouterr().out)["error"]
