@@ -122,7 +122,7 @@ def choose(model: Model, adapter: Engine, form: int | None = None) -> tuple[Mode
                 return row, verdict
             verdicts.append(verdict)
     loads = " or ".join(ModelFormat.Kind(kind).label for kind in adapter.kinds)
-    what = "that is another form" if form else f"{model.name} has none"
+    what = "that is another form" if form else "it has none"
     why = verdicts[0] if verdicts else Verdict(False, f"{adapter.title} loads {loads}; {what}.")
     return None, why
 

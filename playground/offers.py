@@ -109,9 +109,9 @@ class Offer:
 
     @property
     def brief(self) -> str:
-        """The verdict for a list, where the node's room stands beside it."""
+        """The verdict for a list, where the engine's name and the node's room stand beside it."""
         if not self.ok:
-            return self.verdict.why
+            return self.verdict.why.removeprefix(f"{self.adapter.title} ")
         if self.estimate and self.estimate.trouble:
             return self.estimate.trouble
         total = self.estimate.total if self.estimate else None
