@@ -350,10 +350,10 @@ class Exchange:
             chunks.append(data)
             size += len(data)
             if size > ANSWER_LIMIT:
-                raise protocol.bad_engine()
+                raise protocol.answer_too_large(self._kind)
         raw = b"".join(chunks)
         try:
-            answer = protocol.read_answer(raw)
+            answer = protocol.read_answer(raw, self._kind)
         except ValueError as error:
             raise protocol.bad_engine() from error
         await self._answer(answer, raw)

@@ -43,9 +43,14 @@ BODY_LIMIT = 16 * 1024 * 1024
 HEADER_COUNT = 100
 HEADER_BYTES = 64 * 1024
 MODEL_NAME = 200
+# Larger answers full of vectors are passed on unread but for their usage, which stands at an end.
+PARSED = 1 << 20
+SKIMMED = 4096
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 _HOST = re.compile(rb"[A-Za-z0-9._-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_NO_JSON = re.compile(rb"[\[,:\s]-?(?:NaN|Infinity)[\],}\s]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 # Made once: `json.dumps` makes an encoder a call.
@@ -186,12 +191,33 @@ def parse(raw: bytes, kind: str) -> dict[str, Any]:
     return body
 
 
-def read_answer(raw: bytes) -> dict[str, Any]:
-    """An engine's whole answer; ValueError where it is no JSON object, or holds what only Python takes."""
+def read_answer(raw: bytes, kind: str) -> dict[str, Any]:
+    """An engine's whole answer; ValueError where it is no JSON object, or holds what only Python takes.
+
+    Of megabytes of numbers only the usage: reading them all would hold up every other request.
+    """
+    if kind == "embedding" and len(raw) > PARSED:
+        return _skimmed(raw)
     answer = _decode(raw.decode())
     if not isinstance(answer, dict):
         raise ValueError("no object")
     return answer
+
+
+def _skimmed(raw: bytes) -> dict[str, Any]:
+    ends = raw[:1] + raw[-16:].rstrip()[-1:]
+    if ends != b"{}" or ((b"NaN" in raw or b"Infinity" in raw) and _NO_JSON.search(raw)):
+        raise ValueError("no object of numbers")
+    found = _USAGE.search(raw, max(0, len(raw) - SKIMMED)) or _USAGE.search(raw, 0, SKIMMED)
+    return {"usage": _decode(found[1].decode())} if found else {}
+
+
+def answer_too_large(kind: str) -> Refusal:
+    """Vectors are as many as were asked for; anything else of that size is an engine gone wrong."""
+    if kind != "embedding":
+        return bad_engine()
+    text = "The vectors are too many for one answer: send fewer inputs, or ask for encoding_format base64."
+    return Refusal(400, text, "answer_too_large", "input")
 
 
 def _no_number(name: str) -> None:

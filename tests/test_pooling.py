@@ -1,6 +1,7 @@
 """/v1/embeddings, rerank, score and classify: what a client gets, what is refused, what goes wrong."""
 
 import base64
+import json
 import math
 import threading
 from array import array
@@ -134,6 +135,23 @@ def test_five_hundred_texts_come_back_in_their_places(site: Site) -> None:
     texts = [f"text {at}" for at in range(500)]
     answer = site.client().embeddings.create(model="vectors", input=texts, encoding_format="float")
     assert [row.index for row in answer.data] == list(range(500))
+
+
+@pytest.mark.parametrize("wide", [4, 60_000], ids=["small", "large"])
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+def test_usage_is_read_of_small_and_of_large_answers_wherever_it_stands(wide: int, first: bool) -> None:
+    """Large ones are not parsed: that would take the time of every other request."""
+    usage = {"usage": {"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 3}}}
+    # A packed vector may hold the letters of what is no number.
+    data = {"data": [{"index": 0, "embedding": [0.123456789012345678] * wide}, {"embedding": "NaN/Infinity"}]}
+    raw = json.dumps(usage | data if first else data | usage).encode()
+    assert (len(raw) > protocol.PARSED) is (wide > 4)
+    assert protocol.read_answer(raw, "embedding")["usage"] == usage["usage"]
+    for wrong in (b"NaN", b"-Infinity"):
+        with pytest.raises(ValueError, match="no "):
+            protocol.read_answer(raw.replace(b"0.123", wrong + b",0.123", 1), "embedding")
+    with pytest.raises(ValueError):
+        protocol.read_answer(raw[:-6], "embedding")
 
 
 # What is refused, and where it says so
