@@ -164,7 +164,9 @@ class Triton(Engine):
         line += ["--served-name", served_name, "--model", str(model.path)]
         line += ["--host", "127.0.0.1", "--port", str(port)]
         if given.program == "openai-frontend":
+            longest = given.max_tokens or given.context or model.context_length
             named = {"context": given.context, "dtype": given.dtype, "log-verbose": given.log_verbose}
+            named |= {"max-tokens": longest}
             for name, value in named.items():
                 line += [f"--{name}", str(value)] if value is not None else []
             return [*line, "--trust-remote-code"] if model.trusts_code else line

@@ -180,7 +180,7 @@ class TritonOptions(EngineOptions):
     program: Literal["openai-frontend"] | None = option(
         "Program",
         "openai-frontend runs NVIDIA's, with its vLLM backend, on nodes made from its container "
-        "(/opt/tritonserver/python/openai). Of the options it takes the context, the data type and Triton's "
-        "log. Unset: pytriton.",
+        "(/opt/tritonserver/python/openai). Of the options it takes the context, the longest answer, the "
+        "data type and Triton's log. Unset: pytriton.",
         "Program",
     )

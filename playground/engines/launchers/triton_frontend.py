@@ -3,7 +3,7 @@
 Run by the Python of NVIDIA's container (tritonserver:…-vllm-python-py3), which holds the front end and tritonserver's
 bindings. The key comes from SLIPWAY_ENGINE_KEY and is handed over within this process, never on a command line.
 
-triton_frontend.py --model FOLDER --served-name NAME --port N [--context N] [--dtype T] [--log-verbose N]
+triton_frontend.py --model FOLDER --served-name NAME --port N [--context N] [--max-tokens N] [--dtype T] [--log-verbose N]
 """
 
 import argparse
@@ -27,6 +27,7 @@ def parse():
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--context", type=int)
+    parser.add_argument("--max-tokens", type=int)
     parser.add_argument("--dtype")
     parser.add_argument("--log-verbose", type=int, default=0)
     parser.add_argument("--trust-remote-code", action="store_true")
@@ -52,9 +53,14 @@ def main():
     given = parse()
     if not (FRONTEND / "main.py").is_file():
         sys.exit(f"triton: error: no OpenAI front end at {FRONTEND}")
+    known = (FRONTEND / "main.py").read_text()
     line = ["main.py", "--model-repository", str(repository(given)), "--tokenizer", given.model, "--backend", "vllm"]
     line += ["--host", given.host, "--openai-port", str(given.port)]
     line += ["--tritonserver-log-verbose-level", str(given.log_verbose)]
+    if given.max_tokens and "--default-max-tokens" in known:
+        line += ["--default-max-tokens", str(given.max_tokens)]  # Where a request says nothing it would be 16.
+    if KEY and "--openai-restricted-api" not in known:
+        sys.exit("triton: error: argument --openai-restricted-api: this container is too old, its front end asks for no key")
     if KEY:
         line += ["--openai-restricted-api", "inference,model-repository,metrics", "authorization", f"Bearer {KEY}"]
     sys.argv = line
