@@ -184,6 +184,9 @@ def succeed(deployment: Deployment) -> bool:
             deployment.name = old.name
         if named["conversations"]:
             conversations.move(old, deployment)
+        replaced = Reason(ReasonCode.ASKED, f"{deployment.name} took its place.")
+        for replica in old.replicas.exclude(state__in=[*Replica.TERMINAL, State.LOST]).select_related("node"):
+            end(replica, replaced)
         access.audit(
             deployment.created_by, deployment.team, "replace", f"deployment:{old.pk}", by=deployment.pk
         )

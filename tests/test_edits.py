@@ -158,6 +158,22 @@ def test_a_viewer_edits_nothing(old: Deployment, team: Team) -> None:
     assert Deployment.objects.count() == 1
 
 
+@rows
+def test_where_both_have_no_room_the_old_one_may_be_stopped_first(page: Client, old: Deployment) -> None:
+    new = ask(old.model, options={"tokens": 7}, replaces=old)
+    full = {"cores": 4, "memory_bytes": 30 << 20, "memory_available_bytes": 1 << 20, "gpus": []}
+    Node.objects.update(inventory=full)
+    replica = settled(new)
+    assert replica.state == State.PENDING and replica.reason
+    shown = page.get(reverse("deployment", args=[new.pk]))
+    assert replica.reason in words(shown) and "Stop that one now to make room" in words(shown)
+    page.post(reverse("deployment-stop", args=[old.pk]))
+    Node.objects.update(inventory=full | {"memory_bytes": 8 * GIB, "memory_available_bytes": 8 * GIB})
+    brought_to_ready(new)
+    reconcile.settle(new.pk)
+    assert (fresh(new).name, fresh(old).desired) == ("chat", "stopped")
+
+
 # Beside it
 
 
@@ -207,6 +223,9 @@ def test_in_its_place_the_new_one_takes_name_and_conversations_once_ready(
         assert (one.deployment_id, one.adapter) == (new.pk, "")
     assert AuditEntry.objects.filter(action="replace", object=f"deployment:{old.pk}").count() == 1
     assert "took its place" in words(page.get(reverse("deployment", args=[old.pk])))
+    assert old.replicas.get().reason == "chat took its place."
+    told = page.get(reverse("deployment-status", args=[new.pk])).content.decode()
+    assert '<span id="name" hx-swap-oob="true">chat</span>' in told, "the page learns of its name"
     reconcile.settle(new.pk)
     deployments.start(after, None)
     assert fresh(old).desired == "running", "it may run again, beside the new one"

@@ -7,6 +7,7 @@ from asgiref.sync import sync_to_async
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.views.decorators.http import require_POST
 
 from playground import access, deployments, edits, engine_logs, engines, forms, standing
@@ -41,8 +42,11 @@ def page(request: Request, pk: int) -> HttpResponse:
 
 
 def status(request: Request, pk: int) -> HttpResponse:
-    """The part of the page that lives: state, steps, figures."""
-    return render(request, "playground/deployment.html#status", _context(request, _fetch(request, pk)))
+    """The part of the page that lives: state, steps, figures, and its name, which it may have taken over."""
+    context = _context(request, _fetch(request, pk)) | {"renamed": True}
+    answer = render(request, "playground/deployment.html#status", context)
+    answer.write(render_to_string("playground/deployment.html#name", context, request))
+    return answer
 
 
 async def logs(request: Request, pk: int) -> HttpResponse:

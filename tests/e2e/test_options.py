@@ -121,6 +121,9 @@ def test_an_edit_shows_what_changes_and_starts_in_its_place(
     assert new.wanted["options"] == {"context": 8192}
     assert new.wanted["replaces"]["deployment"] == full.ready.pk
     assert new.wanted["replaces"]["conversations"] is True
+    Deployment.objects.filter(pk=new.pk).update(name="taken over")
+    page.locator(f"#status-{new.pk}").dispatch_event("notice")
+    expect(page.get_by_role("heading", level=1)).to_have_text("taken over")
     page.goto(reverse("deployment", args=[full.ready.pk]))
     expect(page.get_by_text("takes its place once it is ready")).to_be_visible()
     assert violations(page) == []
