@@ -483,7 +483,7 @@ class SglangOptions(EngineOptions):
         "--schedule-low-priority-values-first",
     )
     chunked_prefill_size: int | None = option(
-        "Chunked prefill",
+        "Piece of a prompt",
         "Reads long prompts in pieces of so many tokens; -1 reads them whole. Unset: chosen by SGLang.",
         "Speed",
         "--chunked-prefill-size",
