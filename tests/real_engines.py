@@ -59,13 +59,16 @@ class Row:
 
 ROWS = {
     "llama.cpp": Row("llamacpp:tokens_predicted_total", 2048, {"context": 2048}, light=True),
-    "sglang": Row("sglang:realtime_tokens_total", 2048, {"context_length": 2048}, large=True),
+    "sglang": Row("sglang:realtime_tokens_total", 2048, {"context_length": 2048, "threads": 1}, large=True),
     "transformers": Row(
         "transformers:generation_tokens_total", 8192, renders="tokenizer", counts_stopped=False
     ),
     "triton": Row("triton:generation_tokens_total", 2048, {"context": 2048}),
     "vllm": Row(
-        "vllm:generation_tokens_total", 2048, {"max_model_len": 2048, "kv_cache_gib": 0.25}, large=True
+        "vllm:generation_tokens_total",
+        2048,
+        {"max_model_len": 2048, "kv_cache_gib": 0.25, "runtime_lora": True, "max_lora_rank": "8"},
+        large=True,
     ),
 }
 """One row for each engine that runs here: the tests of every engine go by it, in this order."""

@@ -5,16 +5,19 @@ stopped, started again, and killed. Which engines there are is in `tests/real_en
 are not large are installed by a Job here each time, and the safetensors form is made by one.
 """
 
+import shutil
 import socket
 from typing import Any
 
 import httpx2 as httpx
 import psutil
+import pytest
 
-from playground import deployments, weights
+from playground import adapters, attaching, deployments, weights
 from playground.figures import figures
-from playground.models import Generation, Job, Replica, Start
+from playground.models import Adapter, Generation, Job, Replica, Start
 from tests import chats, fits
+from tests import lora as made
 from tests.fleet import assert_sound, engine_processes, runners, until
 from tests.home import HOME
 from tests.live import LENGTH, LONG, Live, assert_nothing_left, chunks, ended
@@ -285,6 +288,41 @@ def said(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
+# Adapters
+
+
+@every
+def test_an_adapter_is_attached_while_it_runs_or_refused_in_words(live: Live) -> None:
+    """Where it can, its name answers otherwise than the model, until it is detached."""
+    place = made.peft(HOME / "models" / "runtime" / live.engine)
+    row = adapters.add(live.row.model, f"runtime/{live.engine}", f"rhyming-{live.engine}", None)
+    try:
+        if not attaching.can(live.row).ok:
+            with pytest.raises(attaching.AttachRefused, match=r"attaches|started without"):
+                attaching.request(live.row, row, attaching.ATTACH, None)
+            return
+        done(live, row, attaching.ATTACH)
+        asked = {"messages": said("Name three colours of the rainbow."), "max_tokens": 16}
+        plain, other = (live.ask(**asked, **name).json() for name in ({}, {"model": row.name}))
+        assert plain["choices"][0]["message"] != other["choices"][0]["message"]
+        name = f"deployment/{live.row.pk}:{row.name}"
+        body = {"model": name, "messages": said("Hello"), "max_tokens": 2}
+        live.site.until(lambda: live.site.post(json=body).status_code == 200, 20)
+        done(live, row, attaching.DETACH)
+        assert live.ask(**asked, model=row.name).status_code == 404
+    finally:
+        row.delete()
+        shutil.rmtree(place)
+
+
+def done(live: Live, row: Adapter, verb: str) -> None:
+    job = attaching.request(live.row, row, verb, None)
+    until("it is over", lambda: Job.objects.get(pk=job.pk).state not in Job.ACTIVE, 60)
+    job.refresh_from_db()
+    assert job.state == Job.State.DONE, job.error
+    live.row.refresh_from_db()
+
+
 # The ends, last: what stands below starts it again
 
 
@@ -296,7 +334,7 @@ def test_a_stop_lets_it_finish_and_leaves_nothing(live: Live) -> None:
         next(answer)
         deployments.stop(live.row, None)
         rest = list(answer)
-    assert rest[-1].choices[0].finish_reason == "length"
+    assert [chunk.choices[0].finish_reason for chunk in rest if chunk.choices][-1] == "length"
     stopped = ended(live.replica, State.STOPPED, 60)
     assert State.DRAINING in [event.state for event in stopped.events.all()]
     until("its runner ends", lambda: not runners())

@@ -10,6 +10,7 @@ serve_sglang.py [arguments of `sglang serve`]
 - Its sockets and other temporary files lie in the folder it is started in, where the path is short enough.
 """
 
+import functools
 import hmac
 import itertools
 import os
@@ -26,6 +27,27 @@ def name_device(arguments):
     """By a variable, which SGLang reads when it is imported."""
     if ("--device", "cpu") in itertools.pairwise(arguments):
         os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+        if "--enable-torch-compile" not in arguments:
+            # Or the first answer that keeps a schema waits half a minute for a C++ compiler.
+            os.environ["TORCHDYNAMO_DISABLE"] = "1"
+        pin_nothing()
+
+
+def pin_nothing():
+    """A CPU has no memory to pin, which SGLang asks for where it has LoRA adapters."""
+    import torch
+
+    torch.Tensor.pin_memory = lambda self, *_: self
+    for name in ("tensor", "empty", "zeros"):
+        setattr(torch, name, unpinned(getattr(torch, name)))
+
+
+def unpinned(make):
+    @functools.wraps(make)
+    def made(*args, pin_memory=False, **more):
+        return make(*args, **more)
+
+    return made
 
 
 def keep_files_here():
@@ -62,15 +84,18 @@ def hide_key(settings):
 
 def add_metrics(http_server):
     """SGLang's own, and the number of requests it holds, also of those whose client left."""
-    from prometheus_client import CollectorRegistry, make_asgi_app, multiprocess
-    from prometheus_client.core import GaugeMetricFamily
 
     class Now:
         def collect(self):
+            from prometheus_client.core import GaugeMetricFamily
+
             states = http_server.get_global_state().tokenizer_manager.rid_to_state
             yield GaugeMetricFamily(RUNNING, "Requests waiting and running.", value=len(states))
 
     def metrics(app):
+        # Only now: when it is imported it looks where the numbers of all processes lie.
+        from prometheus_client import CollectorRegistry, make_asgi_app, multiprocess
+
         name_a_length(http_server.get_global_state().tokenizer_manager)
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)
