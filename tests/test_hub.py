@@ -348,7 +348,7 @@ def test_it_is_added_at_the_commit_that_was_seen(page: Client, tiny: HubStandIn,
 @pytest.mark.parametrize("commit", ["main", "", "A" * 40, "f" * 39, "../" + "a" * 37])
 def test_a_moving_reference_is_refused(page: Client, tiny: HubStandIn, commit: str) -> None:
     answer = add(page, TINY, commit)
-    assert (answer.status_code, b"branches and tags move" in answer.content) == (422, True)
+    assert (answer.status_code, b"branches and tags move" in answer.content) == (400, True)
     assert not Model.objects.filter(source__startswith="hub:").exists()
 
 

@@ -36,6 +36,9 @@ def read(home: Path, *, print_: str = "PORT", **variables: str) -> subprocess.Co
         ("SLIPWAY_NODE_ADDRESS", "10.1.2.3"),
         ("SLIPWAY_TLS_CERT", "/only/the/certificate"),
         ("SLIPWAY_HOME", "/proc/nowhere"),
+        ("HF_ENDPOINT", "huggingface.co"),
+        ("HF_ENDPOINT", "https://me:secret@mirror.example"),
+        ("SLIPWAY_DOWNLOADS_AT_ONCE", "many"),
     ],
 )
 def test_a_bad_value_stops_the_start_and_names_its_variable(

@@ -69,7 +69,7 @@ def add(request: Request) -> HttpResponse:
     repo, commit = request.POST.get("repo", ""), request.POST.get("commit", "")
     if not hub.COMMIT.fullmatch(commit):
         text = "A model is added at a commit of 40 hexadecimal digits: branches and tags move."
-        return _trouble(request, repo, HubError(Trouble.BAD_NAME, text), status=422)
+        return _trouble(request, repo, HubError(Trouble.BAD_NAME, text))
     try:
         repository = hub.repository(*hub.split(f"{repo}@{commit}"))
     except HubError as problem:
@@ -131,6 +131,6 @@ def _shown(request: Request, repository: Repository, error: str = "", status: in
     return render(request, "playground/hub.html", context, status=status)
 
 
-def _trouble(request: Request, repo: str, problem: HubError, status: int = 0) -> HttpResponse:
+def _trouble(request: Request, repo: str, problem: HubError) -> HttpResponse:
     context = {"repo": repo, "trouble": problem}
-    return render(request, "playground/hub.html", context, status=status or STATUS[problem.trouble])
+    return render(request, "playground/hub.html", context, status=STATUS[problem.trouble])
