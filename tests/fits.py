@@ -1,11 +1,14 @@
 """Whether what an engine says it took is what was worked out before it started."""
 
+import re
+
 import pytest
 
 from playground import catalogue, engines
 from playground.engines.base import Estimate, Hardware, Reported
 from playground.models import Configuration, Start
 
+GIB = 1 << 30
 WITHIN = 0.15
 CPU = Hardware(cores=2, memory_bytes=16 << 30)
 
@@ -29,3 +32,9 @@ def assert_agrees(said: Reported | Start, estimate: Estimate) -> None:
     assert known, "it tells nothing of itself"
     for name, (engine, ours) in known.items():
         assert ours == pytest.approx(engine, rel=WITHIN), name
+
+
+def checkpoint(log: str) -> int | None:
+    """Bytes of the files it loaded, where an engine tells no more of its weights than that."""
+    found = re.search(r"Checkpoint size: ([\d.]+) GiB", log)
+    return int(float(found[1]) * GIB) if found else None

@@ -371,6 +371,14 @@ LOGS = [
     ),
     ("llama.cpp", ["initializing, n_slots = 4, n_ctx_slot = 1024, kv_unified = 'false'"], (None, None, 4096)),
     ("transformers", ["transformers: memory weights_bytes=269030016"], (269_030_016, None, None)),
+    (
+        "vllm",
+        [
+            "INFO cpu_worker.py:260] Explicitly set (0.25/21.21) GiB for KV cache on node 0.",
+            "INFO kv_cache_utils.py:2327] CPU KV cache size: 11,648 tokens, Maximum concurrency for 1,024 …",
+        ],
+        (None, GIB // 4, 11_648),
+    ),
     ("vllm", ["nothing of it"], (None, None, None)),
 ]
 

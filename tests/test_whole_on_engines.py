@@ -79,7 +79,10 @@ def test_everything_it_started_carries_the_mark(live: Live) -> None:
 def test_it_took_what_was_worked_out(live: Live) -> None:
     assert live.replica.configuration
     start = Start.objects.get(configuration=live.replica.configuration)
-    fits.assert_agrees(start, fits.worked_out(live.replica.configuration))
+    estimate = fits.worked_out(live.replica.configuration)
+    fits.assert_agrees(start, estimate)
+    if loaded := fits.checkpoint((HOME / "replicas" / str(live.replica.pk) / "engine.log").read_text()):
+        assert estimate.weights == pytest.approx(loaded, rel=fits.WITHIN)
     assert start.node == live.replica.node
     assert 0 < start.ready_s <= live.ready_s
     # What is mapped or set aside but not touched yet is not resident: the total is a limit, not a target.
