@@ -565,6 +565,20 @@ def test_removing_gives_the_space_back(
     assert fetched(team, node).formats.get().digest, "added again, it comes again"
 
 
+def test_one_that_history_keeps_says_how_it_comes_back(
+    page: Client, tiny: HubStandIn, team: Team, node: Node
+) -> None:
+    model = added(team)
+    Deployment.objects.create(team=team, name="rests", model=model, engine="fake", desired="stopped")
+    page.post(reverse("model-remove", args=[model.pk]))
+    html = page.get(reverse("model", args=[model.pk])).content.decode()
+    again = reverse("hub-model", args=[TINY]) + f"?revision={tiny.commit(TINY)}"
+    assert "It was removed." in html and again in html
+    assert reverse("model", args=[model.pk]) not in page.get(reverse("models")).content.decode()
+    assert page.post(reverse("model-start", args=[model.pk]), {"engine": "fake"}).status_code == 422
+    assert add(page, TINY, tiny.commit(TINY)).headers["Location"] == reverse("model", args=[model.pk])
+
+
 def test_removing_ends_its_download_and_what_had_come_goes(
     page: Client, tiny: HubStandIn, team: Team, node: Node, root: Path
 ) -> None:
