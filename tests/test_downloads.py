@@ -1,6 +1,7 @@
 """Downloads from the Hub: whole and checked, or refused with the reason; what is cut goes on."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from playground import catalogue, deployments, hub_models, jobs, partial, reconc
 from playground import hub as the_hub
 from playground.models import Deployment, Job, Model, Node, Replica, Team, User
 from tests.fleet import until
-from tests.hub_repos import gguf, safetensors, tiny_files
+from tests.hub_repos import CONFIG, gguf, safetensors, tiny_files
 from tests.hub_stand_in import TOKEN, HubStandIn
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -434,6 +435,24 @@ def test_a_gated_model_says_what_to_do(
     assert job.state == "failed"
     assert words in job.error
     assert not token or token not in job.error
+
+
+def test_what_only_its_files_tell_is_refused_once_they_are_here(
+    hub: HubStandIn, team: Team, node: Node, user: User, root: Path
+) -> None:
+    """A gated model's configuration is not read before: it may hide what is refused."""
+    config = json.dumps(CONFIG | {"text_config": {"trust_remote_code": True}}).encode()
+    hub.add("me/late", tiny_files() | {"config.json": config}, gated="manual")
+    secrets.keep(team, secrets.HUB, TOKEN, user)
+    model = added("me/late", team)
+    job = run(asked(model, node))
+    model.refresh_from_db()
+    assert (job.state, job.error) == ("failed", model.refused)
+    assert "config.json asks for remote code to be trusted" in model.refused
+    assert not (root / model.formats.get().path).exists(), "what is refused does not stay"
+    assert model.formats.get().digest == ""
+    with pytest.raises(deployments.DeploymentRefused, match="remote code"):
+        wanted(model, "one")
 
 
 def test_a_repository_that_went_says_so(hub: HubStandIn, team: Team, node: Node) -> None:

@@ -123,6 +123,9 @@ def test_from_a_name_to_two_engines(
     gate = demo.hold(name, at=0.5)
     demo.cut(name, at=0.75)
     page = context.new_page()
+    page.goto(reverse("hub-model", args=["tiny-org/tiny-llama"]))
+    expect(page.locator("[data-card] h2")).to_have_text("Tiny")
+    expect(page.locator("[data-card] :is(script, img)")).to_have_count(0)
     found(page, DEMO, "smol")
 
     # What it is, and that it would run, is known before anything is here.
