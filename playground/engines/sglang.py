@@ -169,7 +169,8 @@ class Sglang(Engine):
         if not hardware.gpus:
             line += ["--device", "cpu"]
             if given.grammar_backend is None:
-                line += ["--grammar-backend", "llguidance"]
+                # llguidance ends at the tokenizers of models that embed, which no grammar holds.
+                line += ["--grammar-backend", "none" if model.task == "embedding" else "llguidance"]
             if given.max_total_tokens is None:
                 line += ["--max-total-tokens", str(sglang_memory.tokens_on_cpu(model, given))]
         if model.task == "embedding":
