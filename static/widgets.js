@@ -1,7 +1,7 @@
 // What some conversations have beside messages: pictures at the composer, a rerank's query, text to go on from, and
 // vectors to copy. What is typed or attached outlives a reload: pictures lie on the server, the query in this browser.
 
-import { say } from "./site.js";
+import { say, toast } from "./site.js";
 
 const $ = (selector, within = document) => within.querySelector(selector);
 
@@ -113,14 +113,31 @@ function go_on(button) {
   message.scrollTop = message.scrollHeight;
 }
 
+/** The numbers of a vector as JSON, or null where they could not be had. */
+async function numbers(url) {
+  try {
+    const answer = await fetch(url);
+    return answer.ok ? await answer.text() : null;
+  } catch {
+    return null; // offline: said below
+  }
+}
+
 async function copy(button) {
-  const answer = await fetch(button.dataset.copyUrl);
-  if (!answer.ok) return say("The vector could not be fetched.");
-  await navigator.clipboard.writeText(await answer.text());
+  if ("copied" in button.dataset) return;
+  button.dataset.copied = "";
+  const found = await numbers(button.dataset.copyUrl);
   const label = [...button.childNodes];
-  button.textContent = "Copied";
-  say("Copied.");
-  setTimeout(() => button.replaceChildren(...label), 1_500);
+  if (found === null) toast("The vector could not be fetched. Try again.", "error");
+  else {
+    await navigator.clipboard.writeText(found);
+    button.textContent = "Copied";
+    say("Copied.");
+  }
+  setTimeout(() => {
+    button.replaceChildren(...label);
+    delete button.dataset.copied;
+  }, found === null ? 0 : 1_500);
 }
 
 document.addEventListener("click", (event) => {

@@ -51,7 +51,13 @@ Ready = Callable[..., Conversation]
 
 
 @pytest.fixture
-def ready(team: Team, fake_engine: Callable[..., RunningFake]) -> Ready:
+def engines() -> list[RunningFake]:
+    """Those that `ready` started."""
+    return []
+
+
+@pytest.fixture
+def ready(team: Team, fake_engine: Callable[..., RunningFake], engines: list[RunningFake]) -> Ready:
     """A conversation with a model of that task, served by a fake engine."""
 
     def made(task: str, **facts: object) -> Conversation:
@@ -59,7 +65,8 @@ def ready(team: Team, fake_engine: Callable[..., RunningFake]) -> Ready:
             team=team, name=f"tiny {task}", source=f"local:{task}", task=task, **facts
         )
         row = Deployment.objects.create(team=team, name=f"{task} on fake", model=model, engine="fake")
-        chats.ready(row, fake_engine(key="k", tokens=12))
+        engines.append(fake_engine(key="k", tokens=12))
+        chats.ready(row, engines[-1])
         return chats.conversation(team, row, task=task)
 
     return made
@@ -102,8 +109,11 @@ def test_texts_become_vectors_with_their_similarity(context: BrowserContext, rea
     expect(answer.locator(".figures")).to_contain_text("9 tokens read")
     expect(answer.locator(".figures")).to_contain_text(re.compile(r"\d+ ms"))
     expect(answer.locator(".figures")).not_to_contain_text("TTFT")
-    answer.get_by_role("button", name="Copy vector 3").click()
+    third = answer.locator(".vectors tbody tr").nth(2).get_by_role("button")
+    third.dblclick()
     expect(page.locator("#status")).to_have_text("Copied.")
+    expect(third).to_have_text("Copied")
+    expect(third).to_have_text("Copy vector 3")
     numbers = page.evaluate("navigator.clipboard.readText().then(JSON.parse)")
     assert len(numbers) == 16
     assert abs(sum(number**2 for number in numbers) - 1) < 1e-5
@@ -132,6 +142,32 @@ def test_what_goes_wrong_is_said_and_nothing_typed_is_lost(context: BrowserConte
     answer = asked(page, "Embed", "one [[hang]]", "Texts, one a line")
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(ends(answer, "stopped")).to_contain_text("before the answer came")
+
+
+def test_a_double_click_a_reload_and_a_killed_engine_lose_nothing(
+    context: BrowserContext, ready: Ready, engines: list[RunningFake]
+) -> None:
+    page = opened(context, ready("embedding"))
+    page.get_by_label("Texts, one a line").fill("one [[wait=1]]\ntwo")
+    page.get_by_role("button", name="Embed", exact=True).dblclick()
+    expect(page.locator(".turn[id]")).to_have_count(1)
+    expect(page.locator(".answer[data-state=streaming]")).to_have_count(1)
+    page.reload()
+    expect(page.locator(".vectors caption")).to_have_text("2 vectors of 16 numbers")
+    page.get_by_label("Texts, one a line").fill("three")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".vectors caption").last).to_have_text("1 vector of 16 numbers")
+    assert Turn.objects.count() == 2
+    page.get_by_role("button", name="View code").click()
+    code = page.locator("#code .log")
+    expect(code).to_have_count(3)
+    expect(code.first).to_contain_text("/v1/embeddings")
+    expect(code.first).to_contain_text('"three"')
+    page.keyboard.press("Escape")
+    answer = asked(page, "Embed", "four [[hang]]", "Texts, one a line")
+    expect(answer).to_have_attribute("data-state", "streaming")
+    engines[0].process.kill()
+    expect(ends(answer, "failed").locator(".note")).to_contain_text("cannot be reached")
 
 
 def test_documents_are_ranked_by_a_query(context: BrowserContext, ready: Ready) -> None:
@@ -228,6 +264,19 @@ def test_what_is_no_bearable_picture_is_refused_at_the_composer(seeing: Page) ->
     expect(page.locator("#attached img")).to_have_count(4)
     expect(page.get_by_label("Message", exact=True)).to_have_value("typed before")
     assert not Turn.objects.exists()
+
+
+def test_a_picture_that_did_not_get_through_can_be_chosen_again(seeing: Page) -> None:
+    page, blue = seeing, file("blue.png", png(8, 8))
+    page.context.set_offline(True)
+    page.locator("#picture").set_input_files([blue])
+    expect(page.locator("#toasts")).to_contain_text("could not be reached")
+    assert page.locator("#picture").input_value() == ""
+    page.context.set_offline(False)
+    page.locator("#picture").set_input_files([blue])
+    expect(page.locator("#attached img")).to_have_count(1)
+    page.get_by_label("Take picture 1 away").press("Enter")
+    expect(page.locator("#attached img")).to_have_count(0)
 
 
 def test_a_model_that_reads_no_pictures_is_offered_none(context: BrowserContext, ready: Ready) -> None:
