@@ -257,6 +257,7 @@ def test_vllm_takes_its_share_and_tells_what_does_not_go() -> None:
     fits = memory("vllm", model(of.QWEN_3_8B), ONE)
     assert not fits.trouble and fits.limit == int(80 * GIB * 0.92)
     assert fits.kv_tokens == (fits.limit - fits.weights - fits.overhead) // 147_456
+    assert fits.at_once == fits.kv_tokens // 40_960 == 10
     # 141 GB of weights are more than one GPU, or the share of two, has for a whole context of 131,072.
     huge = model(of.LLAMA_33_70B)
     assert "would not hold one request" in memory("vllm", huge, ONE).trouble

@@ -190,6 +190,11 @@ class Estimate:
         return self.weights + self.kv_cache + self.overhead
 
     @property
+    def at_once(self) -> int | None:
+        """Requests of the whole context that the KV cache holds together."""
+        return self.kv_tokens // self.context if self.kv_tokens and self.context else None
+
+    @property
     def takes(self) -> int | None:
         """Bytes it will hold: all it allows itself, where that is more than it needs."""
         return None if self.total is None else max(self.total, self.limit or 0)
