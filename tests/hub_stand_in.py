@@ -16,6 +16,7 @@ Faults, each until it has happened `times` times or `hub.heal()`:
     hub.limit(times=2, retry_after=0)             # 429 for every route
     hub.fail(503, times=1)                        # that status for every route
     hub.pace = 1_000_000                          # bytes a second of each connection
+    hub.signed += 1                               # addresses given out by now have expired
 
 By hand, with the demo model: `python -m tests.hub_stand_in PORT`.
 """
@@ -140,6 +141,7 @@ class HubStandIn:
         self.prefix = prefix
         self.seen: list[Seen] = []
         self.pace = 0
+        self.signed = 1
         self._faults: list[Fault] = []
         self._statuses: list[tuple[int, dict[str, str]]] = []
         self._lock = threading.Lock()
@@ -398,7 +400,7 @@ class _Handler(BaseHTTPRequestHandler):
             place = f"{quote(repo)}/{commit}/{quote(name)}"
             if blob.is_large:
                 known |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(blob.size)}
-                self._redirect(302, f"{self.hub.cdn_url}/{place}?signature=s", known)
+                self._redirect(302, f"{self.hub.cdn_url}/{place}?signature={self.hub.signed}", known)
             else:
                 self._redirect(307, f"{self.hub.prefix}/api/resolve-cache/models/{place}", known)
 
@@ -409,7 +411,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _cdn(self, path: str) -> None:
         found = re.fullmatch(r"/(.+)/([0-9a-f]{40})/(.+)", path)
-        if found is None or "signature" not in self.query or self.headers.get("Authorization"):
+        signed = self._one("signature") == str(self.hub.signed)
+        if found is None or not signed or self.headers.get("Authorization"):
             return self._error(403, {})
         return self._send(self.hub.repos[found[1]].commits[found[2]][found[3]], {})
 

@@ -472,6 +472,24 @@ def test_it_waits_when_the_hub_says_so_and_goes_on(big: HubStandIn, team: Team, 
     assert "429" in job.log_tail and "503" in job.log_tail
 
 
+def test_an_address_that_expires_meanwhile_is_asked_for_again(
+    big: HubStandIn, team: Team, node: Node, settings: Any
+) -> None:
+    settings.DOWNLOADS_AT_ONCE = 1
+    gate = big.hold(LARGE, at=0.5)
+    job = asked(added("me/big", team), node)
+    thread = in_thread(job)
+    until("half of it is here", lambda: has_half(job))
+    big.signed += 1
+    gate.set()
+    thread.join(30)
+    job.refresh_from_db()
+    assert (job.state, job.error) == ("done", "")
+    assert "has expired" in job.log_tail
+    resolved = [one for one in big.seen if one.server == "hub" and one.path.endswith(LARGE)]
+    assert len(resolved) == 2, "the Hub is asked once for each address"
+
+
 def test_a_branch_that_moved_changes_nothing(hub: HubStandIn, team: Team, node: Node, root: Path) -> None:
     hub.add_tiny()
     model = added("tiny-org/tiny-llama", team)
