@@ -7,6 +7,7 @@ what they made, and later runs link it into their own home.
 """
 
 import asyncio
+import fcntl
 import json
 import os
 import secrets
@@ -52,16 +53,17 @@ class Row:
     light: bool = False
     """Also in `make test`."""
 
-    @property
-    def marks(self) -> list[pytest.MarkDecorator]:
-        return [pytest.mark.slow] if self.light else [pytest.mark.engines, pytest.mark.slow]
+    def marks(self, name: str) -> list[pytest.MarkDecorator]:
+        """Those that select its tests, and keep them in one process where there are several."""
+        heavy = [] if self.light else [pytest.mark.engines]
+        return [*heavy, pytest.mark.slow, pytest.mark.xdist_group(name)]
 
 
 ROWS = {
     "llama.cpp": Row("llamacpp:tokens_predicted_total", 2048, {"context": 2048}, light=True),
     "sglang": Row("sglang:realtime_tokens_total", 2048, {"context_length": 2048, "threads": 1}, large=True),
     "transformers": Row(
-        "transformers:generation_tokens_total", 8192, renders="tokenizer", counts_stopped=False
+        "transformers:generation_tokens_total", 8192, renders="tokenizer", counts_stopped=False, large=True
     ),
     "triton": Row("triton:generation_tokens_total", 2048, {"context": 2048}),
     "vllm": Row(
@@ -76,7 +78,7 @@ ROWS = {
 
 def each(argument: str, **more: Any) -> pytest.MarkDecorator:
     """Parametrises a test by the engines of ROWS."""
-    params = [pytest.param(name, marks=row.marks, id=name) for name, row in ROWS.items()]
+    params = [pytest.param(name, marks=row.marks(name), id=name) for name, row in ROWS.items()]
     return pytest.mark.parametrize(argument, params, **more)
 
 
@@ -84,14 +86,14 @@ def node() -> Node:
     return Node.objects.get_or_create(name=settings.NODE_NAME)[0]
 
 
-def environment(engine: str) -> EngineEnvironment:
+def environment(engine: str, version: str | None = None) -> EngineEnvironment:
     """The engine's environment in this home: from the cache, else installed now and kept there."""
     borrow_environments()
-    found = environments.ensure(node(), engine)
+    found = environments.ensure(node(), engine, version)
     if isinstance(found, EngineEnvironment):
         return found
     _carry_out(found)
-    made = environments.ensure(node(), engine)
+    made = environments.ensure(node(), engine, version)
     assert isinstance(made, EngineEnvironment)
     _keep(environments.path(made), CACHE / "environments")
     return made
@@ -118,6 +120,15 @@ def demo(kind: str) -> tuple[Model, ModelFormat]:
     if not kept.exists():
         _copy(here, kept)
     return model, found
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One process of tests at a time makes what several need and the cache keeps."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _carry_out(job: Job) -> None:

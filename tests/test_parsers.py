@@ -25,7 +25,7 @@ HARDWARE = {
 # An engine's parser is reached by a script of its own, where it has one.
 SCRIPTS = {name: PARSERS / f"parse_{name.replace('.', '')}.py" for name in ROWS}
 every = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=row.marks) for name, row in ROWS.items() if SCRIPTS[name].exists()]
+    "name", [pytest.param(name, marks=row.marks(name)) for name, row in ROWS.items() if SCRIPTS[name].exists()]
 )
 
 # Options that no parser on a machine without a GPU knows: the README names them. They must be refused here,
@@ -146,6 +146,20 @@ def test_the_engine_s_own_parser_takes_every_option(name: str) -> None:
     assert found.pop()["error"], "a flag that no engine knows is taken"
     judge(adapter, asked, found)
     nothing_is_forgotten(adapter, json.loads(flags_of(adapter).read_text()), asked)
+
+
+OTHERS = [(adapter.name, one) for adapter in engines.all() for one in adapter.also.get("cpu", ())]
+
+
+@pytest.mark.engines
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "version"), [other for other in OTHERS if other[0] != "fake"])
+@pytest.mark.django_db(transaction=True)
+def test_an_older_version_takes_what_the_form_offers_for_it(name: str, version: str) -> None:
+    adapter = engines.get(name)
+    folder = environments.path(real_engines.environment(name, version))
+    asked = lines(adapter, folder)
+    judge(adapter, asked, parsed(adapter, folder, asked))
 
 
 def nothing_is_forgotten(adapter: Engine, flags: list[str], asked: list[Line]) -> None:

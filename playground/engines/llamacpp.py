@@ -45,6 +45,7 @@ class LlamaCpp(Engine):
     context_option = "context"
     weighing_options = ("cache_type_k", "cache_type_v")
     versions: ClassVar[Mapping[str, str]] = {"cpu": "2026.10.11549", "cuda": "2026.10.11549"}
+    also: ClassVar[Mapping[str, tuple[str, ...]]] = {"cpu": ("2026.9.11063",)}
     quirks = Quirks(
         ignored=frozenset({"parallel_tool_calls", "service_tier", "store", "user", "metadata"}),
         # It takes them with a text to embed, and answers as if they were not there.

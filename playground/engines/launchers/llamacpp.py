@@ -125,7 +125,7 @@ def server_params(given):
     if given.mmproj:
         params.mmproj.path = given.mmproj
     params.model_alias = {given.alias}
-    params.hostnames = [given.host]
+    listen_on(params, given.host)
     params.port = given.port
     params.api_keys = [key for key in [os.environ.get("LLAMA_API_KEY", "")] if key]
     params.endpoint_metrics = given.metrics
@@ -140,6 +140,14 @@ def server_params(given):
     set_adapters(params, given)
     set_speculation(params, given)
     return params
+
+
+def listen_on(params, host):
+    """One address; versions before 2026.10 take no more."""
+    if hasattr(params, "hostnames"):
+        params.hostnames = [host]
+    else:
+        params.hostname = host
 
 
 def set_plain(params, given):
