@@ -254,7 +254,7 @@ def served(
         try:
             workers.work(SLIPWAY_GRACE_S="10", SLIPWAY_FROZEN_AFTER_S="60", SLIPWAY_LOST_AFTER_S="30")
             with running_site(tmp_path_factory.mktemp("site")) as web:
-                fleet.ready(row, 60)
+                fleet.ready(row, 120)
                 row.refresh_from_db()
                 adapter.refresh_from_db()
                 web.key(team)
@@ -325,7 +325,12 @@ def test_a_column_picks_it(served: Served) -> None:
 
 def test_a_release_serves_it_under_the_endpoint(served: Served) -> None:
     release = promotion.promote(served.row, endpoint="colours", user=served.user)
-    until("it is live", lambda: Release.objects.get(pk=release.pk).state == Release.State.LIVE, 60)
+
+    def live() -> bool:
+        promotion.settle()  # As beat asks for it each second.
+        return Release.objects.get(pk=release.pk).state == Release.State.LIVE
+
+    until("it is live", live, 120)
     served.site.until(lambda: served.ask("colours").status_code == 200, 20)
     assert served.text("colours:rhyming") == served.text(f"{served.name}:rhyming")
 
