@@ -1,5 +1,6 @@
 """A model on a real engine behind a site's pages and API, for tests of models other than the demo."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,20 +12,12 @@ from django.conf import settings
 from django.core.management import call_command
 from pytest_django import DjangoDbBlocker
 
-from playground import catalogue, configurations
-from playground.models import (
-    Conversation,
-    Deployment,
-    Generation,
-    Membership,
-    Model,
-    ModelFormat,
-    Replica,
-    Team,
-    User,
-)
+from playground import deployments
+from playground.models import Conversation, Deployment, Generation, Membership, Model, Replica, Team, User
 from tests import chats, real_engines
+from tests.fleet import Fleet, until
 from tests.gateway_site import Site, running_site
+from tests.live import WORKER, ready
 
 
 @dataclass
@@ -77,28 +70,21 @@ def site(
 
 
 @contextmanager
-def serving(site: Site, model: Model, kind: str, engine: str, options: dict[str, Any]) -> Iterator[Served]:
-    """That form of the model on a real engine, as a deployment of its team that is ready."""
-    team = model.team
+def serving(site: Site, model: Model, engine: str, options: dict[str, Any]) -> Iterator[Served]:
+    """The model on a real engine, as somebody asked for it and a worker of this node started it."""
+    real_engines.environment(engine)
     user = User.objects.create_user(username=f"ada-{engine}")
-    Membership.objects.create(user=user, team=team, role=Membership.Role.ADMIN)
-    form = catalogue.ensure(real_engines.node(), model, kind)
-    assert isinstance(form, ModelFormat), "it is small: its digest is taken at once"
-    with real_engines.running(engine, catalogue.local(form), options) as running:
-        frozen = configurations.freeze(form, real_engines.environment(engine), engine, options, [])
-        row = Deployment.objects.create(
-            team=team, name=f"{model.name} on {engine}", model=model, engine=engine, configuration=frozen
-        )
-        Replica.objects.create(
-            deployment=row,
-            node=real_engines.node(),
-            configuration=frozen,
-            state=Replica.State.READY,
-            served_name="demo",
-            port=int(running.base_url.rpartition(":")[2]),
-            engine_key=running.key,
-        )
+    Membership.objects.create(user=user, team=model.team, role=Membership.Role.ADMIN)
+    workers, began = Fleet(), time.monotonic()
+    try:
+        workers.work(**WORKER)
+        row = deployments.request(team=model.team, user=user, model=model, engine=engine, options=options)
+        ready(row)
+        print(f"{engine}: {model.name} ready {time.monotonic() - began:.1f} s after the wish")
         one = Served(site, user, row)
         site.until(lambda: site.get(f"/v1/models/{one.name}").is_success)
-        print(f"{engine}: {model.name} ready in {running.ready_s:.1f} s")
         yield one
+        deployments.delete(row, None)
+        until("it stops", lambda: not row.replicas.exclude(state__in=Replica.TERMINAL).exists(), 60)
+    finally:
+        workers.close()

@@ -29,9 +29,9 @@ every = pytest.mark.parametrize("live", ["llama.cpp", pytest.param("vllm", marks
 @pytest.fixture(scope="module")
 def live(request: pytest.FixtureRequest, site: Site) -> Iterator[Served]:
     """MiniLM on a real engine, with a site in front."""
-    engine, kind = request.param, KINDS[request.param]
-    model = added(Team.objects.get(slug="default"), kind)
-    with serving(site, model, kind, engine, OPTIONS[engine]) as one:
+    engine = request.param
+    model = added(Team.objects.get(slug="default"), KINDS[engine])
+    with serving(site, model, engine, OPTIONS[engine]) as one:
         yield one
 
 
