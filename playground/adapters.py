@@ -8,7 +8,7 @@ import dataclasses
 import glob
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -203,8 +203,10 @@ def users_of(row: Adapter) -> list[str]:
 # Attaching
 
 
-def judge(model: Model, engine: str, asked: Iterable[Any]) -> tuple[list[int], str]:
-    """The keys of the adapters asked for, by name; and a sentence where they cannot be attached."""
+def judge(
+    model: Model, engine: str, asked: Iterable[Any], options: Mapping[str, Any]
+) -> tuple[list[int], str]:
+    """The keys of the adapters asked for, by name; and a sentence where they cannot be attached so."""
     wanted = {int(one) for one in asked if str(one).isascii() and str(one).isdigit() and len(str(one)) < 18}
     if not wanted:
         return [], ""
@@ -218,7 +220,21 @@ def judge(model: Model, engine: str, asked: Iterable[Any]) -> tuple[list[int], s
         return [], f"At most {MOST} adapters."
     chosen = sorted((known[pk] for pk in wanted), key=lambda one: one[0].name)
     why = next((f"{row.name}: {verdict.why}" for row, verdict in chosen if not verdict.ok), "")
+    why = why or next((text for row, _ in chosen if (text := outranks(row, options))), "")
     return [row.pk for row, _ in chosen], why
+
+
+def outranks(row: Adapter, options: Mapping[str, Any]) -> str:
+    """Why it is too large for what the engine is told to set aside; empty when it is not.
+
+    An option called `max_lora_rank` is what says so.
+    """
+    most = options.get("max_lora_rank")
+    if not most or not row.rank or row.rank <= int(most):
+        return ""
+    return (
+        f"{row.name} has rank {row.rank}, and “Largest rank” is set to {most}: raise it, or leave it unset."
+    )
 
 
 def wanted(deployment: Deployment) -> list[Adapter]:

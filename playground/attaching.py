@@ -92,6 +92,8 @@ def _refuse_attaching(deployment: Deployment, row: Adapter, served: Sequence[str
         raise AttachRefused("That adapter is not this model's.")
     if not choice.verdict.ok:
         raise AttachRefused(f"{row.name}: {choice.verdict.why}")
+    if text := adapters.outranks(row, deployment.wanted.get("options", {})):
+        raise AttachRefused(text)
     if len(served) >= adapters.MOST:
         raise AttachRefused(f"At most {adapters.MOST} adapters.")
 

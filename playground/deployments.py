@@ -97,7 +97,7 @@ def request(
     """
     clean, fields = engine_options.judge(team, model, engine, options, version, name)
     fields |= engine_options.judge_numbers(min_replicas, max_replicas, idle_timeout_s, gpus, cores)
-    chosen, why = adapters.judge(model, engine, attached)
+    chosen, why = adapters.judge(model, engine, attached, clean)
     fields |= {"adapters": why} if why else {}
     fields |= engine_options.judge_form(model, engine, form)
     added, why = engine_options.judge_extra(engine, extra)

@@ -49,6 +49,8 @@ def uses(model: Model) -> list[Use]:
     found = [_use(row) for row in rows.order_by("name")]
     found += [Use("adapter", row.name) for row in model.adapters.order_by("name")]
     found += [Use("model made from it", row.name) for row in model.children.filter(missing=False)]
+    made = Job.objects.filter(kind=Job.Kind.QUANTISE_MODEL, arguments__model=model.pk, state__in=Job.ACTIVE)
+    found += [Use("model being made from it", job.arguments["name"], keeps=True) for job in made]
     talks = Conversation.objects.filter(columns__deployment__model=model).distinct().count()
     found += [Use("conversations", f"{talks}, whose answers stay")] if talks else []
     return sorted(found, key=lambda use: not use.keeps)

@@ -186,6 +186,19 @@ def test_an_engine_that_attaches_none_says_so(client: Client, user: User, model:
     assert not Deployment.objects.exists()
 
 
+def test_a_rank_beyond_what_is_set_aside_is_refused_before_the_start(
+    client: Client, user: User, model: Model, folder: Path
+) -> None:
+    made.peft(folder / "polite")
+    row = adapters.add(model, "loras/polite", "polite", user)
+    client.force_login(user)
+    form = {"engine": "vllm", "adapters": [row.pk], "option.max_lora_rank": "1"}
+    answer = client.post(reverse("model-start", args=[model.pk]), form)
+    assert answer.status_code == 422
+    assert "polite has rank 8, and “Largest rank” is set to 1" in answer.content.decode()
+    assert not Deployment.objects.exists()
+
+
 def test_one_in_use_is_not_removed(client: Client, user: User, model: Model, folder: Path) -> None:
     made.peft(folder / "polite")
     row = adapters.add(model, "loras/polite", "polite", user)

@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from django.test import Client
 from django.urls import reverse
 
-from playground import catalogue, jobs, landing, mixtures, pairs, quantise, ways
+from playground import catalogue, jobs, landing, mixtures, pairs, quantise, removal, ways
 from playground.models import Conversation, Deployment, Job, Membership, Model, Team, User
 from tests import real_engines
 from tests.fleet import ROOT, until
@@ -223,6 +223,12 @@ def test_viewers_and_strangers_make_and_cancel_nothing(
     page = client.get(reverse("model", args=[model.pk])).content.decode()
     assert "Quantising needs the role of operator" in page
     assert Job.objects.get(kind=Job.Kind.QUANTISE_MODEL).state == Job.State.QUEUED
+
+
+def test_while_it_is_made_its_parent_stays(model: Model) -> None:
+    quantise.request(model, "Q8_0", "child", None)
+    kept = [use for use in removal.uses(model) if use.keeps]
+    assert [(use.what, use.name) for use in kept] == [("model being made from it", "child")]
 
 
 def test_another_team_has_names_of_its_own(stranger: User, model: Model) -> None:
