@@ -169,7 +169,7 @@ def test_filters_choose_what_is_shown(page: Client, tiny: HubStandIn) -> None:
 
 def test_what_fits_nowhere_can_be_left_out(page: Client, tiny: HubStandIn, node: Node) -> None:
     assert "tiny-org/huge" not in repos_in(found(page, q="tiny-org", fits="1"))
-    assert "None of the 1 found fits" in found(page, q="huge", fits="1")
+    assert "The one found does not fit" in found(page, q="huge", fits="1")
 
 
 def test_what_was_found_is_not_asked_for_again_at_once(page: Client, tiny: HubStandIn) -> None:
