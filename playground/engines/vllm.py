@@ -121,6 +121,8 @@ class Vllm(Engine):
         line += ["--disable-access-log-for-endpoints", "/health,/metrics"]
         if not hardware.gpus and given.enforce_eager is None:
             line.append("--enforce-eager")
+        if vllm_memory.fits_itself(given, hardware):
+            line += ["--max-model-len", "auto"]
         if _hides_render(environment):
             line.append("--enable-scale-out")
         if model.task in ("embedding", "rerank", "classification"):
@@ -175,7 +177,7 @@ class Vllm(Engine):
             ("Capturing CUDA graphs", "capturing CUDA graphs"),
             ("torch.compile takes", "compiled"),
             ("Start to compile", "compiling"),
-            ("Starting vLLM server", "warming"),
+            ("Starting vLLM server", "warming up"),
         ]:
             if sign in line:
                 return words

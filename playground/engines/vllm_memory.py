@@ -82,7 +82,10 @@ def _aside(told: Estimate, model: LocalModel, given: VllmOptions, cache: Cache, 
     if given.kv_cache_gib or not hw.gpus:
         named = int((given.kv_cache_gib or KV_CACHE_CPU_GIB) * GIB) * told.gpus
         each = f"{(told.kv_cache or 0) / told.gpus / GIB:.1f} GiB"
-        whole = replace(told, kv_cache=named, kv_tokens=kv_cache_tokens(model, named, cache))
+        tokens = kv_cache_tokens(model, named, cache)
+        whole = replace(told, kv_cache=named, kv_tokens=tokens)
+        if tokens and told.context and fits_itself(given, hw):
+            whole = replace(whole, context=min(tokens, told.context))
         return replace(whole, trouble=told.trouble or _short(whole, f"set {each} aside for it"))
     share = given.gpu_memory_utilization or SHARE
     limit = int(sum(gpu.memory_bytes for gpu in hw.gpus[: told.gpus]) * share)
@@ -91,9 +94,16 @@ def _aside(told: Estimate, model: LocalModel, given: VllmOptions, cache: Cache, 
         return told
     left = max(0, limit - told.weights - told.overhead)
     told = replace(told, kv_tokens=kv_cache_tokens(model, left, cache))
-    return replace(
-        told, trouble=told.trouble or _short(told, f"take more GPUs, or more than {share:.0%} of them")
-    )
+    otherwise = f"take more GPUs, or more than {share * 100:.0f} % of their memory"
+    return replace(told, trouble=told.trouble or _short(told, otherwise))
+
+
+def fits_itself(given: VllmOptions, hardware: Hardware) -> bool:
+    """Whether it is told to shorten a context that nobody named to what its cache holds.
+
+    On a CPU, where the cache is an amount of ours and not what the machine has left.
+    """
+    return given.max_model_len is None and not hardware.gpus
 
 
 def _short(told: Estimate, otherwise: str) -> str:
