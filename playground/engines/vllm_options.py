@@ -208,8 +208,8 @@ class VllmOptions(EngineOptions):
 
     max_model_len: int | None = option(
         "Context",
-        "Tokens of prompt and answer together. Unset: what the model was trained with, on a CPU as much of it "
-        "as the KV cache holds.",
+        "Tokens of prompt and answer together. Unset: what the model was trained with, on a CPU as much of "
+        "it as the KV cache holds.",
         "Context",
         "--max-model-len",
         ge=16,
