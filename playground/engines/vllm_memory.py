@@ -60,7 +60,8 @@ def estimate(model: LocalModel, given: VllmOptions, hardware: Hardware) -> Estim
         requests=copies,
     )
     draft_weights, draft_cache = draft_bytes(model, context, cache) if given.draft_model else (0, 0)
-    made = given.quantization if given.quantization in MADE else None
+    # On a CPU that it makes smaller weights is not known: they are counted whole.
+    made = given.quantization if on_gpus and given.quantization in MADE else None
     weights = added(weights_bytes(model, dtype, made), draft_weights)
     weights = weights and max(0, weights * copies - _offloaded(given, gpus))
     one = added(kv_cache_bytes(model, context, cache), draft_cache)
