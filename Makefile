@@ -6,6 +6,8 @@ RUN = .venv/bin/python
 # Test files are shared among so many processes, each with PostgreSQL, Valkey and a home of its own.
 JOBS ?= 2
 SHARE = --dist loadfile --no-loadscope-reorder
+# An engine's tests stay in one process, whichever files they are in: it is installed and started once.
+BY_GROUP = --dist loadgroup --no-loadscope-reorder
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.12 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
@@ -22,7 +24,7 @@ test:
 
 test-engines:
 	@$(PYTHON) bootstrap.py --dev --browser
-	@$(RUN) -m pytest -m "engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
+	@$(RUN) -m pytest -n $(JOBS) $(BY_GROUP) -m "engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
 	@$(RUN) -m pytest -m "engines and browser" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
 
 lint:

@@ -15,6 +15,10 @@ LONGEST = ["test_up", "test_faults", "test_whole_on_engines", "test_two_web_proc
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; a file's tests in one process, but for those that are grouped otherwise."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 

@@ -4,7 +4,6 @@ Each engine is started once for all tests of `tests/test_whole_on_engines.py`, a
 """
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ WORKER = {
     "SLIPWAY_DRAIN_S": "60",
 }
 WEB = {"SLIPWAY_BODY_TIMEOUT_S": "30", "SLIPWAY_HOLD_S": "60", "SLIPWAY_STALL_S": "60"}
+LARGE = [name for name, row in ROWS.items() if row.large]
 LENGTH = 1500
 LONG = "Write a very long story about a lighthouse."
 
@@ -159,8 +159,7 @@ def site(
     with django_db_blocker.unblock():
         call_command("migrate", verbosity=0)
         Team.objects.get_or_create(slug="default", defaults={"name": "Default"})
-        real_engines.borrow_environments(*(name for name, row in ROWS.items() if row.large))
-        shutil.rmtree(HOME / "models" / catalogue.DEMO / "safetensors", ignore_errors=True)
+        real_engines.borrow_environments(*LARGE)
         workers = Fleet()
         try:
             workers.work(**WORKER)
@@ -180,6 +179,10 @@ def live(request: pytest.FixtureRequest, site: Site) -> Iterator[Live]:
     team = Team.objects.get(slug="default")
     user = User.objects.create_user(username=f"ada-{request.param}")
     Membership.objects.create(user=user, team=team, role=Membership.Role.ADMIN)
+    if engines.get(request.param).kinds == ("safetensors",):
+        with real_engines.alone():
+            real_engines.demo("safetensors")
+        real_engines.borrow_environments(*LARGE)
     began = time.monotonic()
     row = deployments.request(
         team=team,

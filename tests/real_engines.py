@@ -149,8 +149,8 @@ def borrow_environments(*only: str) -> None:
         wanted = not only or json.loads(kept.read_text())["engine"] in only
         if wanted and not here.exists():
             here.symlink_to(kept.parent)
-        elif not wanted:
-            here.unlink(missing_ok=True)
+        elif not wanted and here.is_symlink():
+            here.unlink()
 
 
 def keep_environments() -> None:

@@ -25,7 +25,8 @@ HARDWARE = {
 # An engine's parser is reached by a script of its own, where it has one.
 SCRIPTS = {name: PARSERS / f"parse_{name.replace('.', '')}.py" for name in ROWS}
 every = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=row.marks(name)) for name, row in ROWS.items() if SCRIPTS[name].exists()]
+    "name",
+    [pytest.param(name, marks=row.marks(name)) for name, row in ROWS.items() if SCRIPTS[name].exists()],
 )
 
 # Options that no parser on a machine without a GPU knows: the README names them. They must be refused here,
