@@ -234,6 +234,8 @@ async def test_it_reports_each_step_and_serves(home: Path) -> None:
         assert (await ask(one.base_url))[0] == 200
         await until(lambda: one.told.health.get("running") == 0)
         assert one.told.health["rss_bytes"] > 0
+        (took,) = one.told.last("ready")
+        assert took.ready_s >= 0.4 and took.resident_bytes > 1 << 20 and took.gpu_bytes is None
         assert await one.stop() == 0
     notes = [arguments[0] for verb, arguments in one.told.reports if verb == "loading"]
     assert notes[0].startswith("loading weights") and notes[-1] == "warming up"
