@@ -142,7 +142,7 @@ def test_one_that_stays_cut_fails_in_words_and_can_be_tried_again(
     assert "Try again: it goes on" in run(ask(browser, llama.address("llama"))).error
     assert not (root / "llama").exists()
     page = browser.get(reverse("own-models")).content.decode()
-    assert "Try llama again" in page and "The store broke off" in page
+    assert "Try again: llama" in page and "The store broke off" in page
     assert done(browser, llama.address("llama")).refused == ""
 
 
@@ -287,7 +287,7 @@ def test_what_a_failed_one_left_is_removed_when_asked(
     assert landing.usage(team) > 0
     browser.post(reverse("import-stop", args=[job.pk]))
     assert landing.usage(team) == 0
-    assert "Try llama again" not in browser.get(reverse("own-models")).content.decode()
+    assert "Try again: llama" not in browser.get(reverse("own-models")).content.decode()
 
 
 # Asking

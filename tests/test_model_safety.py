@@ -559,7 +559,7 @@ def endless(root: Path) -> Path:
 def test_a_template_without_an_end_costs_its_replica_alone(endless: Path, team: Team) -> None:
     assert weights.inspect(endless).chat_template.startswith(LOOP), "nothing in it can be told by reading"
     workers = fleet.Fleet()
-    workers.work(SLIPWAY_LOAD_TIMEOUT_S="20", SLIPWAY_RETRY_S="600")
+    workers.work(SLIPWAY_LOAD_TIMEOUT_S="15", SLIPWAY_RETRY_S="600")
     try:
         catalogue.scan(team)
         row = deployments.request(

@@ -5,13 +5,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings
 from playwright.sync_api import Page, Route, expect
 
 from playground import catalogue, deployments, landing
-from playground.models import Membership, Model, Node, Team, Upload, User
+from playground.models import Job, Membership, Model, Node, Team, Upload, User
 from tests import fleet, real_engines
 from tests.e2e.axe import violations
 from tests.fleet import Fleet
@@ -56,14 +57,16 @@ def large(tmp_path: Path) -> Path:
 
 
 class Held:
-    """Lets so many pieces pass, keeps the next one back, and counts."""
+    """Lets so many pieces pass, and counts them. The next ones wait for ever, or are cut off."""
 
     def __init__(self, page: Page, passing: int) -> None:
-        self.passing, self.passed = passing, 0
+        self.passing, self.passed, self.cut = passing, 0, False
         page.route(PIECES, self)
 
     def __call__(self, route: Route) -> None:
-        if self.passed < self.passing:
+        if self.cut:
+            route.abort()
+        elif self.passed < self.passing:
             self.passed += 1
             route.continue_()
 
@@ -110,20 +113,19 @@ def test_a_gguf_comes_in_pieces_through_a_reload_starts_and_answers(
         upload(page)
         coming = page.locator('[data-upload="brought"]')
         expect(coming.locator("progress")).to_have_js_property("value", 4 * (8 << 20), timeout=PATIENCE)
-        page.unroute_all()
         page.reload()
 
         # What came is still there; the browser asks for the same file and sends only the rest.
         expect(coming).to_contain_text("incomplete")
         looks_right(page, "upload-incomplete")
-        second = Held(page, passing=1000)
+        held.passing = 1000
         with page.expect_file_chooser() as chooser:
             coming.get_by_role("button", name="Go on…").click()
         chooser.value.set_files(given)
         upload(page)
         expect(page.get_by_text("brought is here.")).to_be_visible(timeout=PATIENCE)
         pieces = -(-given.stat().st_size // (8 << 20))
-        assert held.passed + second.passed == pieces, "each piece went once"
+        assert held.passed == pieces, "each piece went once"
         assert (MODELS / "brought" / "brought.gguf").stat().st_size == given.stat().st_size
 
         page.get_by_role("link", name="Look at it and start it").click()
@@ -248,13 +250,11 @@ def test_a_broken_connection_is_waited_for_and_a_removed_upload_is_said(
     upload(page)
     listed = page.get_by_label("Files to upload")
     expect(listed).to_contain_text("8.4 MB of 21.0 MB", timeout=PATIENCE)
-    assert held.passed == 1
     page.get_by_role("button", name="Pause").click()
-    page.unroute_all()
-    page.route(PIECES, lambda route: route.abort())
+    held.cut = True
     upload(page)
-    expect(listed).to_contain_text("no connection; trying again")
-    page.unroute_all()
+    expect(listed).to_contain_text("no connection; trying again", timeout=PATIENCE)
+    held.cut, held.passing = False, 1000
     Upload.objects.all().delete()
     page.route(
         re.compile("uploads/$"),
@@ -277,6 +277,43 @@ def test_the_ways_to_add_one_are_for_those_who_may(open_page: Opener, user: User
     expect(page.get_by_role("button", name="Upload", exact=True)).to_have_count(0)
     expect(page.get_by_role("button", name="Import")).to_have_count(0)
     looks_right(page, "own-models-viewer")
+
+
+def test_what_is_on_its_way_and_what_failed_say_how_they_stand(
+    open_page: Opener, user: User, team: Team, node: Node
+) -> None:
+    def job(name: str, state: str, **values: Any) -> None:
+        arguments = values.pop("arguments", {"address": f"s3://models/{name}", "name": name})
+        kind, target = Job.Kind.IMPORT_MODEL, landing.target(team.pk, name)
+        Job.objects.create(
+            kind=kind, node=node, target=target, team=team, state=state, arguments=arguments, **values
+        )
+
+    progress = {"step": "downloading", "done": 300_000_000, "total": 900_000_000, "unit": "bytes"}
+    job("llama", Job.State.RUNNING, progress=progress)
+    job("qwen", Job.State.FAILED, error="The store broke off: The connection broke. Try again: it goes on.")
+    landing.folder(team.pk, "qwen").mkdir(parents=True)
+    size = 16_000_000_000
+    for name, received in (
+        ("a-model-with-a-long-name-that-somebody-chose-7B-Instruct-v0.3", size // 3),
+        ("bad", size),
+    ):
+        Upload.objects.create(
+            team=team, name=name, path=f"{name}.gguf", size_bytes=size, received_bytes=received
+        )
+    wrong = "bad.gguf is no sound GGUF file: it does not begin with GGUF."
+    job("bad", Job.State.FAILED, error=wrong, arguments={"upload": "bad"})
+    page = open_page(user)
+    page.goto("/models/own/")
+    expect(page.get_by_text("downloading, 300.0 of 900.0 MB")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text=wrong)).to_be_visible()
+    looks_right(page, "own-models-coming")
+    page.get_by_role("button", name="Remove: qwen").click()
+    expect(page.get_by_text("The store broke off")).to_have_count(0)
+    page.get_by_role("button", name="Remove the upload bad").click()
+    page.get_by_role("button", name="Remove", exact=True).last.click()
+    expect(page.get_by_text("The upload bad was removed.")).to_be_visible()
+    assert [row.received_bytes for row in Upload.objects.all()] == [size // 3]
 
 
 def test_a_models_own_code_is_read_and_allowed(open_page: Opener, user: User, team: Team) -> None:
