@@ -118,7 +118,7 @@ class EngineProcess:
         """The machine's variables without ours, the adapter's, and the mark."""
         spec = self.spec
         kept = {name: value for name, value in os.environ.items() if _may_inherit(name)}
-        # Threads that spin while they wait for each other make an engine tens of times slower on a busy machine.
+        # Threads that spin while they wait for each other make an engine tens of times slower on a busy CPU.
         kept.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         kept |= {"OMP_NUM_THREADS": str(spec.cores), "PYTHONUNBUFFERED": "1"}
         if spec.gpus:

@@ -28,9 +28,9 @@ from .base import (
     Taken,
     Verdict,
 )
-from .estimates import GIB
 from .sglang_extra import FLAGS
 from .sglang_options import DRAFT_STEPS, DRAFT_TOKENS, DRAFT_TOPK, RANK, SglangOptions
+from .torch_words import caches, failure, out_of_memory
 
 # What a CPU has no use for, or cannot load: kernels for NVIDIA's GPUs, and readers of sound built for CUDA.
 CUDA_ONLY = (
@@ -194,14 +194,9 @@ class Sglang(Engine):
     def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
         given = SglangOptions.model_validate(options.model_dump())
         cache = home / "cache"
-        variables = {
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HOME": str(cache / "huggingface"),
+        variables = caches(home) | {
             "SGLANG_CACHE_DIR": str(cache / "sglang"),
             "FLASHINFER_WORKSPACE_BASE": str(cache / "flashinfer"),
-            "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
-            "TRITON_CACHE_DIR": str(cache / "triton"),
         }
         if given.threads:
             variables["OMP_NUM_THREADS"] = str(given.threads)
@@ -275,19 +270,8 @@ def _explain_memory(text: str) -> Reason | None:
             ReasonCode.OUT_OF_MEMORY,
             "The weights leave no memory for the KV cache: raise the share of GPU memory or take more GPUs.",
         )
-    if found := re.search(r"CUDA out of memory\. Tried to allocate ([\d.]+ \w+)", text):
-        return Reason(
-            ReasonCode.OUT_OF_MEMORY,
-            f"The GPU had no {found[1]} left: lower the share of GPU memory, take fewer parallel requests, "
-            "or more GPUs.",
-        )
-    if found := re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", text):
-        return Reason(
-            ReasonCode.OUT_OF_MEMORY,
-            f"It could not get {int(found[1]) / GIB:.1f} GiB of memory: lower the tokens of the KV cache, "
-            "or take a smaller model.",
-        )
-    return None
+    gpu = "lower the share of GPU memory, take fewer parallel requests, or more GPUs"
+    return out_of_memory(text, gpu, "lower the tokens of the KV cache, or take a smaller model")
 
 
 def _explain_rest(text: str) -> Reason | None:
@@ -295,16 +279,8 @@ def _explain_rest(text: str) -> Reason | None:
         return Reason(
             ReasonCode.UNKNOWN_OPTION, f"This version of SGLang does not take an option: {found[1][:200]}"
         )
-    if re.search(r"address already in use", text, re.IGNORECASE):
-        return Reason(ReasonCode.PORT_TAKEN, "Another program took the port first.")
-    if re.search(r"is a gated repo|GatedRepoError", text):
-        return Reason(ReasonCode.GATED, "The model is gated: ask its owner for access, then fetch it again.")
-    if re.search(r"libcuda\.so|Found no NVIDIA driver|driver .* too old|No CUDA GPUs are available", text):
-        return Reason(
-            ReasonCode.DRIVER_MISSING, "The GPU driver is missing on this node, or too old for this SGLang."
-        )
-    if re.search(r"SafetensorError|Error while deserializing header", text):
-        return Reason(ReasonCode.BAD_WEIGHTS, "The safetensors files are broken: fetch or copy them again.")
+    if reason := failure(text, "this SGLang", r"libcuda\.so|No CUDA GPUs are available"):
+        return reason
     if found := re.search(r"Model architectures? \[?'?([\w', ]+?)'?\]? (?:are|is) not supported", text):
         return Reason(ReasonCode.BAD_WEIGHTS, f"SGLang does not serve the architecture {found[1]}.")
     # It then kills itself as well, which would look as if somebody else had.

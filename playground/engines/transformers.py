@@ -31,6 +31,7 @@ from .estimates import (
     missing,
     weights_bytes,
 )
+from .torch_words import caches, failure, out_of_memory
 from .transformers_options import EXTRA, NEEDS, TransformersOptions
 
 # What the process holds beside weights: Python, torch, transformers, the server. Measured 450 MiB with 5.24
@@ -144,15 +145,7 @@ class Transformers(Engine):
         return line + given.arguments()
 
     def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
-        cache = home / "cache"
-        variables = {
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HOME": str(cache / "huggingface"),
-            "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
-            "TRITON_CACHE_DIR": str(cache / "triton"),
-        }
-        return variables | ({"SLIPWAY_ENGINE_KEY": key} if key else {})
+        return caches(home) | ({"SLIPWAY_ENGINE_KEY": key} if key else {})
 
     def objections(self, options: Mapping[str, Any]) -> dict[str, str]:
         return unmet(options, NEEDS)
@@ -168,35 +161,13 @@ class Transformers(Engine):
 
     def explain(self, log: list[str], exit_code: int | None) -> Reason | None:
         text = "\n".join(log)
-        if found := re.search(r"CUDA out of memory\. Tried to allocate ([\d.]+ \w+)", text):
-            return Reason(
-                ReasonCode.OUT_OF_MEMORY,
-                f"The GPU had no {found[1]} left: take a smaller data type, quantise, or a smaller model.",
-            )
-        if found := re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", text):
-            return Reason(
-                ReasonCode.OUT_OF_MEMORY,
-                f"It could not get {int(found[1]) / GIB:.1f} GiB of memory: take a smaller model or data "
-                "type.",
-            )
+        gpu = "take a smaller data type, quantise, or a smaller model"
+        if reason := out_of_memory(text, gpu, "take a smaller model or data type"):
+            return reason
         if found := re.search(r"No such option:? '?(-[\w-]+)|Invalid value for '?(--[\w-]+)", text):
             named = found[1] or found[2]
             return Reason(
                 ReasonCode.UNKNOWN_OPTION, f"This version of transformers does not take {named} so."
-            )
-        if re.search(r"address already in use", text, re.IGNORECASE):
-            return Reason(ReasonCode.PORT_TAKEN, "Another program took the port first.")
-        if re.search(r"is a gated repo|GatedRepoError|403 Client Error", text):
-            return Reason(
-                ReasonCode.GATED, "The model is gated: ask its owner for access, then fetch it again."
-            )
-        if re.search(r"NVIDIA driver on your system is too old|Found no NVIDIA driver|libcuda\.so", text):
-            return Reason(
-                ReasonCode.DRIVER_MISSING, "The GPU driver is missing on this node, or too old for torch."
-            )
-        if re.search(r"SafetensorError|Error while deserializing header", text):
-            return Reason(
-                ReasonCode.BAD_WEIGHTS, "The safetensors files are broken: fetch or copy them again."
             )
         if found := re.search(r"model type `?'?([\w.-]+)`?'? but Transformers does not recognize", text):
             return Reason(
@@ -204,7 +175,7 @@ class Transformers(Engine):
                 f"This version of transformers does not know models of type {found[1]}: take a newer "
                 "version.",
             )
-        return None
+        return failure(text, "torch", r"libcuda\.so")
 
 
 def _batched(whole: Estimate, model: LocalModel, given: TransformersOptions, hardware: Hardware) -> Estimate:

@@ -25,7 +25,8 @@ from .base import (
     Requirements,
     Verdict,
 )
-from .estimates import GIB, MIB, Cache, kv_cache_bytes, kv_dtype, missing, weights_bytes
+from .estimates import MIB, Cache, kv_cache_bytes, kv_dtype, missing, weights_bytes
+from .torch_words import caches, failure, out_of_memory
 from .triton_options import TritonOptions
 
 # What its processes hold beside weights and KV cache: the launcher (Python, torch, transformers),
@@ -188,15 +189,7 @@ class Triton(Engine):
         return [str(environment / "bin" / "python"), "-u", str(LAUNCHERS / "serve_triton.py")]
 
     def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
-        cache = home / "cache"
-        variables = {
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HOME": str(cache / "huggingface"),
-            "PYTRITON_HOME": str(cache / "pytriton"),
-            "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
-            "TRITON_CACHE_DIR": str(cache / "triton"),
-        }
+        variables = caches(home) | {"PYTRITON_HOME": str(home / "cache" / "pytriton")}
         return variables | ({"SLIPWAY_ENGINE_KEY": key} if key else {})
 
     def progress(self, line: str) -> str | None:
@@ -237,23 +230,11 @@ def _explain_memory(text: str) -> Reason | None:
             f"A KV cache of {int(found[1]):,} tokens does not hold one context of {int(found[2]):,}: "
             "lower the context, or raise the tokens of the KV cache.",
         )
-    if found := re.search(r"CUDA out of memory\. Tried to allocate ([\d.]+ \w+)", text):
-        return Reason(
-            ReasonCode.OUT_OF_MEMORY,
-            f"The GPU had no {found[1]} left: lower the context or the tokens of the KV cache.",
-        )
-    if found := re.search(r"can't allocate memory: you tried to allocate (\d+) bytes", text):
-        return Reason(
-            ReasonCode.OUT_OF_MEMORY,
-            f"It could not get {int(found[1]) / GIB:.1f} GiB of memory: lower the context or the tokens of "
-            "the KV cache, or take a smaller model.",
-        )
-    return None
+    lower = "lower the context or the tokens of the KV cache"
+    return out_of_memory(text, lower, f"{lower}, or take a smaller model")
 
 
 def _explain_rest(text: str) -> Reason | None:
-    if re.search(r"address already in use", text, re.IGNORECASE):
-        return Reason(ReasonCode.PORT_TAKEN, "Another program took the port first.")
     if found := re.search(r"triton: error: (unrecognized arguments?:.*|argument .*)", text):
         return Reason(ReasonCode.UNKNOWN_OPTION, f"Triton does not take this option: {found[1][:200]}")
     if "triton: error: no OpenAI front end" in text:
@@ -270,15 +251,9 @@ def _explain_rest(text: str) -> Reason | None:
         return Reason(
             ReasonCode.CRASHED, f"A part of it, {found[1]}, ended by itself: the log's last lines tell of it."
         )
-    if re.search(r"Found no NVIDIA driver|NVIDIA driver on your system is too old", text):
-        return Reason(
-            ReasonCode.DRIVER_MISSING, "The GPU driver is missing on this node, or too old for torch."
-        )
-    if re.search(r"SafetensorError|Error while deserializing header", text):
-        return Reason(ReasonCode.BAD_WEIGHTS, "The safetensors files are broken: fetch or copy them again.")
     if found := re.search(r"model type `?'?([\w.-]+)`?'? but Transformers does not recognize", text):
         return Reason(
             ReasonCode.BAD_WEIGHTS,
             f"transformers, as it comes with Triton here, does not know models of type {found[1]}.",
         )
-    return None
+    return failure(text, "torch")

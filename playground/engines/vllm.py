@@ -27,6 +27,7 @@ from .base import (
     Verdict,
 )
 from .estimates import GIB, context_that_fits
+from .torch_words import caches, failure, out_of_memory
 from .vllm_extra import EXTRA
 from .vllm_options import DRAFT_TOKENS, KV_CACHE_CPU_GIB, RANKS, VllmOptions, objections
 
@@ -148,13 +149,8 @@ class Vllm(Engine):
 
     def environment(self, options: EngineOptions, key: str, home: Path) -> dict[str, str]:
         given = VllmOptions.model_validate(options.model_dump())
-        cache = home / "cache"
-        variables = {
-            "HF_HUB_OFFLINE": "1",
-            "HF_HOME": str(cache / "huggingface"),
-            "VLLM_CACHE_ROOT": str(cache / "vllm"),
-            "TRITON_CACHE_DIR": str(cache / "triton"),
-            "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
+        variables = caches(home) | {
+            "VLLM_CACHE_ROOT": str(home / "cache" / "vllm"),
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_DO_NOT_TRACK": "1",
         }
@@ -235,17 +231,13 @@ def _explain_memory(text: str) -> Reason | None:
             ReasonCode.OUT_OF_MEMORY,
             f"The node has no {found[1]} GiB free for the KV cache: set less aside, or stop another replica.",
         )
-    if found := re.search(r"CUDA out of memory\. Tried to allocate ([\d.]+ \w+)", text):
-        return Reason(
-            ReasonCode.OUT_OF_MEMORY,
-            f"The GPU had no {found[1]} left: lower the context, take fewer parallel requests, or more GPUs.",
-        )
     if re.search(r"Free memory on device .* is less than desired GPU memory utilization", text):
         return Reason(
             ReasonCode.OUT_OF_MEMORY,
             "Another program holds part of the GPU: lower the share of GPU memory, or stop the other.",
         )
-    return None
+    gpu = "lower the context, take fewer parallel requests, or more GPUs"
+    return out_of_memory(text, gpu, "lower the context or the memory set aside for the KV cache")
 
 
 def _explain_rest(text: str) -> Reason | None:
@@ -260,16 +252,8 @@ def _explain_rest(text: str) -> Reason | None:
         return Reason(
             ReasonCode.UNKNOWN_OPTION, f"This version of vLLM does not take an option: {found[1][:200]}"
         )
-    if re.search(r"Address already in use|Errno 98", text):
-        return Reason(ReasonCode.PORT_TAKEN, "Another program took the port first.")
-    if re.search(r"is a gated repo|GatedRepoError", text):
-        return Reason(ReasonCode.GATED, "The model is gated: ask its owner for access, then fetch it again.")
-    if re.search(r"libcuda\.so|Failed to infer device type|Found no NVIDIA driver|driver .* too old", text):
-        return Reason(
-            ReasonCode.DRIVER_MISSING, "The GPU driver is missing on this node, or too old for this vLLM."
-        )
-    if re.search(r"SafetensorError|Error while deserializing header", text):
-        return Reason(ReasonCode.BAD_WEIGHTS, "The safetensors files are broken: fetch or copy them again.")
+    if reason := failure(text, "this vLLM", r"libcuda\.so|Failed to infer device type"):
+        return reason
     if found := re.search(r"Model architectures \[([^\]]+)\] are not supported", text):
         return Reason(ReasonCode.BAD_WEIGHTS, f"vLLM does not serve the architecture {found[1]}.")
     return None
