@@ -67,16 +67,18 @@ def corrected(estimate: Estimate, start: Start | None) -> Estimate:
     """The estimate with what a start took in place of what was worked out; parts it does not tell of stay.
 
     What the engine holds beside weights and keys and values is the rest of what was measured, and what it
-    will still take as it serves.
+    will still take as it serves. One that fills its share of memory with keys and values needs less of them.
     """
     if start is None:
         return estimate
     weights = start.weights_bytes or estimate.weights
-    cache = estimate.kv_cache if start.kv_cache_bytes is None else start.kv_cache_bytes
+    filled = estimate.kv_cache if start.kv_cache_bytes is None else start.kv_cache_bytes
+    cache = estimate.kv_cache if estimate.limit else filled
     tokens = start.kv_cache_tokens or estimate.kv_tokens
     known = replace(estimate, weights=weights, kv_cache=cache, kv_tokens=tokens)
     held = start.gpu_bytes or start.resident_bytes
-    if not held or weights is None or cache is None:
+    told_apart = not estimate.limit or start.kv_cache_bytes is not None
+    if not held or weights is None or filled is None or not told_apart:
         return known
-    rest = held - weights - (0 if estimate.grows else cache)
+    rest = held - weights - (0 if estimate.grows else filled)
     return replace(known, overhead=max(0, rest) + estimate.later)

@@ -239,6 +239,16 @@ def test_a_cache_that_is_not_touched_yet_is_added_to_what_was_held() -> None:
     assert measured.corrected(estimate, None) is estimate
 
 
+def test_a_share_of_memory_that_was_filled_is_not_what_is_needed() -> None:
+    estimate = Estimate(weights=100, kv_cache=40, overhead=50, limit=900, kv_tokens=700)
+    row = Start(ready_s=1, gpu_bytes=910, weights_bytes=104, kv_cache_bytes=770, kv_cache_tokens=690)
+    right = measured.corrected(estimate, row)
+    assert (right.kv_cache, right.overhead, right.total, right.takes) == (40, 36, 180, 900)
+    assert right.kv_tokens == 690
+    # Without the engine's word of its cache the rest cannot be told apart from it.
+    assert measured.corrected(estimate, Start(ready_s=1, gpu_bytes=910)).overhead == 50
+
+
 def replace_start(row: Start, **values: Any) -> Start:
     return Start(ready_s=row.ready_s, weights_bytes=row.weights_bytes, **values)
 

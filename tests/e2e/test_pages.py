@@ -178,6 +178,13 @@ def test_the_estimate_and_command_follow_the_form(
     expect(command).not_to_contain_text("--ctx-size")
     page.get_by_label("Context", exact=False).first.fill("1024")
     expect(command).to_contain_text("--ctx-size 1024")
+    expect(page.locator("#verdict")).to_contain_text("Fits: needs")
+    page.get_by_label("Context", exact=False).first.fill("10000000")
+    expect(page.locator("#verdict")).to_contain_text("Does not fit: needs")
+    expect(page.locator("#verdict")).to_contain_text("It would fit with a context of 8,192")
+    expect(page.get_by_role("img", name="KV cache 215 GiB")).to_be_visible()
+    page.locator("#effects summary").click()
+    expect(page.locator("#effects")).to_contain_text("q8_0")
     page.get_by_label("Context", exact=False).first.fill("1")
     expect(page.locator("#preview .note")).to_contain_text("context")
 
