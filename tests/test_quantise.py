@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from django.db.models.functions import Now
 from django.test import Client
 from django.urls import reverse
 
-from playground import catalogue, jobs, landing, mixtures, pairs, quantise, removal, ways
+from playground import catalogue, gguf, jobs, landing, mixtures, pairs, quantise, removal, schemes, ways
 from playground.models import Conversation, Deployment, Job, Membership, Model, Team, User
 from tests import real_engines
 from tests.fleet import ROOT, until
@@ -107,6 +108,39 @@ def test_each_type_has_the_size_that_was_told(model: Model, method: str) -> None
     header = ways.read_header(MODELS / form.path)
     assert header.values["general.file_type"] == mixtures.MIXTURES[method].number
     assert _nothing_left()
+
+
+# Published sizes of Llama-2-7B's files in gigabytes, as people made them with llama.cpp's own program.
+LLAMA_2_7B = {"Q3_K_M": 3.30, "Q4_0": 3.83, "Q4_K_M": 4.08, "Q5_K_M": 4.78, "Q6_K": 5.53, "Q8_0": 7.16}
+
+
+@pytest.mark.parametrize("method", LLAMA_2_7B)
+def test_the_types_are_those_of_llama_cpp(method: str) -> None:
+    wide, narrow, words = 4096, 11008, 32000
+    shapes = {"token_embd.weight": (wide, words), "output.weight": (wide, words)}
+    for layer in range(32):
+        parts = {f"attn_{part}": (wide, wide) for part in ("q", "k", "v", "output")}
+        parts |= {"ffn_gate": (wide, narrow), "ffn_up": (wide, narrow), "ffn_down": (narrow, wide)}
+        shapes |= {f"blk.{layer}.{part}.weight": shape for part, shape in parts.items()}
+    tensors = tuple(gguf.Tensor(name, shape, "F16") for name, shape in shapes.items())
+    values = {"general.architecture": "llama", "llama.block_count": 32}
+    header = gguf.Header(values, {}, 0, "F16", tensors=tensors)
+    planned = mixtures.plan(header, mixtures.MIXTURES[method])
+    assert not mixtures.requantises(header, planned)
+    assert (mixtures.size(header, planned) or 0) / 1e9 == pytest.approx(LLAMA_2_7B[method], rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("facts", "task", "words"),
+    [
+        ({"quantisation": "awq"}, "chat", "quantised already \\(awq\\)"),
+        ({"experts": 8}, "chat", "mixture of experts"),
+        ({}, "embedding", "Only models that write text"),
+        ({}, "completion", "^$"),
+    ],
+)
+def test_what_llm_compressor_does_not_take_is_told(facts: dict[str, Any], task: str, words: str) -> None:
+    assert re.search(words, schemes.why_not(facts, task))
 
 
 # Cut off

@@ -169,5 +169,6 @@ def _facts(model: Model) -> dict[str, Any]:
             for form in model.formats.order_by("pk")
         ],
         "engines": able,
+        "made_from": model.parent.name if model.parent else None,
         "refused": model.refused,
     }
