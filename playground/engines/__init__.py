@@ -1,4 +1,4 @@
-"""The registry. Adding an engine is one file here, one line below, and one row in tests/test_engines.py."""
+"""The registry. Adding an engine is one file here, one line below, and one row in tests/real_engines.py."""
 
 import importlib
 import os

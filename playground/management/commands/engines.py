@@ -29,7 +29,7 @@ class Command(shell.Verb):
                 "--json", action="store_true", default=SUPPRESS, help="Print one JSON value only."
             )
             if name != "list":
-                verb.add_argument("name", help="llama.cpp, transformers, vllm")
+                verb.add_argument("name", help=", ".join(engines.names()))
                 verb.add_argument("--version", dest="engine_version", default=None)
 
     def act(self, *, quiet: bool, **options: Any) -> Any:
