@@ -5,8 +5,10 @@ pictures reach it, in the right place and number, is not.
 """
 
 import sys
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessor,
@@ -58,6 +60,7 @@ def main(source: str, target: str) -> None:
         image_seq_length=(SIDE // PATCH) ** 2,
     )
     LlavaForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(target)
+    as_published(Path(target) / "model.safetensors")
     LlavaProcessor(
         image_processor=CLIPImageProcessor(
             size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
@@ -68,6 +71,13 @@ def main(source: str, target: str) -> None:
         chat_template=TEMPLATE,
         num_additional_image_tokens=1,
     ).save_pretrained(target)
+
+
+def as_published(file: Path) -> None:
+    """The names that LLaVA's published weights have, and vLLM reads: transformers 5 saves shorter ones."""
+    old, new = "vision_tower.", "vision_tower.vision_model."
+    tensors = {name.replace(old, new): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 if __name__ == "__main__":

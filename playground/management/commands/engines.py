@@ -1,17 +1,11 @@
 """`manage.py engines list | install NAME | remove NAME`: the engine environments of this node."""
 
-import time
 from argparse import SUPPRESS, ArgumentParser
 from typing import Any
 
-from django.conf import settings
-
 from playground import engines, environments, jobs, shell
 from playground.engines.base import Engine
-from playground.models import EngineEnvironment, Job, Node
-
-# Another process may be doing the same job; its row is then followed.
-LOOK_EVERY_S = 0.3
+from playground.models import EngineEnvironment, Job
 
 
 class Command(shell.Verb):
@@ -54,13 +48,9 @@ class Command(shell.Verb):
             self.stdout.write(f"{row['name']:<14} {row['version']:<16} {held}")
 
 
-def _node() -> Node:
-    return Node.objects.get_or_create(name=settings.NODE_NAME, defaults={"address": settings.NODE_ADDRESS})[0]
-
-
 def _facts(adapter: Engine) -> dict[str, Any]:
     here = [_environment(row) for row in environments.installed() if row.engine == adapter.name]
-    build = environments.build_of(_node(), adapter)
+    build = environments.build_of(shell.node(), adapter)
     return {
         "name": adapter.name,
         "title": adapter.title,
@@ -85,7 +75,7 @@ def _environment(row: EngineEnvironment) -> dict[str, Any]:
 
 def _install(adapter: Engine, version: str | None, say: Any) -> dict[str, Any]:
     """Install in the foreground, or follow whoever is installing it already."""
-    node = _node()
+    node = shell.node()
     try:
         found = environments.ensure(
             node, adapter.name, version, team=shell.team(), user=shell.actor(), nudge=False
@@ -93,7 +83,7 @@ def _install(adapter: Engine, version: str | None, say: Any) -> dict[str, Any]:
     except jobs.JobRefused as problem:
         raise shell.Failed(str(problem), shell.REFUSED) from problem
     if isinstance(found, Job):
-        result = _carry_out(found, say).result
+        result = shell.carry_out(found, say).result
         found = EngineEnvironment.objects.get(digest=result["environment"])
     return _environment(found)
 
@@ -114,22 +104,8 @@ def _remove(adapter: Engine, version: str | None, say: Any) -> dict[str, Any]:
     gone = [_environment(row) for row in rows]
     for row in rows:
         try:
-            _carry_out(environments.remove(row, _node(), shell.team(), shell.actor(), nudge=False), say)
+            job = environments.remove(row, shell.node(), shell.team(), shell.actor(), nudge=False)
         except jobs.JobRefused as problem:
             raise shell.Failed(str(problem), shell.REFUSED) from problem
+        shell.carry_out(job, say)
     return gone[0]
-
-
-def _carry_out(job: Job, say: Any) -> Job:
-    """Run the job here, or follow it where another process has it; Failed with its error."""
-    seen = ""
-    while jobs.run(job.pk, say) in Job.ACTIVE:
-        job.refresh_from_db()
-        if (line := jobs.in_words(job.progress)) != seen:
-            say(line)
-            seen = line
-        time.sleep(LOOK_EVERY_S)
-    job.refresh_from_db()
-    if job.state != Job.State.DONE:
-        raise shell.Failed(job.error or f"The job was {job.state}.")
-    return job
