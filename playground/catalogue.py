@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def scan(team: Team) -> list[Model]:
     local = Model.objects.filter(team=team, source__startswith="local:")
     elsewhere = Q(origin__has_key="node") & ~Q(origin__node=settings.NODE_NAME)
     local.exclude(elsewhere).exclude(pk__in=[model.pk for model in seen]).update(missing=True)
-    return list(Model.objects.filter(team=team, missing=False).order_by("name", "pk"))
+    there = Model.objects.filter(team=team, missing=False)
+    return list(there.prefetch_related("formats").order_by("name", "pk"))
 
 
 def local(format: ModelFormat) -> LocalModel:
@@ -114,9 +116,9 @@ def choose(model: Model, adapter: Engine, form: int | None = None) -> tuple[Mode
     if model.refused or model.missing:
         return None, Verdict(False, model.refused or f"The files of {model.name} are gone.")
     verdicts = []
-    rows = model.formats.filter(pk=form) if form else model.formats.all()
+    rows = sorted((row for row in model.formats.all() if form in (None, row.pk)), key=attrgetter("pk"))
     for kind in adapter.kinds:
-        for row in rows.filter(kind=kind).order_by("pk"):
+        for row in (row for row in rows if row.kind == kind):
             verdict = adapter.supports(local(row))
             if verdict.ok:
                 return row, verdict

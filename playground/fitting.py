@@ -20,10 +20,16 @@ GIB = 1 << 30
 
 
 def offers(model: Model) -> list[Offer]:
-    """Every engine's answer, with its default options."""
-    node = roomiest()
-    meant = [adapter for adapter in engines.all() if adapter.is_elsewhere == model.is_elsewhere]
-    return [offer(model, adapter, {}, node) for adapter in meant]
+    """Every engine's answer, with its default options; put right by the last start with those."""
+    node, was_started = roomiest(), measured.any_of(model)
+    found = []
+    for adapter in engines.all():
+        if adapter.is_elsewhere == model.is_elsewhere:
+            row, verdict = catalogue.choose(model, adapter)
+            one = answer(catalogue.local(row) if row else None, verdict, adapter, {}, node)
+            form = row.pk if row else None
+            found.append(put_right(one, {}, version_of(adapter, node), form) if was_started else one)
+    return found
 
 
 def offer(

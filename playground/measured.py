@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from playground.engines.base import Estimate
-from playground.models import Configuration, Replica, Start
+from playground.models import Configuration, Model, Replica, Start
 from playground.reporter import Took
 
 # Starts that are looked through for one of the same arguments.
@@ -35,6 +35,11 @@ def record(pk: int, took: Took) -> None:
 def latest(configuration: Configuration) -> Start | None:
     """The last start of this very configuration."""
     return Start.objects.filter(configuration=configuration).select_related("node").order_by("-pk").first()
+
+
+def any_of(model: Model) -> bool:
+    """Whether any start of the model is known."""
+    return Start.objects.filter(configuration__format__model=model).exists()
 
 
 def like(

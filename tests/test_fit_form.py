@@ -229,6 +229,14 @@ def test_what_the_last_start_took_corrects_what_is_shown(page: Client, team: Tea
     assert "Measured" not in shown(page, model, engine="llama.cpp", **{"option.context": "8192"})
 
 
+def test_every_page_says_the_same_of_an_engine_that_was_measured(page: Client, team: Team) -> None:
+    model = added(team, of.QWEN_3_8B, "gguf", 5 * GIB)
+    started(configuration(model, "llama.cpp"), node(), Took(12.5, 11 * GIB, None, Reported()))
+    alone, among = page.get(f"/models/{model.pk}/").text, page.get("/models/").text
+    assert alone.count("needs 11.5 GiB") == 2, "beside the engine, and where its options are"
+    assert "needs 11.5 GiB" in among
+
+
 def test_a_cache_that_is_not_touched_yet_is_added_to_what_was_held() -> None:
     estimate = Estimate(weights=100, kv_cache=1000, overhead=50, grows=True, later=7)
     row = Start(ready_s=1, resident_bytes=180, weights_bytes=110)
