@@ -4,22 +4,40 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from playground.models import Membership, Team, User
 from tests.fakes import fake_engine as fake_engine
 from tests.home import HOME
 from tests.hub_stand_in import hub as hub
+from tests.real_engines import ROWS
 
 # The longest first, so that two processes that share the files (`-n 2`) end together.
 LONGEST = ["test_up", "test_faults", "test_whole_on_engines", "test_two_web_processes", "test_runner"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; a file's tests in one process, but for those that are grouped otherwise."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """The longest files first."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+class ByEngine(LoadScopeScheduling):
+    """A file's tests in one process, but those of an engine in one whichever files they are in.
+
+    pytest-xdist's own groups are no help: it writes them where pytest 9.2 does not look any more, and hands
+    every test out by itself.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, name = nodeid.partition("::")
+        case = name.partition("[")[2].removesuffix("]")
+        return case if case in ROWS else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
+    """The scheduler of `--dist loadgroup`."""
+    return ByEngine(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(scope="session")

@@ -53,10 +53,10 @@ class Row:
     light: bool = False
     """Also in `make test`."""
 
-    def marks(self, name: str) -> list[pytest.MarkDecorator]:
-        """Those that select its tests, and keep them in one process where there are several."""
+    def marks(self) -> list[pytest.MarkDecorator]:
+        """Those that select its tests."""
         heavy = [] if self.light else [pytest.mark.engines]
-        return [*heavy, pytest.mark.slow, pytest.mark.xdist_group(name)]
+        return [*heavy, pytest.mark.slow]
 
 
 ROWS = {
@@ -78,7 +78,7 @@ ROWS = {
 
 def each(argument: str, **more: Any) -> pytest.MarkDecorator:
     """Parametrises a test by the engines of ROWS."""
-    params = [pytest.param(name, marks=row.marks(name), id=name) for name, row in ROWS.items()]
+    params = [pytest.param(name, marks=row.marks(), id=name) for name, row in ROWS.items()]
     return pytest.mark.parametrize(argument, params, **more)
 
 

@@ -26,7 +26,7 @@ HARDWARE = {
 SCRIPTS = {name: PARSERS / f"parse_{name.replace('.', '')}.py" for name in ROWS}
 every = pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=row.marks(name)) for name, row in ROWS.items() if SCRIPTS[name].exists()],
+    [pytest.param(name, marks=row.marks()) for name, row in ROWS.items() if SCRIPTS[name].exists()],
 )
 
 # Options that no parser on a machine without a GPU knows: the README names them. They must be refused here,
