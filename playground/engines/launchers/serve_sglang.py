@@ -5,6 +5,7 @@ serve_sglang.py [arguments of `sglang serve`]
 - The key comes from SLIPWAY_ENGINE_KEY: not by an argument, which everybody on the machine sees, and not into
   the log, where SGLang writes all its settings. /metrics asks for it, too.
 - /metrics tells how many requests there are now: SGLang's own numbers are those of its last report.
+- Of a request for several choices nothing is left when it ends, and all of it ends with its client.
 - /tokenize answers for tokenizers that name no length, where SGLang's own answer cannot be written as JSON.
 - A CPU is told to be one before SGLang is imported.
 - Its sockets and other temporary files lie in the folder it is started in, where the path is short enough.
@@ -16,6 +17,7 @@ import itertools
 import os
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 KEY = os.environ.pop("SLIPWAY_ENGINE_KEY", "")
@@ -82,6 +84,31 @@ def hide_key(settings):
     kind.__repr__ = lambda self: plain(self).replace(KEY, "…") if KEY else plain(self)
 
 
+def keep_choices_together(manager, request):
+    """SGLang makes each of several choices a request of its own, whose name says nothing of where it is from.
+
+    It has then no way to abort them, and of what it noted for the first names it never removes all but one.
+    """
+    note, abort = manager._init_req_state, manager.abort_request
+
+    def noted(self, obj, *more):
+        note(self, obj, *more)
+        if getattr(obj, "parallel_sample_num", 1) > 1 and isinstance(obj.rid, list):
+            for rid in obj.rid[obj.batch_size :]:
+                self.rid_to_state.pop(rid, None)
+
+    def aborted(self, rid="", abort_all=False):
+        choices = [one for one in self.rid_to_state if rid and one.startswith(f"{rid}.")]
+        for one in choices or [rid]:
+            abort(self, one, abort_all)
+
+    def renamed(self):
+        self.rid = f"{self.rid}.{uuid.uuid4().hex}"
+        return self.rid
+
+    manager._init_req_state, manager.abort_request, request.regenerate_rid = noted, aborted, renamed
+
+
 def add_metrics(http_server):
     """SGLang's own, and the number of requests it holds, also of those whose client left."""
 
@@ -141,8 +168,11 @@ def main():
     settings.api_key = KEY or None
     hide_key(settings)
     from sglang.srt.entrypoints import http_server
+    from sglang.srt.managers.io_struct import GenerateReqInput
+    from sglang.srt.managers.tokenizer_manager import TokenizerManager
     from sglang.srt.utils import kill_process_tree
 
+    keep_choices_together(TokenizerManager, GenerateReqInput)
     add_metrics(http_server)
     try:
         http_server.launch_server(settings)
