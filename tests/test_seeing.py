@@ -78,8 +78,8 @@ def test_a_picture_goes_from_the_composer_to_the_engine(live: Served) -> None:
         assert browser.post(f"/playground/{chat.pk}/pictures/", files=file).status_code == 200
         key = str(Image.objects.get(conversation=chat).pk)
         browser.post(f"/playground/{chat.pk}/settings/", data={"max_tokens": "4"})
-        seen = live.send(browser, chat, "What is this?", image=key)
         alone = live.send(browser, chat, "What is this?")
+        seen = live.send(browser, chat, "What is this?", image=key)
         page = browser.get(f"/playground/{chat.pk}/").text
     assert (seen.state, alone.state) == ("complete", "complete"), (seen.error, alone.error)
     assert seen.usage["prompt_tokens"] - alone.usage["prompt_tokens"] == PATCHES
