@@ -258,6 +258,17 @@ E llama_model_load: error loading model: llama_model_loader: failed to load mode
         "driver",
         "ImportError: libcuda.so.1: cannot open shared object file",
     ),
+    (
+        "vllm",
+        ReasonCode.BAD_WEIGHTS,
+        "vision_tower.embeddings, which this vLLM's LlavaForConditionalGeneration does not",
+        "(Worker pid=7) ERROR 11-25 10:46:58 [multiproc_executor.py:953] ValueError: There is no module or "
+        "parameter named 'vision_tower.embeddings' in LlavaForConditionalGeneration. The available "
+        "parameters are: {}\n"
+        "(EngineCore pid=5) ERROR 11-25 10:47:02 [core.py:1510] Exception: WorkerProc initialization failed "
+        "due to an exception in a background process. See stack trace for root cause.\n"
+        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    ),
     ("vllm", ReasonCode.PORT_TAKEN, "port", "OSError: [Errno 98] Address already in use"),
     (
         "sglang",

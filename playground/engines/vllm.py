@@ -256,4 +256,10 @@ def _explain_rest(text: str) -> Reason | None:
         return reason
     if found := re.search(r"Model architectures \[([^\]]+)\] are not supported", text):
         return Reason(ReasonCode.BAD_WEIGHTS, f"vLLM does not serve the architecture {found[1]}.")
+    if found := re.search(r"There is no module or parameter named '([^']+)' in (\w+)", text):
+        return Reason(
+            ReasonCode.BAD_WEIGHTS,
+            f"The weights hold {found[1]}, which this vLLM's {found[2]} does not: saved by a version of "
+            "transformers that names them otherwise, or of another architecture than config.json says.",
+        )
     return None
