@@ -256,20 +256,22 @@ class Life:
     async def _load(self, engine: EngineProcess) -> None:
         """Return when it is ready: its own listener, and one real request answered."""
         loop = asyncio.get_running_loop()
-        until, trouble = loop.time() + self.spec.load_timeout_s, "it does not listen"
-        while loop.time() < until:
+        until, trouble = loop.time() + self.spec.load_timeout_s, ""
+        while (left := until - loop.time()) > 0:
             self._report_progress(engine)
             match engine.listener():
                 case Listener.STRANGER:
                     raise PortTaken
                 case Listener.OURS:
                     try:
-                        await self._warm_up(engine, until - loop.time())
+                        await self._warm_up(engine, left)
                         return
                     except (NotReady, aiohttp.ClientError, TimeoutError) as error:
-                        trouble = str(error) or "a request of one token is not answered"
+                        # That the end cut the last request short says nothing of the engine.
+                        unanswered = "a request of one token is not answered"
+                        trouble = str(error) or (unanswered if left > PROBE_S else trouble or unanswered)
             await asyncio.sleep(LOOK_S)
-        text = f"Not ready after {self.spec.load_timeout_s:.0f} s: {trouble}."
+        text = f"Not ready after {self.spec.load_timeout_s:.0f} s: {trouble or 'it does not listen'}."
         raise EngineFailed(Reason(ReasonCode.LOAD_TIMEOUT, text))
 
     async def _warm_up(self, engine: EngineProcess, timeout_s: float) -> None:

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.core.management.base import CommandError
+from django.core.management.commands.flush import Command as Flush
+from psycopg.errors import DeadlockDetected
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -49,6 +53,30 @@ def django_db_modify_db_settings_xdist_suffix() -> None:
 def home() -> Iterator[Path]:
     """The SLIPWAY_HOME of this run; subprocesses inherit it, and so the servers' addresses."""
     yield HOME
+
+
+@pytest.fixture(scope="session", autouse=True)
+def flushing_again() -> Iterator[None]:
+    """A flush locks every table, in an order of its own: it may meet a web process that reads several.
+
+    Each then waits for the other, until PostgreSQL ends the flush, which is made again. Nothing but these
+    tests locks tables.
+    """
+    flush = Flush.handle
+
+    def handle(command: Flush, **options: Any) -> None:
+        for _ in range(5):
+            try:
+                return flush(command, **options)
+            except CommandError as problem:
+                cause = problem.__cause__ and problem.__cause__.__cause__
+                if not isinstance(cause, DeadlockDetected):
+                    raise
+        return flush(command, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flush, "handle", handle)
+        yield
 
 
 @pytest.fixture

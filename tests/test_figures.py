@@ -23,7 +23,8 @@ class Small(EngineOptions):
 
 class Other(EngineOptions):
     max_model_len: int | None = option("Context", "Tokens.", "Context", "--max-model-len")
-    warm: bool | None = option("Warm up", "First run.", "Memory")
+    warm: bool | None = option("Warm", "First run.", "Memory")
+    stops: tuple[str, ...] | None = option("Stop words", "Words.", "Memory")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,8 @@ def test_only_what_was_set_is_given() -> None:
 
 
 def test_options_that_mean_the_same_are_carried_to_another_engine() -> None:
-    assert forms.carried(Small, Other, {"context": 512, "kind": "f16", "warm": True}) == {
+    given = {"context": 512, "kind": "f16", "warm": True, "stops": ("a",)}
+    assert forms.carried(Small, Other, given) == {
         "max_model_len": 512,
         "warm": True,
     }

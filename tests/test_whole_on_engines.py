@@ -300,7 +300,7 @@ def said(text: str) -> list[dict[str, str]]:
 def test_an_adapter_is_attached_while_it_runs_or_refused_in_words(live: Live) -> None:
     """Where it can, its name answers otherwise than the model, until it is detached."""
     place = made.peft(HOME / "models" / "runtime" / live.engine)
-    row = adapters.add(live.row.model, f"runtime/{live.engine}", f"rhyming-{live.engine}", None)
+    row = adapters.add(live.row.model, f"runtime/{live.engine}", f"rhyming-{live.row.pk}", None)
     try:
         if not attaching.can(live.row).ok:
             with pytest.raises(attaching.AttachRefused, match=r"attaches|started without"):
