@@ -299,6 +299,12 @@ E llama_model_load: error loading model: llama_model_loader: failed to load mode
     ),
     (
         "sglang",
+        ReasonCode.CRASHED,
+        "One of its processes failed",
+        "Subprocess scheduler_0 (pid=16533) crashed with exit code 1. Triggering SIGQUIT for cleanup...",
+    ),
+    (
+        "sglang",
         ReasonCode.OUT_OF_MEMORY,
         "share of GPU memory",
         "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static. Current value: 0.1",

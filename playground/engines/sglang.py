@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import aiohttp
+
 from . import sglang_memory
 from .base import (
     LAUNCHERS,
@@ -19,6 +21,7 @@ from .base import (
     Hardware,
     LocalAdapter,
     LocalModel,
+    NotReady,
     Quirks,
     Reason,
     ReasonCode,
@@ -197,10 +200,22 @@ class Sglang(Engine):
         variables = caches(home) | {
             "SGLANG_CACHE_DIR": str(cache / "sglang"),
             "FLASHINFER_WORKSPACE_BASE": str(cache / "flashinfer"),
+            # /health tells whether it is warm, without a request of its own each time.
+            "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "false",
         }
         if given.threads:
             variables["OMP_NUM_THREADS"] = str(given.threads)
         return variables | ({"SLIPWAY_ENGINE_KEY": key} if key else {})
+
+    async def probe(
+        self, session: aiohttp.ClientSession, base_url: str, key: str, served_name: str, task: str
+    ) -> None:
+        """It listens before it asks itself something to get warm, and is not ready until that is over."""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        async with session.get(base_url + "/health", headers=headers) as answer:
+            if answer.status != 200:
+                raise NotReady(f"/health answered {answer.status}")
+        await super().probe(session, base_url, key, served_name, task)
 
     def progress(self, line: str) -> str | None:
         if found := re.search(
@@ -283,8 +298,8 @@ def _explain_rest(text: str) -> Reason | None:
         return reason
     if found := re.search(r"Model architectures? \[?'?([\w', ]+?)'?\]? (?:are|is) not supported", text):
         return Reason(ReasonCode.BAD_WEIGHTS, f"SGLang does not serve the architecture {found[1]}.")
-    # It then kills itself as well, which would look as if somebody else had.
-    if "Received sigquit from a child process" in text:
+    # It then kills itself as well, which would look as if somebody else had. Whose kill -9 was, others know.
+    if re.search(r"Received sigquit from a child process|crashed with exit code (?!-9\b)", text):
         said = re.findall(r"^[\w.]*(?:Error|Exception)\b.*", text, re.MULTILINE)
         more = f": {said[-1][:300]}" if said else "; the log's last lines tell of it."
         return Reason(ReasonCode.CRASHED, f"One of its processes failed{more}")
