@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from playground import engine_process, processes
+from playground import engine_process, processes, runner
 from playground.engine_log import EngineLog
 from playground.engines import reasons
 from playground.engines.base import Hardware, LocalModel, Reason, ReasonCode
@@ -262,6 +262,24 @@ async def test_it_is_never_ready_when_only_health_says_so(home: Path) -> None:
         assert reason.code == ReasonCode.LOAD_TIMEOUT
         assert "500" in reason.text
         assert "ready" not in one.told.verbs
+
+
+async def test_a_probe_that_hangs_is_given_up_and_made_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, made = Fake.probe, []
+
+    async def hangs_once(*arguments: Any) -> None:
+        made.append(1)
+        if len(made) == 1:
+            await asyncio.Event().wait()
+        await probe(*arguments)
+
+    monkeypatch.setattr(Fake, "probe", hangs_once)
+    monkeypatch.setattr(runner, "PROBE_S", 1.0)
+    async with replica(home) as one:
+        await one.ready()
+        assert len(made) == 2
 
 
 @pytest.mark.parametrize(
@@ -635,7 +653,15 @@ def test_keys_are_hidden_in_the_log(tmp_path: Path) -> None:
 def test_a_sigkill_is_put_down_to_memory_unless_the_kernel_denies_it(
     memory_ran_out: bool | None, code: ReasonCode
 ) -> None:
-    assert reasons.explain(Fake(), ["last words"], -9, memory_ran_out).code == code
+    warning = "pinned memory pool will not be available: CUDA driver version is insufficient"
+    assert reasons.explain(Fake(), [warning], -9, memory_ran_out).code == code
+
+
+def test_a_module_that_is_missed_in_passing_is_no_reason() -> None:
+    line = "Ignore import error when loading models.midashenglm: No module named 'torchaudio'"
+    assert reasons.explain(Fake(), [line], 1, False).code == ReasonCode.CRASHED
+    line = "ModuleNotFoundError: No module named 'torchaudio'"
+    assert reasons.explain(Fake(), [line], 1, False).code == ReasonCode.UNKNOWN_OPTION
 
 
 def test_a_reason_quotes_the_log_without_its_prefix() -> None:

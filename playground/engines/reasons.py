@@ -53,7 +53,7 @@ RULES: list[tuple[ReasonCode, str, str]] = [
     ),
     (
         ReasonCode.UNKNOWN_OPTION,
-        r"No module named|command not found|No such file or directory: .*bin/python",
+        r"(Error|python[\d.]*): No module named|command not found|No such file or directory: .*bin/python",
         "The engine's environment is incomplete. Remove it and install it again.",
     ),
 ]
@@ -78,8 +78,10 @@ def explain(adapter: Engine, log: list[str], exit_code: int | None, memory_ran_o
 
 def _killed(exit_code: int | None, memory_ran_out: bool | None) -> Reason | None:
     """SIGKILL has no last words: the kernel's own count of such kills tells memory from a person."""
-    if exit_code not in KILLED or memory_ran_out is False:
+    if exit_code not in KILLED:
         return None
+    if memory_ran_out is False:
+        return _crash([], exit_code)
     text = (
         "The kernel killed it: the node ran out of memory. Take a smaller model or context, or more memory."
     )
