@@ -190,6 +190,15 @@ def test_a_client_that_hangs_up_on_a_stream_stops_the_engine(live: Live) -> None
 
 
 @every
+def test_several_choices_end_with_their_client(live: Live) -> None:
+    wanted = live.body(LONG, max_tokens=LENGTH, temperature=1, stream=True, n=2)
+    with live.stops_early():
+        with live.site.client().chat.completions.create(**wanted) as stream:
+            next(iter(stream))
+            live.works()
+
+
+@every
 def test_a_client_that_hangs_up_on_a_whole_answer_stops_the_engine(live: Live) -> None:
     wanted = live.body(LONG, max_tokens=LENGTH, temperature=1)
     body = httpx.Request("POST", live.site.url, json=wanted).content
@@ -251,6 +260,7 @@ def test_it_ignores_what_its_quirks_say_and_honours_the_rest(live: Live) -> None
     ignored, choices = live.adapter.quirks.ignored, answer.json()["choices"]
     assert len(choices) == (1 if "n" in ignored else 2)
     assert bool(choices[0].get("logprobs")) is not ("logprobs" in ignored)
+    until("nothing of it is left", lambda: live.running() == 0)
 
 
 @every
