@@ -25,8 +25,9 @@ from playground.models import (
     User,
 )
 from tests import fleet, rows
+from tests.real_engines import ROWS
 
-REAL = ["llama.cpp", "sglang", "transformers", "triton", "vllm"]
+REAL = list(ROWS)
 # The same words, another meaning by nature: each engine's own names for its ways.
 OWN_CHOICES = {"Guess tokens by", "Attention", "Quantisation", "Loading of weights", "Reasoning parser"}
 

@@ -194,13 +194,13 @@ def test_a_wrong_option_is_marked_and_nothing_typed_is_lost(
 ) -> None:
     page = open_page(user)
     page.goto(reverse("model", args=[full.model.pk]))
-    page.get_by_label("Name").fill("my name")
+    page.locator("#start").get_by_label("Name").fill("my name")
     field = page.locator("#id-option-context")
     field.fill("1")
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.locator("#id-option-context-error")).to_be_visible()
     expect(field).to_have_value("1")
-    expect(page.get_by_label("Name")).to_have_value("my name")
+    expect(page.locator("#start").get_by_label("Name")).to_have_value("my name")
 
 
 def test_the_chosen_rows_are_stopped_after_asking(

@@ -167,7 +167,9 @@ def test_a_double_click_a_reload_and_a_killed_engine_lose_nothing(
     answer = asked(page, "Embed", "four [[hang]]", "Texts, one a line")
     expect(answer).to_have_attribute("data-state", "streaming")
     engines[0].process.kill()
-    expect(ends(answer, "failed").locator(".note")).to_contain_text("cannot be reached")
+    # Its socket is closed a moment before its port is: what was asked is cut off, or asked again in vain.
+    words = re.compile("cannot be reached|closed the connection")
+    expect(ends(answer, "failed").locator(".note")).to_contain_text(words)
 
 
 def test_documents_are_ranked_by_a_query(context: BrowserContext, ready: Ready) -> None:
