@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
-from django.conf import settings
 
 from playground import catalogue, engines
 from playground.engines.base import LAUNCHERS, Hardware, LocalModel, ReasonCode
@@ -105,10 +104,15 @@ def test_a_node_without_it_or_with_an_old_one_says_so(tmp_path: Path, main: str,
 # The real one
 
 
+# No process ever has this number.
+LEFT = Path("/dev/shm/pytrtion4194305-left")
+
+
 @pytest.fixture(scope="module")
 def live(django_db_setup: None, django_db_blocker: Any, home: Path) -> Iterator[Running]:
     with django_db_blocker.unblock():
         _, form = real_engines.demo("safetensors")
+        LEFT.write_bytes(b"of a server that was killed")
         with running("triton", catalogue.local(form), OPTIONS) as engine:
             yield engine
 
@@ -180,6 +184,12 @@ async def test_more_than_its_queue_holds_is_refused(live: Running, session: aioh
 
 
 @real
+async def test_memory_of_a_killed_server_is_given_back_at_the_next_start_and_no_other(live: Running) -> None:
+    assert not LEFT.exists()
+    assert list(LEFT.parent.glob(f"pytrtion{live.process.pid}-*")), "it is named otherwise now"
+
+
+@real
 async def test_a_killed_launcher_s_group_leaves_no_server(live: Running) -> None:
     """Last: it ends it. Triton's server outlives its parent, unless its group is killed."""
     family = [
@@ -192,4 +202,3 @@ async def test_a_killed_launcher_s_group_leaves_no_server(live: Running) -> None
     live.process.wait()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
-    assert not list(Path("/dev/shm").glob("*triton*")), settings.HOME

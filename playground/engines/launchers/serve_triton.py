@@ -43,6 +43,7 @@ from transformers import (  # noqa: E402
 from triton_batching import OPEN, Batching  # noqa: E402
 from triton_face import Refused, Served, application  # noqa: E402
 
+SHARED_MEMORY = Path("/dev/shm")
 SOCKET_PATH = 107  # The longest path of a Unix socket.
 WATCH_S = 0.5
 
@@ -177,6 +178,15 @@ def workspace():
     here = Path("triton").absolute()
     shutil.rmtree(here, ignore_errors=True)
     return here if len(str(here)) < SOCKET_PATH - 60 else Path(tempfile.mkdtemp(prefix="slipway-triton-")) / "w"
+
+
+def forget_killed():
+    """Remove shared memory of launchers that were killed: its name begins with the number of their process."""
+    for left in SHARED_MEMORY.glob("pytrtion*-*"):
+        found = re.match(r"pytrtion(\d+)-", left.name)
+        if found and not Path("/proc", found[1]).exists():
+            with suppress(OSError):  # Another user's, or another start was first.
+                left.unlink()
 
 
 def server(given, token):
@@ -357,6 +367,7 @@ def main():
         torch.set_num_threads(given.threads)
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
+    forget_killed()
     code = asyncio.run(serve(given))
     # Threads of pytriton and transformers may still wait for what comes no more.
     sys.stdout.flush()
