@@ -39,7 +39,8 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("SLIPWAY_EXTRA_ENGINES", "fake=tests.fake_adapter:Fake,slow=tests.slow_engine:Slow")
     yield path
     for row in environments.installed():
-        shutil.rmtree(environments.path(row))
+        if row.engine == "slow":
+            shutil.rmtree(environments.path(row))
 
 
 @pytest.fixture
