@@ -106,12 +106,14 @@ def test_a_conversation_of_two_turns_is_streamed_and_measured(live: Live) -> Non
         live.said.append(row)
     first, second = (figures(row) for row in live.said)
     for told in (first, second):
-        assert told.ttft and told.e2e and told.tokens_per_s
+        assert told.ttft and told.e2e
+        # On a machine so busy that all of it was read at once, there is no speed, and that is said.
+        assert told.tokens_per_s or told.lagged
         assert told.tokens and 2 <= told.tokens <= 24
         assert not told.approximate_tokens
     assert first.prompt_tokens and second.prompt_tokens
     assert second.prompt_tokens > first.prompt_tokens + (first.tokens or 0), "the first turn is in the prompt"
-    print(f"{live.engine}: TTFT {second.ttft:.0f} ms, {second.tokens_per_s:.0f} tok/s")
+    print(f"{live.engine}: TTFT {second.ttft:.0f} ms, {second.tokens_per_s or 0:.0f} tok/s")
 
 
 @every
