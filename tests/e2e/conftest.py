@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from playground import teams
-from playground.models import User
+from playground.models import Conversation, User
 
 ROOT = Path(__file__).parent.parent.parent
 CHROMIUM = [
@@ -35,6 +36,13 @@ def server(home: Path, django_db_setup: None) -> Iterator[str]:
     """Address of a web process in this run's home."""
     with web(home) as address:
         yield address
+
+
+def brief(page: Page) -> None:
+    """Let answers of the conversation that the page shows end soon: small models may go on for ever."""
+    page.wait_for_url(re.compile(r"/playground/\d+/"))
+    asked = Conversation.objects.filter(pk=int(page.url.rstrip("/").split("/")[-1].split("?")[0]))
+    assert asked.update(parameters={"max_tokens": 24}) == 1
 
 
 @contextmanager

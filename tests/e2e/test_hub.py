@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from playground.models import Deployment, Job, Model, Team, User
 from tests import real_engines
 from tests.e2e.axe import violations
-from tests.e2e.conftest import web
+from tests.e2e.conftest import brief, web
 from tests.e2e.test_chat import signed_in
 from tests.fleet import Fleet, assert_sound, ready, until
 from tests.home import HOME
@@ -66,7 +66,7 @@ def found(page: Page, repo: str, typed: str) -> None:
     page.goto(reverse("models"))
     page.get_by_label("Search models here and on the Hub").press_sequentially(typed, delay=20)
     hit = page.locator("#hub tr", has=page.get_by_role("link", name=repo, exact=True))
-    expect(hit.locator(".verdict")).to_contain_text(re.compile(r"fits: (about )?[\d.]+ GiB of weights"))
+    expect(hit.locator(".verdict")).to_contain_text(re.compile(r"fits: (about )?[\d.]+ [GM]iB of weights"))
     assert violations(page) == []
     hit.get_by_role("link", name=repo, exact=True).click()
     expect(page.get_by_role("heading", name=repo)).to_be_visible()
@@ -97,6 +97,7 @@ def started(page: Page, engine: str, name: str, within_s: float = 120) -> None:
 
 
 def answered(page: Page, within_s: float = 60) -> None:
+    brief(page)
     page.get_by_role("textbox", name="Message").fill("What is the capital of France?")
     page.get_by_role("button", name="Send", exact=True).click()
     answer = page.locator(".answer").last

@@ -15,6 +15,7 @@ from playground import catalogue, deployments, landing
 from playground.models import Job, Membership, Model, Node, Team, Upload, User
 from tests import fleet, real_engines
 from tests.e2e.axe import violations
+from tests.e2e.conftest import brief
 from tests.fleet import Fleet
 from tests.home import HOME
 from tests.hub_repos import gguf, safetensors, tiny_files
@@ -134,6 +135,7 @@ def test_a_gguf_comes_in_pieces_through_a_reload_starts_and_answers(
         row = deployments.Deployment.objects.get(model__name="brought")
         fleet.ready(row, 90)
         page.get_by_role("link", name="Open in the playground").click()
+        brief(page)
         page.get_by_role("textbox", name="Message").fill("What is the capital of France?")
         page.get_by_role("button", name="Send").click()
         answer = page.locator(".answer").last

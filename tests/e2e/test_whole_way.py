@@ -113,7 +113,8 @@ def test_from_an_empty_home_to_a_production_call(up: Up, browser: Browser) -> No
     page.get_by_role("button", name="Send").click()
     answer = page.locator(".answer").last
     expect(answer).to_contain_text(re.compile(r"\w"), timeout=120_000)
-    expect(answer).to_have_attribute("data-state", "complete", timeout=120_000)
+    # A small model may go on to the end of its context: no length is set on the way of a newcomer.
+    expect(answer).to_have_attribute("data-state", "complete", timeout=300_000)
 
     # Stop one midway: the partial answer stays and is marked.
     page.get_by_role("textbox", name="Message").fill("Count from one to five hundred in words, one a line.")
