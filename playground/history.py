@@ -11,10 +11,9 @@ def messages(generation: Generation, *, sees: bool = True) -> list[dict[str, Any
 
     Pictures are named, see `pictures`; a model that does not see is told the text alone.
     """
-    conversation = generation.turn.conversation
-    said: list[dict[str, Any]] = (
-        [{"role": "system", "content": conversation.system_prompt}] if conversation.system_prompt else []
-    )
+    shared, own = generation.turn.conversation.system_prompt, generation.column.system_prompt
+    system = shared if own is None else own
+    said: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     for earlier in _before(generation):
         said.append({"role": "user", "content": _content(earlier.turn, sees)})
         said.append({"role": "assistant", "content": earlier.text})

@@ -57,6 +57,9 @@ KINDS = {
     Job.Kind.FETCH_ADAPTER: "playground.adapters:fetch",
     Job.Kind.ATTACH_ADAPTER: "playground.attaching:attach",
     Job.Kind.QUANTISE_MODEL: "playground.quantise:run",
+    Job.Kind.MEASURE_NOISE: "playground.noise:run",
+    Job.Kind.MEASURE_LOAD: "playground.load:run",
+    Job.Kind.RUN_PLAN: "playground.plans:run",
 }
 # What a job leaves on the disk whose runner died for good, taken away by a function of the job.
 LEFTOVERS = {Job.Kind.QUANTISE_MODEL: "playground.quantise:clear"}

@@ -122,7 +122,7 @@ def question(generation: Generation, replica: Replica) -> Question:
     """What to ask `replica`."""
     conversation, own = generation.turn.conversation, generation.column.parameters
     parameters = conversation.parameters if own is None else own
-    target, task = _target(generation.column, replica), conversation.task
+    target, task = target_of(generation.column, replica), conversation.task
     if task != "chat":
         turn, model = generation.turn, replica.deployment.model
         asked = widgets.asked(task, turn.text, turn.inputs)
@@ -133,7 +133,7 @@ def question(generation: Generation, replica: Replica) -> Question:
     return Question(target, {"messages": messages(generation, sees=False)}, parameters, unseen=True)
 
 
-def _target(column: Column, replica: Replica) -> Target:
+def target_of(column: Column, replica: Replica) -> Target:
     """How to reach it, and which adapter is to answer; EngineError where it does not have that one."""
     reached = engine_client.target(replica)
     if not column.adapter:

@@ -1,5 +1,6 @@
 """Rows of the playground, one file a noun. Nothing here changes state: verbs live in the noun's module."""
 
+from .comparisons import Measurement, Sample, Vote
 from .conversations import Column, Conversation, Generation, Image, Turn
 from .deployments import (
     Configuration,
@@ -26,12 +27,14 @@ __all__ = [
     "Image",
     "Job",
     "LoginLink",
+    "Measurement",
     "Membership",
     "Model",
     "ModelFormat",
     "Node",
     "Replica",
     "ReplicaEvent",
+    "Sample",
     "Secret",
     "Start",
     "Team",
@@ -39,4 +42,5 @@ __all__ = [
     "Turn",
     "Upload",
     "User",
+    "Vote",
 ]

@@ -8,12 +8,22 @@ from .teams import TeamOwned
 
 
 class Conversation(TeamOwned):
+    class Sharing(models.TextChoices):
+        EDIT = "edit", "the team may write"
+        VIEW = "view", "the team may read"
+
     # What is asked here, and so which widget it has: that of the model it was begun with.
     task = models.CharField(max_length=16, choices=Model.Task.choices, default=Model.Task.CHAT)
     title = models.CharField(max_length=200, default="New conversation")
     system_prompt = models.TextField(blank=True)
     # Only what was set: {"temperature": 0.7, "max_tokens": 200}. Absent means the engine's default.
     parameters = models.JSONField(default=dict)
+    # Who may write here beside its owner and the team's administrators.
+    sharing = models.CharField(max_length=8, choices=Sharing.choices, default=Sharing.EDIT)
+    together = models.BooleanField(
+        default=False, help_text="Every column goes on from one chosen answer, not each from its own."
+    )
+    blind = models.BooleanField(default=False, help_text="Who answers is hidden until one has voted.")
     updated_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:
@@ -28,6 +38,7 @@ class Column(models.Model):
         max_length=100, blank=True, help_text="Which adapter answers; empty: the deployment's model."
     )
     parameters = models.JSONField(null=True, help_text="Null: the conversation's.")
+    system_prompt = models.TextField(null=True, help_text="Null: the conversation's.")
 
     class Meta:
         ordering = ["position", "id"]
@@ -109,6 +120,8 @@ class Generation(models.Model):
     # Milliseconds on the sender's monotonic clock from the request's writing: {"ttft", "first_answer", "e2e",
     #   "queue", "chunks", "first_chunk_tokens", "lagged": bool}. Definitions: README, "Figures".
     timings = models.JSONField(default=dict)
+    # When its text came: [[milliseconds, characters so far], …], thinned out to some hundred points.
+    pace = models.JSONField(default=list)
     owner = models.CharField(max_length=40, blank=True, help_text="Boot id of the web process that runs it.")
     lease_expires_at = models.DateTimeField(null=True)
     stop_requested_at = models.DateTimeField(null=True)

@@ -17,6 +17,9 @@ class Job(TeamOwned):
         REMOVE_MODEL = "remove_model", "Remove model"
         FETCH_ADAPTER = "fetch_adapter", "Fetch adapter"
         ATTACH_ADAPTER = "attach_adapter", "Attach adapter"
+        MEASURE_NOISE = "measure_noise", "Measure noise floor"
+        MEASURE_LOAD = "measure_load", "Measure under load"
+        RUN_PLAN = "run_plan", "Run columns one after another"
 
     class State(models.TextChoices):
         QUEUED = "queued", "queued"
