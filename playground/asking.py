@@ -17,7 +17,7 @@ from playground.models import Column, Conversation, Generation, Replica
 
 @dataclass(frozen=True)
 class Taken:
-    """One answer, or why there is none. `sent_at`: seconds on the monotonic clock; the rest as a Generation's."""
+    """One answer, or why there is none: as a Generation. `sent_at`: seconds on the monotonic clock."""
 
     state: str
     sent_at: float

@@ -8,10 +8,17 @@ from typing import Any, Protocol
 class Answered(Protocol):
     """What is read of a Generation."""
 
-    timings: Any
-    usage: Any
-    text: str
-    reasoning: str
+    @property
+    def timings(self) -> Any: ...
+
+    @property
+    def usage(self) -> Any: ...
+
+    @property
+    def text(self) -> Any: ...
+
+    @property
+    def reasoning(self) -> Any: ...
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is found out about columns beside each other: measured runs with a sample a request, and people's votes."""
+"""What is found out about columns beside each other: measured runs, their samples, people's votes."""
 
 from django.conf import settings
 from django.db import models
@@ -56,7 +56,7 @@ class Sample(models.Model):
 
 
 class Vote(models.Model):
-    """Which answer a person found best without knowing whose it was. One a person and turn, the last counts."""
+    """Which answer a person found best without knowing whose it was. One a person and turn."""
 
     class Verdict(models.TextChoices):
         BEST = "best", "one is best"
