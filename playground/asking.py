@@ -94,8 +94,8 @@ async def ask(asked: Question, more: Mapping[str, Any] | None = None) -> Taken:
 
 
 def columns_of(conversation: Conversation) -> list[Column]:
-    """Its columns in order, each with its conversation and deployment at hand."""
-    rows = conversation.columns.select_related(
+    """Its open columns in order, each with its conversation and deployment at hand."""
+    rows = conversation.columns.filter(closed=False).select_related(
         "conversation", "deployment__model", "deployment__configuration__environment"
     )
     return list(rows)

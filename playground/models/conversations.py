@@ -39,6 +39,7 @@ class Column(models.Model):
     )
     parameters = models.JSONField(null=True, help_text="Null: the conversation's.")
     system_prompt = models.TextField(null=True, help_text="Null: the conversation's.")
+    closed = models.BooleanField(default=False, help_text="Not shown and not asked; its answers stay.")
 
     class Meta:
         ordering = ["position", "id"]
@@ -100,6 +101,13 @@ class Generation(models.Model):
         null=True,
         related_name="+",
         help_text="The answer whose history it continues.",
+    )
+    after = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="+",
+        help_text="The answer that has to end before this one is asked: timed alone.",
     )
     configuration = models.ForeignKey(Configuration, on_delete=models.SET_NULL, null=True, related_name="+")
     replica = models.ForeignKey(Replica, on_delete=models.SET_NULL, null=True, related_name="+")
