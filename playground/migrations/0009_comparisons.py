@@ -263,9 +263,18 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 (
+                    "team",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="playground.team",
+                    ),
+                ),
+                (
                     "turn",
                     models.ForeignKey(
-                        on_delete=django.db.models.deletion.CASCADE,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
                         related_name="votes",
                         to="playground.turn",
                     ),

@@ -6,7 +6,7 @@ from django.db import models
 from .conversations import Column, Conversation, Turn
 from .deployments import Configuration, Replica
 from .jobs import Job
-from .teams import TeamOwned
+from .teams import Team, TeamOwned
 
 
 class Measurement(TeamOwned):
@@ -63,13 +63,14 @@ class Vote(models.Model):
         TIE = "tie", "a tie"
         BAD = "bad", "all bad"
 
-    turn = models.ForeignKey(Turn, on_delete=models.CASCADE, related_name="votes")
+    team = models.ForeignKey(Team, on_delete=models.PROTECT, related_name="+")
+    turn = models.ForeignKey(Turn, on_delete=models.SET_NULL, null=True, related_name="votes")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
     verdict = models.CharField(max_length=8, choices=Verdict.choices)
     column = models.ForeignKey(Column, on_delete=models.SET_NULL, null=True, related_name="+")
     configuration = models.ForeignKey(Configuration, on_delete=models.SET_NULL, null=True, related_name="+")
-    # The answers that stood beside each other, in the order shown: [{"column", "generation",
-    #   "configuration": pk | null, "digest", "name"}].
+    # The answers that stood beside each other, in the order shown: [{"letter", "column", "generation",
+    #   "configuration": pk | null, "digest", "name", "adapter", "chosen": bool}].
     candidates = models.JSONField(default=list)
     prompt_digest = models.CharField(
         max_length=64, help_text="SHA-256 of what was asked: the same prompt counts once a person."
