@@ -24,14 +24,13 @@ from playground import (
     drafts,
     engines,
     environments,
-    fitting,
     jobs,
-    measured,
     nodes,
     nudges,
+    wants,
 )
 from playground import placement as places
-from playground.engines.base import Engine, EngineOptions, LocalModel, Reason, ReasonCode
+from playground.engines.base import Reason, ReasonCode
 from playground.models import (
     Adapter,
     Configuration,
@@ -179,11 +178,12 @@ def _advance(replica: Replica) -> None:
 
 def _choose(replica: Replica) -> None:
     """pending → preparing, on the best node; else the reason goes on the row."""
-    wants = [(_want(replica, node), _room(replica, node)) for node in _accepting()]
-    found = places.place([(want, room) for want, room in wants if want is not None])
+    row = replica.deployment
+    asked = [(wants.want(row, node), wants.room(row, node)) for node in wants.accepting()]
+    found = places.place([(want, room) for want, room in asked if want is not None])
     if isinstance(found, places.NoRoom):
         fresh = replica.created_at > timezone.now() - timedelta(seconds=NO_NODE_S)
-        deployments.wait_for_room(replica, found.reason, tell=bool(wants) or not fresh)
+        deployments.wait_for_room(replica, found.reason, tell=bool(asked) or not fresh)
         return
     node = Node.objects.get(pk=found.node)
     if deployments.choose(replica, node, f"placed {found.note}"):
@@ -280,8 +280,8 @@ def _assign(replica: Replica, parts: _Parts) -> None:
         return
     assert replica.node is not None
     node = Node.objects.select_for_update(no_key=True).get(pk=replica.node.pk)
-    want = _want(replica, node)
-    found = places.fit(want, _room(replica, node)) if want and node.accepting else None
+    want = wants.want(deployment, node)
+    found = places.fit(want, wants.room(deployment, node)) if want and node.accepting else None
     if found is None:
         deployments.unchoose(replica, f"{node.name} has no room any more")
         return
@@ -315,94 +315,3 @@ def _other_than(frozen: Configuration, parts: _Parts, named: list[dict[str, Any]
 def _nudge_due(replica: Replica) -> bool:
     again = timezone.now() - timedelta(seconds=nodes.NUDGE_AGAIN_S)
     return replica.nudged_at is None or replica.nudged_at < again
-
-
-# What placement is asked
-
-
-def _accepting() -> list[Node]:
-    """Nodes that accept replicas and have given a sign of life."""
-    fresh = Now() - timedelta(seconds=settings.LOST_AFTER_S)
-    return list(Node.objects.filter(accepting=True, heartbeat_at__gt=fresh).order_by("pk"))
-
-
-def _want(replica: Replica, node: Node) -> places.Want | None:
-    """What the replica would need on that node; None where the engine's build there does not do it."""
-    deployment, adapter = replica.deployment, engines.get(replica.deployment.engine)
-    build = environments.build_of(node, adapter)
-    wanted = deployment.wanted
-    options = adapter.Options.model_validate(wanted.get("options", {}))
-    if build not in adapter.versions or options.only(build):
-        return None
-    return places.Want(
-        build=build,
-        memory_bytes=_memory(deployment, adapter, options, node),
-        gpus=max(wanted.get("gpus") or 1, adapter.gpus(options)),
-        share=bool(wanted.get("share")),
-        cores=wanted.get("cores"),
-    )
-
-
-def _memory(deployment: Deployment, adapter: Engine, options: EngineOptions, node: Node) -> int:
-    """Bytes to reserve: by its last start, else as worked out; the known part where not all is known."""
-    model = _local_model(deployment)
-    if model is None:
-        return 0
-    offered = fitting.given(adapter, options, node, deployment.wanted.get("gpus"))
-    estimate = adapter.memory(model, options, offered)
-    start = measured.latest(deployment.configuration) if deployment.configuration else None
-    if start:
-        estimate = measured.corrected(estimate, start)
-    attached = 0 if start else sum(row.size_bytes or 0 for row in adapters.wanted(deployment))
-    known = estimate.takes if estimate.takes is not None else estimate.weights
-    return attached + (known or 0)
-
-
-def _local_model(deployment: Deployment) -> LocalModel | None:
-    """Its weights, with its draft's."""
-    if deployment.configuration:
-        model: LocalModel | None = catalogue.local(deployment.configuration.format)
-    else:
-        form = deployment.wanted.get("form")
-        model, _ = catalogue.candidate(deployment.model, engines.get(deployment.engine), form)
-    return model and drafts.beside(model, drafts.wanted(deployment))
-
-
-def _room(replica: Replica, node: Node) -> places.NodeRoom:
-    """What the node has, who holds what of it, and how much of what the replica needs lies there."""
-    found = node.inventory
-    held = Replica.objects.filter(node=node, state__in=Replica.HOLDING).select_related("deployment")
-    return places.NodeRoom(
-        pk=node.pk,
-        name=node.name,
-        cores=found.get("cores", 1),
-        memory_bytes=found.get("memory_bytes", 0),
-        available_bytes=found.get("memory_available_bytes", 0),
-        gpus=tuple(
-            places.GpuRoom(gpu["index"], gpu["name"], gpu["memory_bytes"]) for gpu in found.get("gpus", [])
-        ),
-        held=tuple(_held(other, replica.deployment.team_id) for other in held.order_by("pk")),
-        has=_has(replica.deployment, found),
-    )
-
-
-def _held(other: Replica, team: int) -> places.Held:
-    """What another replica holds; another team's is not named."""
-    resources = other.resources
-    return places.Held(
-        replica=other.pk,
-        name=other.deployment.name if other.deployment.team_id == team else "another team",
-        build=resources.get("build", "cpu"),
-        memory_bytes=resources.get("memory_bytes", 0),
-        slots=tuple(resources.get("slots", ())),
-        gpus=tuple(gpu["index"] for gpu in resources.get("gpus", ())),
-        settled=other.state not in (State.ASSIGNED, State.STARTING, State.LOADING),
-    )
-
-
-def _has(deployment: Deployment, inventory: dict[str, Any]) -> int:
-    """How many of its two parts, environment and weights, lie on a node."""
-    held_environments, held_formats = inventory.get("environments", []), inventory.get("formats", [])
-    engine = EngineEnvironment.objects.filter(engine=deployment.engine, digest__in=held_environments)
-    weights = deployment.model.formats.filter(digest__in=held_formats).exclude(digest="")
-    return int(engine.exists()) + int(weights.exists())

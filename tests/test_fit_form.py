@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from playground import advice, bars, engines, fitting, measured, reconcile, shapes
+from playground import advice, bars, engines, fitting, measured, reconcile, shapes, wants
 from playground.engines.base import Estimate, ReasonCode, Reported
 from playground.models import (
     Configuration,
@@ -294,7 +294,7 @@ def test_placement_reserves_every_gpu_and_the_whole_share(team: Team) -> None:
         engine="vllm",
         wanted={"options": {"tensor_parallel_size": 2, "max_model_len": 4096}},
     )
-    want = reconcile._want(Replica(deployment=row), here)
+    want = wants.want(row, here)
     assert want is not None
     assert (want.gpus, want.memory_bytes) == (2, int(160 * GIB * 0.92))
 
@@ -311,7 +311,7 @@ def test_placement_goes_by_what_the_last_start_took(team: Team) -> None:
         configuration=frozen,
         wanted={"options": frozen.options},
     )
-    before = reconcile._want(Replica(deployment=row), here)
+    before = wants.want(row, here)
     started(frozen, here, Took(3.0, 9 * GIB, None, Reported()))
-    after = reconcile._want(Replica(deployment=row), here)
+    after = wants.want(row, here)
     assert before and after and after.memory_bytes == 9 * GIB + (512 << 20) != before.memory_bytes
