@@ -15,6 +15,7 @@ from playground.engine_client import EngineError, Frame, Target
 from playground.engines.base import PATHS
 from playground.feeds import Feed
 from playground.lateness import Lateness
+from playground.pace import Pace
 
 FLUSH_S = 0.025
 FIRST_BYTE_S = 600.0
@@ -90,6 +91,7 @@ class Answer:
     chunks: int = 0
     result: dict[str, Any] = field(default_factory=dict)
     vectors: bytes | None = None
+    pace: Pace = field(default_factory=Pace)
     _content: list[str] = field(default_factory=list)
     _reasoning: list[str] = field(default_factory=list)
     _flushed_at: float = 0.0
@@ -170,6 +172,7 @@ class Answer:
             self._content.clear()
             self._reasoning.clear()
             self._flushed_at = time.monotonic()
+            self.pace.reach(self._since(self.last_at), len(self.feed.content) + len(self.feed.reasoning))
             self.on_flush(self.feed)
 
     def timings(self) -> dict[str, Any]:

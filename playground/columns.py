@@ -5,8 +5,8 @@ ready, failed.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from playground import adapters, engines, standing
@@ -36,6 +36,15 @@ class Heading:
     """The replica's own word for its state, where it says more: "unhealthy", "draining"."""
     steps: list[tuple[standing.Step, list[dict[str, Any]]]] = field(default_factory=list)
     quirks: Quirks = field(default_factory=Quirks)
+    at: int = 1
+    """Where it stands among the open columns, counted from one."""
+    differs: tuple[str, ...] = ()
+    """What of it is not so in every column, in words: "2 threads"."""
+
+    @property
+    def own(self) -> bool:
+        """Whether it has settings of its own."""
+        return self.column.parameters is not None or self.column.system_prompt is not None
 
     @property
     def sees(self) -> bool:
@@ -78,6 +87,33 @@ class Choice:
         suffix = {"ready": "", "loading": " (starting)", "stopped": " (stopped: starts on Send)"}
         name = f"{self.deployment.name}: {self.adapter}" if self.adapter else self.deployment.name
         return name + suffix.get(self.state, " (does not run)")
+
+
+def headings(shown: Sequence[Column]) -> list[Heading]:
+    """What stands over each of the open columns, with what sets it apart from the others."""
+    apart = _apart(shown)
+    return [
+        replace(heading(column), at=place, differs=apart.get(column.pk, ()))
+        for place, column in enumerate(shown, 1)
+    ]
+
+
+def _apart(shown: Sequence[Column]) -> dict[int, tuple[str, ...]]:
+    """Column → its options that are not the same in all columns. Engine and model stand there anyway."""
+    told = {column.pk: _options(column.deployment) for column in shown if column.deployment}
+    names = {name for options in told.values() for name in options}
+    mixed = sorted(name for name in names if len({options.get(name) for options in told.values()}) > 1)
+    return {
+        pk: tuple(f"{name} {options.get(name, 'default')}" for name in mixed) for pk, options in told.items()
+    }
+
+
+def _options(deployment: Deployment) -> dict[str, str]:
+    """The set options by their titles, and the form of the weights."""
+    configuration, fields = deployment.configuration, engines.get(deployment.engine).Options.model_fields
+    given = configuration.options if configuration else deployment.wanted.get("options") or {}
+    named = {str(fields[name].title if name in fields else name): str(value) for name, value in given.items()}
+    return named | ({"weights": configuration.format.dtype} if configuration else {})
 
 
 def heading(column: Column) -> Heading:

@@ -84,7 +84,7 @@ class Live(AsyncWebsocketConsumer):
         self.watches: dict[int, Watch] = {}
         self.conversation = 0
         self.due: set[int] = set()
-        self.beginning: list[tuple[int, str]] = []
+        self.beginning: list[Feed] = []
         self.topics: dict[str, None] = {}
         self.wake = asyncio.Event()
         self.writing: asyncio.Task[None] | None = None
@@ -162,7 +162,7 @@ class Live(AsyncWebsocketConsumer):
         if feed.generation not in self.watches and len(self.watches) < WATCHES:
             feed.followers.add(self)
             self.watches[feed.generation] = Watch(feed, dict.fromkeys(KINDS, 0))
-            self.beginning.append((feed.generation, feed.client))
+            self.beginning.append(feed)
             self.wake.set()
 
     async def _watch(self, pk: int, offsets: dict[str, int]) -> None:
@@ -207,8 +207,9 @@ class Live(AsyncWebsocketConsumer):
             await self.wake.wait()
             self.wake.clear()
             beginning, self.beginning = self.beginning, []
-            for pk, client in beginning:
-                await self._send({"type": "begin", "generation": pk, "client": client})
+            for feed in beginning:
+                begin = {"type": "begin", "generation": feed.generation, "client": feed.client}
+                await self._send(begin | {"column": feed.column})
             topics, self.topics = self.topics, {}
             for topic in topics:
                 await self._send({"type": "notice", "topic": topic})

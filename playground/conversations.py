@@ -31,8 +31,8 @@ def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation
         elif row.task != task:
             Conversation.objects.filter(pk=row.pk).update(task=task)
             row.task = task
-        answers = {"deployment": deployment, "adapter": ""}
-        Column.objects.update_or_create(conversation=row, position=0, defaults=answers)
+        row.columns.all().delete()  # It has no answers: what was set up in them is of no use to anybody.
+        Column.objects.create(conversation=row, position=0, deployment=deployment)
         tell(row)
     return row
 
@@ -60,13 +60,25 @@ def name_after(conversation: Conversation, text: str) -> bool:
 
 def configure(conversation: Conversation, system_prompt: str, parameters: dict[str, Any]) -> None:
     """From the next message on. `parameters` holds only what was set."""
+    require_prompt(system_prompt)
+    prompt = system_prompt.replace("\r\n", "\n")
+    Conversation.objects.filter(pk=conversation.pk).update(system_prompt=prompt, parameters=parameters)
+    conversation.system_prompt, conversation.parameters = prompt, parameters
+
+
+def require_prompt(system_prompt: str) -> None:
+    """Refuse one that is too long to be anybody's."""
     if len(system_prompt) > PROMPT:
         raise ConversationRefused(
             f"The system prompt has {len(system_prompt):,} characters; {PROMPT:,} is the most."
         )
-    prompt = system_prompt.replace("\r\n", "\n")
-    Conversation.objects.filter(pk=conversation.pk).update(system_prompt=prompt, parameters=parameters)
-    conversation.system_prompt, conversation.parameters = prompt, parameters
+
+
+def go_on_from(conversation: Conversation, *, one: bool) -> None:
+    """Whether messages go on from one chosen answer in every column, or from each column's own."""
+    if conversation.together != one:
+        Conversation.objects.filter(pk=conversation.pk).update(together=one)
+        conversation.together = one
 
 
 def choose(column: Column, deployment: Deployment, adapter: str = "") -> None:

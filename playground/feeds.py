@@ -31,6 +31,7 @@ class Feed:
     generation: int
     # What the page that sent the message called it: there it is shown before it has a row.
     client: str = ""
+    column: int = 0
     content: str = ""
     reasoning: str = ""
     state: str = ""
@@ -78,10 +79,10 @@ class Feeds:
         if not room:
             self.rooms.pop(conversation, None)
 
-    def own(self, generation: int, conversation: int, client: str = "") -> Feed:
+    def own(self, generation: int, conversation: int, client: str = "", column: int = 0) -> Feed:
         """Become the writer of an answer; who followed a copy of it here goes on with the original."""
         feed = self.known.setdefault(generation, Feed(generation))
-        feed.owned, feed.client = True, client
+        feed.owned, feed.client, feed.column = True, client, column
         for follower in self.rooms.get(conversation, ()):
             follower.begun(feed)
         return feed

@@ -40,6 +40,10 @@ class Figures:
     chunk_gap: float | None = None
     busy_s: float | None = None
     """Share of its replica's time: each second split equally among the answers in flight there."""
+    cost: float | None = None
+    """Dollars of that share, where its machine has a price."""
+    gpu_s: float | None = None
+    """That share times the GPUs it holds."""
     approximate_tokens: bool = False
     approximate_tpot: bool = False
     lagged: bool = False
@@ -78,6 +82,8 @@ def figures(generation: Answered) -> Figures:
         chunks=chunks,
         chunk_gap=spread / (chunks - 1) if spread is not None and chunks else None,
         busy_s=_number(timings, "busy_s"),
+        cost=_number(timings, "cost"),
+        gpu_s=_number(timings, "gpu_s"),
         approximate_tokens=approximate,
         approximate_tpot=tpot is not None and (approximate or tokens != chunks),
         lagged=bool(timings.get("lagged")),

@@ -7,7 +7,7 @@ A message makes a Turn and one pending Generation a column; the web process that
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,13 +41,13 @@ def send(
     client_id: str,
     user: User,
     parent: Turn | None = None,
-    previous: Generation | None = None,
+    previous: Sequence[Generation] = (),
     inputs: dict[str, Any] | None = None,
 ) -> Turn:
     """Ask every running column. The same `client_id` again is the same message: nothing is sent twice.
 
-    `parent` is the turn it follows (None: the first), `previous` the answer that its column continues,
-    `inputs` what goes with the text: see Turn.
+    `parent` is the turn it follows (None: the first), `previous` the answers to it that stand there: each
+    column goes on from its own, else from the first. `inputs` is what goes with the text: see Turn.
     """
     access.require(user, "chat", conversation.team)
     inputs = inputs or {}
@@ -69,7 +69,7 @@ def regenerate(turn: Turn, column: Column, user: User) -> Generation:
     if last is not None and last.state in Generation.LIVE:
         raise SendRefused("This answer is still being written. Stop it first.")
     with transaction.atomic():
-        previous = last.previous if last else _continued(column, turn.parent, None)
+        previous = last.previous if last else _continued(column, turn.parent, ())
         generation = _ask(turn, column, previous, _in_flight())
         _show(turn.conversation, turn)
     return generation
@@ -93,7 +93,7 @@ def _send(
     client_id: str,
     user: User,
     parent: Turn | None,
-    previous: Generation | None,
+    previous: Sequence[Generation],
     inputs: dict[str, Any],
 ) -> Turn:
     """The new turn with its answers; IntegrityError when the message was sent before."""
@@ -139,20 +139,18 @@ def _require_sight(columns: list[Column]) -> None:
         raise SendRefused(f"{name} does not read pictures. Take them away, or choose a model that does.")
 
 
-def _check_place(conversation: Conversation, parent: Turn | None, previous: Generation | None) -> None:
+def _check_place(conversation: Conversation, parent: Turn | None, previous: Sequence[Generation]) -> None:
     if parent is not None and parent.conversation_id != conversation.pk:
         raise SendRefused("The message before belongs to another conversation.")
-    if previous is None:
-        return
-    if parent is None or previous.turn_id != parent.pk:
+    if any(parent is None or one.turn_id != parent.pk for one in previous):
         raise SendRefused("The answer to continue does not belong to the message before.")
-    if previous.state in Generation.LIVE:
+    if any(one.state in Generation.LIVE for one in previous):
         raise SendRefused("The answer before is still being written. Wait for it, or stop it first.")
 
 
 def _running(conversation: Conversation) -> list[Column]:
     """Columns whose model runs or is about to; SendRefused when there is none."""
-    columns = list(conversation.columns.select_related("deployment"))
+    columns = list(conversation.columns.filter(closed=False).select_related("deployment"))
     running = [column for column in columns if column.deployment and _serves(column.deployment)]
     if running:
         return running
@@ -170,13 +168,36 @@ def _serves(deployment: Deployment) -> bool:
     return not deployment.problem or bool(deployments.ready_replicas(deployment))
 
 
-def _continued(column: Column, parent: Turn | None, previous: Generation | None) -> Generation | None:
-    """The answer whose history `column` continues: the chosen one, else its own newest to the turn before."""
-    if previous is not None and previous.column_id == column.pk:
-        return previous
-    if parent is None:
-        return None
-    return parent.generations.filter(column=column).order_by("-pk").first()
+def _continued(column: Column, parent: Turn | None, previous: Sequence[Generation]) -> Generation | None:
+    """The answer whose history `column` continues: its own of those that stand there, else its newest to the
+    turn before; where it has none, being new or all going on from one, the first that stands there.
+    """
+    own = next((one for one in previous if one.column_id == column.pk), None)
+    if own is not None or parent is None:
+        return own
+    if len(previous) == 1 and column.conversation.together:
+        return previous[0]
+    answered = parent.generations.order_by("-pk")
+    newest = answered.filter(column=column).first()
+    return newest or next(iter(previous), None) or answered.first()
+
+
+def time_alone(turn: Turn, user: User) -> list[Generation]:
+    """Another answer to the same turn in every running column, each asked once the one before has ended."""
+    access.require(user, "chat", turn.conversation.team)
+    if turn.generations.filter(state__in=Generation.LIVE).exists():
+        raise SendRefused("An answer here is still being written. Stop it first.")
+    made: list[Generation] = []
+    with transaction.atomic():
+        for column in _running(turn.conversation):
+            last = turn.generations.filter(column=column).order_by("-pk").first()
+            previous = last.previous if last else _continued(column, turn.parent, ())
+            if made:
+                made.append(leases.make(turn, column, previous, after=made[-1]))
+            else:
+                made.append(_ask(turn, column, previous, _in_flight()))
+        _show(turn.conversation, turn)
+    return made
 
 
 def _ask(turn: Turn, column: Column, previous: Generation | None, in_flight: Counter[int]) -> Generation:

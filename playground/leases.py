@@ -42,9 +42,11 @@ class Lost(Exception):
     """The answer is not ours any more."""
 
 
-def make(turn: Turn, column: Column, previous: Generation | None) -> Generation:
-    """A pending answer for whichever process claims it first."""
-    return Generation.objects.create(turn=turn, column=column, previous=previous)
+def make(
+    turn: Turn, column: Column, previous: Generation | None, after: Generation | None = None
+) -> Generation:
+    """A pending answer for whichever process claims it first, once `after` has ended."""
+    return Generation.objects.create(turn=turn, column=column, previous=previous, after=after)
 
 
 def make_ours(
@@ -81,7 +83,9 @@ def claim(pk: int) -> Generation | None:
 
 def unclaimed() -> list[int]:
     """Pending answers that nobody took for a second: the process that was to run them is gone."""
-    waiting = Generation.objects.filter(state=State.PENDING, owner="")
+    waiting = Generation.objects.filter(state=State.PENDING, owner="").exclude(
+        after__state__in=Generation.LIVE
+    )
     old = waiting.filter(created_at__lt=Now() - timedelta(seconds=ADOPT_S))
     return list(old.order_by("pk").values_list("pk", flat=True)[:50])
 
@@ -227,7 +231,9 @@ def ask_to_stop(pk: int) -> bool:
 def sweep() -> int:
     """Mark what its owner abandoned as interrupted; how many that were."""
     expired = Q(lease_expires_at__lt=Now())
-    forgotten = Q(owner="", created_at__lt=Now() - timedelta(seconds=UNCLAIMED_S))
+    long_ago = Now() - timedelta(seconds=UNCLAIMED_S)
+    due = Q(after=None, created_at__lt=long_ago) | Q(after__ended_at__lt=long_ago)
+    forgotten = Q(owner="") & due
     dead = Generation.objects.filter(expired | forgotten, state__in=Generation.LIVE)
     found = list(dead.values_list("pk", flat=True))
     if not found:

@@ -103,3 +103,10 @@ def fields(parameters: Mapping[str, Any], ignored: Collection[str]) -> list[Fiel
         Field(parameter, parameter.show(parameters.get(parameter.name)), parameter.name in ignored)
         for parameter in PARAMETERS
     ]
+
+
+def typed(form: Mapping[str, str], ignored: Collection[str]) -> list[Field]:
+    """The form's fields with what was typed in them, right or wrong."""
+    return [
+        Field(parameter, form.get(parameter.name, ""), parameter.name in ignored) for parameter in PARAMETERS
+    ]

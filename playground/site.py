@@ -9,6 +9,7 @@ from django.urls import URLPattern, path
 from playground.views import (
     adapters,
     attaching,
+    columns,
     conversations,
     deployments,
     external,
@@ -16,20 +17,23 @@ from playground.views import (
     home,
     hub,
     jobs,
+    load,
     models,
     nodes,
     own_code,
     quantise,
     search,
+    sharing,
     signin,
     uploads,
+    votes,
     widgets,
 )
 
 
-def page(route: str, view: Callable[..., Any], name: str) -> URLPattern:
-    """One address that needs a signed-in person."""
-    return path(route, login_required(view), name=name)
+def page(route: str, view: Callable[..., Any], name: str, **given: str) -> URLPattern:
+    """One address that needs a signed-in person. `given`: what the view is called with beside its keys."""
+    return path(route, login_required(view), given, name=name)
 
 
 urlpatterns: list[URLPattern] = [
@@ -102,10 +106,23 @@ urlpatterns: list[URLPattern] = [
     page("playground/pictures/<int:pk>/", widgets.image, "picture"),
     page("playground/pictures/<int:pk>/discard/", widgets.discard, "picture-discard"),
     page("playground/answers/<int:pk>/vectors/<int:place>/", widgets.vector, "vector"),
-    page("playground/columns/<int:pk>/", conversations.column, "column"),
-    page("playground/columns/<int:pk>/start/", conversations.start, "column-start"),
+    page("playground/<int:pk>/columns/", columns.add, "column-add"),
+    page("playground/columns/<int:pk>/", columns.column, "column"),
+    page("playground/columns/<int:pk>/start/", columns.start, "column-start"),
+    page("playground/columns/<int:pk>/settings/", columns.settings, "column-settings"),
+    page("playground/columns/<int:pk>/clone/", columns.act, "column-clone", verb="clone"),
+    page("playground/columns/<int:pk>/close/", columns.act, "column-close", verb="close"),
+    page("playground/columns/<int:pk>/left/", columns.act, "column-left", verb="left"),
+    page("playground/columns/<int:pk>/right/", columns.act, "column-right", verb="right"),
+    page("playground/messages/<int:pk>/alone/", conversations.alone, "turn-alone"),
     page("playground/messages/<int:pk>/", conversations.turn, "turn"),
     page("playground/messages/<int:pk>/edit/", conversations.edit, "turn-edit"),
+    page("playground/turns/<int:pk>/vote/", votes.turn, "turn-vote"),
+    page("playground/<int:pk>/blind/", votes.blind, "conversation-blind"),
+    page("playground/<int:pk>/share/", sharing.share, "conversation-share"),
+    page("playground/<int:pk>/export/", sharing.export, "conversation-export"),
+    page("playground/<int:pk>/fork/", sharing.fork, "conversation-fork"),
+    page("votes/", votes.page, "votes"),
     page("playground/answers/<int:pk>/", conversations.answer, "generation"),
     page("playground/answers/<int:pk>/again/", conversations.regenerate, "generation-regenerate"),
     page("playground/answers/<int:pk>/stop/", conversations.stop, "generation-stop"),

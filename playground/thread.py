@@ -7,6 +7,7 @@ queries whatever the length. Knows nothing about requests or pages, and changes 
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from django.db.models import Exists
@@ -68,8 +69,9 @@ class Shown:
         return self.turns[-1].turn if self.turns else None
 
     @property
-    def previous(self) -> Generation | None:
-        return self.turns[-1].lead if self.turns else None
+    def previous(self) -> list[Generation]:
+        """The answers that a message sent now goes on from, one a column."""
+        return [answer.generation for answer in self.turns[-1].answers] if self.turns else []
 
     @property
     def live(self) -> list[Generation]:
@@ -84,7 +86,7 @@ class Tree:
     def __init__(
         self, columns: Sequence[Column], turns: Iterable[Turn], answers: Iterable[Generation]
     ) -> None:
-        self.columns = columns
+        self.columns = sorted(columns, key=lambda column: column.closed)
         self.turns = {turn.pk: turn for turn in turns}
         self.answers: dict[tuple[int, int], list[Generation]] = defaultdict(list)
         self.of_turn: dict[int, list[Generation]] = defaultdict(list)
@@ -104,12 +106,11 @@ class Tree:
         return []
 
     def continued(self, turn: Turn) -> int | None:
-        """The answer that `turn` continues in its first column; the parent's first where none is kept."""
-        lead = self.lead(turn)
-        if turn.parent_id is None or (lead and lead[0].previous_id):
-            return lead[0].previous_id if lead else None
-        before = self.lead(self.turns[turn.parent_id])
-        return before[0].pk if before else None
+        """The answer of the parent's first column that `turn` goes on from, or stood beside what it does."""
+        if turn.parent_id is None:
+            return None
+        own, before = self.lead(turn), self.lead(self.turns[turn.parent_id])
+        return _beside(before, own[0].previous_id, own[0].pk) if own else _first(before)
 
     def _last_active(self) -> dict[Point, int]:
         """For each turn, and each answer of it, the newest generation in what continues it."""
@@ -128,7 +129,8 @@ class Tree:
         """The newest end of the conversation at or below `start`; of all of it for None."""
         point = start
         while True:
-            if point and point.answer is None and (lead := self.lead(self.turns[point.turn])):
+            lead = self.lead(self.turns[point.turn]) if point else []
+            if point and lead and point.answer not in {answer.pk for answer in lead}:
                 point = max((Point(point.turn, answer.pk) for answer in lead), key=lambda at: self.last[at])
             following = self.siblings.get((point.turn, point.answer) if point else (None, None), [])
             if not following:
@@ -147,19 +149,33 @@ class Tree:
     def show(self, start: Point | None) -> Shown:
         way = self.way(self.end(start))
         newest = max((answer.pk for answers in self.of_turn.values() for answer in answers), default=0)
-        return Shown(tuple(self._turn(point) for point in way), newest)
+        asked = start.answer if start else None
+        return Shown(tuple(self._turn(point, {point.answer, asked}) for point in way), newest)
 
-    def _turn(self, point: Point) -> ShownTurn:
+    def _turn(self, point: Point, wanted: AbstractSet[int | None]) -> ShownTurn:
         turn = self.turns[point.turn]
         siblings = self.siblings[turn.parent_id, self.continued(turn)]
         place = _place([Point(sibling.pk) for sibling in siblings], Point(turn.pk))
-        columns = [self.answers.get((turn.pk, column.pk), []) for column in self.columns]
-        return ShownTurn(turn, place, tuple(_answer(turn, found, point.answer) for found in columns if found))
+        columns = [self.answers.get((turn.pk, column.pk), []) for column in self.columns if not column.closed]
+        answers = [found for found in columns if found] or ([lead] if (lead := self.lead(turn)) else [])
+        return ShownTurn(turn, place, tuple(_answer(turn, found, wanted) for found in answers))
 
 
-def _answer(turn: Turn, answers: list[Generation], wanted: int | None) -> ShownAnswer:
+def _beside(answers: list[Generation], continued: int | None, asked: int) -> int | None:
+    """Of a column's `answers`: the one that is `continued`, else the newest of before `asked` was."""
+    if any(answer.pk == continued for answer in answers):
+        return continued
+    before = [answer.pk for answer in answers if answer.pk < asked]
+    return before[-1] if before and continued else _first(answers)
+
+
+def _first(answers: list[Generation]) -> int | None:
+    return answers[0].pk if answers else None
+
+
+def _answer(turn: Turn, answers: list[Generation], wanted: AbstractSet[int | None]) -> ShownAnswer:
     """The wanted one of a column's answers, else its newest."""
-    shown = next((answer for answer in answers if answer.pk == wanted), answers[-1])
+    shown = next((answer for answer in answers if answer.pk in wanted), answers[-1])
     points = [Point(turn.pk, answer.pk) for answer in answers]
     return ShownAnswer(shown, _place(points, Point(turn.pk, shown.pk)))
 
@@ -178,7 +194,13 @@ def show(conversation: Conversation, start: Point | None = None) -> Shown:
     answers = (
         Generation.objects.filter(turn__conversation=conversation)
         .defer("vectors")
-        .select_related("column__deployment", "configuration__environment", "configuration__model", "turn")
+        .select_related(
+            "column__deployment",
+            "configuration__environment",
+            "configuration__model",
+            "turn",
+            "replica__node",
+        )
     )
     tree = Tree(columns, turns, answers.order_by("id"))
     if start and (start.turn not in tree.turns or not _answers(tree, start)):
@@ -201,7 +223,7 @@ def alone(turn: Turn) -> Shown | None:
     answers = list(rows.order_by("column__position", "pk"))
     if not answers or len({answer.column_id for answer in answers}) < len(answers):
         return None
-    shown = tuple(_answer(turn, [answer], None) for answer in answers)
+    shown = tuple(_answer(turn, [answer], set()) for answer in answers)
     place = _place([Point(turn.pk)], Point(turn.pk))
     newest = max((answer.pk for answer in answers), default=0)
     return Shown((ShownTurn(turn, place, shown),), newest)

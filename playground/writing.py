@@ -13,7 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.db import Error as DatabaseTrouble
 
-from playground import deployments, events, leases
+from playground import deployments, events, leases, spending
 from playground.answers import Answer
 from playground.engine_client import EngineError, Target
 from playground.events import Heard, Notice, StopWanted
@@ -186,7 +186,7 @@ class Writer:
         if claimed is None:
             return
         turn = claimed.row.turn
-        feed = feeds.own(pk, turn.conversation_id, turn.client_id)
+        feed = feeds.own(pk, turn.conversation_id, turn.client_id, claimed.row.column_id)
         writing = Writing(claimed, Answer(feed, self.publisher.publish))
         self.writing[pk] = writing
         outcome = Outcome(State.INTERRUPTED, "interrupted", leases.INTERRUPTED)
@@ -293,6 +293,8 @@ class Writer:
         answer, timings = writing.answer, writing.answer.timings()
         if writing.queue_ms is not None:
             timings["queue"] = writing.queue_ms
+        if writing.replica:
+            timings |= spending.of(writing.replica, answer.busy_s)
         usage = answer.usage
         if writing.target and not writing.ending.is_set():
             usage = await answer.count(writing.target, partial=outcome.state != State.COMPLETE)
@@ -304,6 +306,7 @@ class Writer:
             "finish_reason": answer.finish_reason,
             "usage": usage,
             "timings": timings,
+            "pace": answer.pace.points,
             "error_code": outcome.code,
             "error": outcome.error,
         }

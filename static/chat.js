@@ -120,20 +120,28 @@ function prose(source) {
   return root;
 }
 
-/** A message on its way, and what comes of its answer before the server's own account of both replaces it. */
+/** A message on its way, and what comes of its answers before the server's own account of both replaces it. */
 class Preview {
   constructor(text, client) {
     this.client = client;
     this.turn = $("#preview").content.firstElementChild.cloneNode(true);
     $(".said-text", this.turn).textContent = text;
+    const pattern = $(".answer", this.turn);
+    const places = heads().filter(serves).map((head) => [Number(head.dataset.column), head.dataset.place]);
+    this.words = new Map(places.map(([column, place]) => [column, this.answer(pattern.cloneNode(true), place)]));
+    $(".answers", this.turn).replaceChildren(...[...this.words.values()].map((words) => words.article));
     $("#turns").append(this.turn);
-    this.words = new Words($(".answer", this.turn));
     following = true;
     follow();
   }
 
+  answer(article, place) {
+    article.dataset.place = place;
+    return new Words(article);
+  }
+
   end() {
-    this.words.leave();
+    for (const words of this.words.values()) words.leave();
     this.turn.remove();
   }
 }
@@ -146,9 +154,10 @@ function end_preview() {
 }
 
 /** The words of the answer to the message that is on its way are shown there. */
-function hear(client) {
+function hear(client, column) {
   const shown = preview;
-  return client === shown?.client ? (kind, text) => shown === preview && shown.words.append(kind, text) : null;
+  const words = client === shown?.client ? shown.words.get(column) : null;
+  return words ? (kind, text) => shown === preview && words.append(kind, text) : null;
 }
 
 const unsettled = new Map(); // article → state, while the server could not be asked
@@ -298,8 +307,13 @@ function refuse(text) {
   message.focus();
 }
 
-function head() {
-  return $(".column-head");
+function heads() {
+  return $$(".column-head");
+}
+
+/** Whether a message sent now is for this column. */
+function serves({ dataset }) {
+  return dataset.state === "ready" || dataset.state === "loading";
 }
 
 /** Whether the message can go now; else says why, and may hold it until it can. */
@@ -322,17 +336,17 @@ function may_send() {
   return may_reach();
 }
 
-/** Whether the column's model answers, or will once it has loaded. A stopped one is started first. */
+/** Whether a column's model answers, or will once it has loaded. Stopped ones are started first. */
 function may_reach() {
-  const { state, name, problem } = head().dataset;
-  if (state === "ready" || state === "loading") return true;
-  const start = $("[data-start]", head());
-  if (state === "none") refuse("Choose a model for this conversation first.");
-  else if (state === "failed" || !start) refuse(problem);
-  else {
-    hold(name);
-    start.click();
+  const stopped = heads().filter((head) => head.dataset.state === "stopped" && $("[data-start]", head));
+  if (stopped.length) {
+    hold(stopped.map((head) => head.dataset.name).join(" and "));
+    for (const head of stopped) $("[data-start]", head).click();
+    return false;
   }
+  if (heads().some(serves)) return true;
+  const problem = heads().map((head) => head.dataset.problem).find(Boolean);
+  refuse(problem ?? "Choose a model for this conversation first.");
   return false;
 }
 
@@ -351,12 +365,13 @@ function unhold() {
 
 /** A held message goes as soon as its model was started, and comes back with a reason when it was not. */
 function reconsider() {
-  if (!draft.held || sending) return;
-  const { state, problem } = head().dataset;
-  if (state === "ready" || state === "loading") composer.requestSubmit();
-  else if (state === "failed") {
+  if (!draft.held || sending || heads().some((head) => head.dataset.state === "stopped" && $("[data-start]", head))) return;
+  if (heads().some(serves)) composer.requestSubmit();
+  else {
+    const failed = heads().find((head) => head.dataset.state === "failed");
+    if (!failed) return;
     unhold();
-    refuse(problem);
+    refuse(failed.dataset.problem);
   }
 }
 
@@ -493,6 +508,50 @@ keys.addEventListener("click", () => {
 });
 show_shortcuts();
 
+// --- Columns ------------------------------------------------------------------------------------------------------
+
+const narrow = matchMedia("(max-width: 900px)");
+let focused = 0; // the place of the column that is shown alone; 0 for all
+
+/** Show one column alone; on a narrow screen there is always one. */
+function focus_on(place) {
+  const count = heads().length;
+  focused = count < 2 ? 0 : Math.min(place || (narrow.matches ? 1 : 0), count);
+  if (focused) chat.dataset.focus = focused;
+  else delete chat.dataset.focus;
+  for (const button of $$("[data-focus]", $("#column-heads"))) {
+    button.setAttribute("aria-pressed", String(Number(button.dataset.focus) === focused));
+  }
+  show_tabs();
+}
+
+/** A tab a column, for screens that have room for one. */
+function show_tabs() {
+  const tabs = heads().map((head) => {
+    const tab = document.createElement("button");
+    tab.type = "button";
+    tab.className = "column-tab";
+    tab.textContent = `${head.dataset.place} ${head.dataset.short || "no model"}`;
+    tab.setAttribute("aria-pressed", String(Number(head.dataset.place) === focused));
+    tab.addEventListener("click", () => focus_on(Number(head.dataset.place)));
+    return tab;
+  });
+  $("#column-tabs").replaceChildren(...(tabs.length > 1 ? tabs : []));
+}
+
+/** The headings changed: who answers, which there are. */
+function arrange() {
+  focus_on(focused);
+  reconsider();
+}
+
+narrow.addEventListener("change", () => focus_on(narrow.matches ? focused : 0));
+
+async function open_own(button) {
+  await htmx.ajax("GET", button.dataset.own, { target: "#own > .body", swap: "innerHTML settle:0" });
+  $("#own").showModal();
+}
+
 // --- Small acts ---------------------------------------------------------------------------------------------------
 
 document.addEventListener("click", (event) => {
@@ -502,6 +561,10 @@ document.addEventListener("click", (event) => {
   if (request) toggle_request(request);
   const copy = event.target.closest(".code-copy");
   if (copy) void copy_code(copy);
+  const focus = event.target.closest("button[data-focus]");
+  if (focus) focus_on(Number(focus.dataset.focus) === focused ? 0 : Number(focus.dataset.focus));
+  const own = event.target.closest("[data-own]");
+  if (own) void open_own(own);
   const opener = event.target.closest("[data-dialog]");
   if (opener) document.getElementById(opener.dataset.dialog).showModal();
   const closer = event.target.closest("dialog [data-close]");
@@ -537,7 +600,8 @@ document.addEventListener("htmx:before:settle", (event) => {
   for (const element of came) adopt(element);
   for (const element of came) prepare(element);
   if (came.some((element) => element.matches(".turn"))) follow();
-  if (came.some((element) => element.matches(".column-head"))) reconsider();
+  if (came.some((element) => element.matches(".column-head, .column-heads"))) arrange();
+  if (came.some((element) => element.matches(".column-heads"))) $("#own").close();
   if (came.some((element) => element.matches("#turns"))) unpin_if_asked(event.detail.task);
 });
 
@@ -570,6 +634,7 @@ function look() {
   if (sending || $("form.edit")) return;
   const asked = new URLSearchParams(location.search);
   asked.set("seen", seen());
+  asked.set("shape", $("#column-heads").dataset.shape);
   void htmx.ajax("GET", `${chat.dataset.turnsUrl}?${asked}`, { target: "#turns", swap: "outerHTML settle:0" });
 }
 
@@ -580,4 +645,4 @@ recall();
 fit();
 adopt(document.body);
 go_to_end();
-reconsider();
+arrange();

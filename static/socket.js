@@ -16,7 +16,7 @@ let opened = false;
 let ended = false; // signed out: nothing to come back to
 
 /** Have the answers of a conversation sent from their first word, before `watch` asks for them.
- * `begin(client)`, the message's id, returns a function that hears each piece (kind, text) that comes early, or nothing. */
+ * `begin(client, column)`, the message's id and who answers, returns a function that hears each piece (kind, text) that comes early, or nothing. */
 export function follow(conversation, begin) {
   followed = conversation;
   on_begin = begin;
@@ -127,9 +127,9 @@ function receive(message) {
 }
 
 /** An answer begins that the page cannot show yet: keep what comes. */
-function expect({ generation, client }) {
+function expect({ generation, client, column }) {
   if (watched.has(generation)) return;
-  watched.set(generation, { content: 0, reasoning: 0, asked: false, early: [], peek: on_begin?.(client) });
+  watched.set(generation, { content: 0, reasoning: 0, asked: false, early: [], peek: on_begin?.(client, column) });
   const early = [...watched].filter(([, seen]) => seen.early);
   if (early.length > EARLY) watched.delete(early[0][0]);
 }

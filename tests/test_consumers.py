@@ -285,7 +285,9 @@ def test_whoever_follows_a_conversation_gets_its_answers_unasked(
         pk = generation.send(chat, "[[tokens=20]]", "c0", user).generations.get().pk
         assert page.until_end() == "complete"
     assert page.text["content"] == words(20)
-    assert {"type": "begin", "generation": pk, "client": "c0"} in page.seen
+    begun = [message for message in page.seen if message["type"] == "begin"]
+        assert [(one["generation"], one["client"]) for one in begun] == [(pk, "c0")]
+        assert begun[0]["column"] == chat.columns.get().pk
 
 
 def test_a_stranger_follows_nothing(web: Web, user: User, stranger: User, chat: Conversation) -> None:

@@ -47,7 +47,7 @@ def chat(team: Team, deployment: Deployment, replica: Replica) -> Conversation:
 def ask(chat: Conversation, user: User, text: str, after: Generation | None = None) -> Generation:
     """Send after `after`'s answer and wait for the end."""
     parent = after.turn if after else None
-    turn = generation.send(chat, text, f"c{chat.turns.count()}", user, parent, after)
+    turn = generation.send(chat, text, f"c{chat.turns.count()}", user, parent, [after] if after else ())
     return chats.answer(turn.generations.get().pk)
 
 
@@ -266,10 +266,10 @@ def test_it_refuses_places_of_other_conversations(
     with pytest.raises(generation.SendRefused):
         generation.send(other, "Hi", "c", user, row.turn)
     with pytest.raises(generation.SendRefused):
-        generation.send(chat, "Hi", "d", user, None, row)
+        generation.send(chat, "Hi", "d", user, None, [row])
     live = Generation.objects.create(turn=row.turn, column=row.column, owner="x", state="streaming")
     with pytest.raises(generation.SendRefused, match="still being written"):
-        generation.send(chat, "Hi", "e", user, row.turn, live)
+        generation.send(chat, "Hi", "e", user, row.turn, [live])
     with pytest.raises(generation.SendRefused, match="still being written"):
         generation.regenerate(row.turn, row.column, user)
 

@@ -229,7 +229,7 @@ def test_the_engine_gets_the_bytes_and_the_request_kept_only_their_name(
     assert base64.b64decode(sent[1]["image_url"]["url"].removeprefix("data:image/png;base64,")) == png()
     Generation.objects.update(state="complete", text="a square")
     row.refresh_from_db()
-    generation.send(chat, "and now?", "c2", User.objects.get(), row.turn, row)
+    generation.send(chat, "and now?", "c2", User.objects.get(), row.turn, [row])
     later = messages(asked(chat, "c2"))
     assert later[0]["content"][1]["image_url"]["url"] == f"image:{key}", "what was said before goes along"
     model = Model.objects.get(name="seeing")

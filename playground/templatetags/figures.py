@@ -1,5 +1,6 @@
 """Template filters for figures: bytes, durations, rates, counts, times, names. Missing is "n/a"."""
 
+import math
 import shlex
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -60,6 +61,17 @@ def number(value: Number | None) -> str:
 def price(value: Decimal | None) -> str:
     """As it was typed: Decimal("2.4900") → "2.49"; unknown is empty."""
     return f"{value.normalize():f}" if value is not None else ""
+
+
+@register.filter
+def dollars(value: Number | None) -> str:
+    """0.000123 → "$0.000123": three digits of what an answer cost."""
+    if value is None or value == "":
+        return MISSING
+    if not value:
+        return "$0"
+    places = max(2, 2 - math.floor(math.log10(abs(value))))
+    return f"${value:,.{places}f}"
 
 
 @register.filter

@@ -19,16 +19,20 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from playground import (
     access,
+    asking,
+    charts,
     columns,
+    comparison,
     conversations,
-    deployments,
     endings,
     generation,
     pictures,
     results,
     sampling,
     snippets,
+    sums,
     thread,
+    together,
     widgets,
 )
 from playground.figures import figures
@@ -75,12 +79,12 @@ def new(request: Request) -> HttpResponse:
     team = team_of(request)
     access.require(request.user, "chat", team)
     wanted = (request.POST or request.GET).get("deployment", "")
-    deployment = _deployment(request, wanted) if wanted else _likeliest(request)
+    deployment = chosen_deployment(request, wanted) if wanted else _likeliest(request)
     row = conversations.begin(team, request.user, deployment)
     return redirect("conversation", row.pk)
 
 
-def _deployment(request: Request, pk: str) -> Deployment:
+def chosen_deployment(request: Request, pk: str) -> Deployment:
     if not pk.isdecimal() or len(pk) > 18:
         raise Http404("no such deployment")
     rows = Deployment.objects.exclude(desired=Deployment.Desired.DELETED)
@@ -111,9 +115,32 @@ def turns(request: Request, pk: int) -> HttpResponse:
     """The messages alone; 204 when the page, which names the newest answer it has `seen`, has them all."""
     conversation = access.fetch(request.user, Conversation.objects.all(), pk)
     shown = thread.show(conversation, _point(request.GET))
+    found = headings(conversation)
+    if request.GET.get("shape", _shape(found)) != _shape(found):
+        return anew(request, conversation, shown, found)
     if request.GET.get("seen") == str(shown.newest):
         return HttpResponse(status=204)
     return _turns(request, conversation, shown)
+
+
+def _shape(there: list[columns.Heading]) -> str:
+    """Which columns there are, in order, and which have settings of their own."""
+    return "-".join(f"{one.column.pk}{'o' if one.own else ''}" for one in there)
+
+
+def anew(
+    request: Request,
+    conversation: Conversation,
+    shown: thread.Shown | None = None,
+    found: list[columns.Heading] | None = None,
+) -> HttpResponse:
+    """The columns and every message anew."""
+    shown = shown or thread.show(conversation, _point(request.GET))
+    found = found or headings(conversation)
+    context = _said(conversation, shown) | heads(request, conversation)
+    response = render(request, f"{PAGE}#anew", context | {"headings": found, "shape": _shape(found)})
+    response["HX-Retarget"] = "#column-heads"
+    return response
 
 
 def _point(query: QueryDict) -> thread.Point | None:
@@ -127,17 +154,16 @@ def _point(query: QueryDict) -> thread.Point | None:
 def _conversation(request: Request, conversation: Conversation, point: thread.Point | None) -> dict[str, Any]:
     """What the page and most fragments need."""
     shown = thread.show(conversation, point)
-    headings = _headings(conversation)
+    found = headings(conversation)
     return {
         **_said(conversation, shown),
-        "headings": headings,
-        "choices": columns.choices(conversation.team, conversation.task),
+        "headings": found,
+        **heads(request, conversation),
         "words": widgets.WORDS[conversation.task],
         "query": shown.parent.inputs.get("query", "") if shown.parent else "",
-        **composer_images(request, conversation, headings),
-        "may_chat": access.can(request.user, "chat", conversation.team),
-        "may_start": access.can(request.user, "start", conversation.team),
+        **composer_images(request, conversation, found),
         "longest": generation.CHARACTERS,
+        "shape": _shape(found),
         "typed": request.GET.get("text", "")[:2000],
         **_settings(conversation, {}),
     }
@@ -154,22 +180,40 @@ def composer_images(
 
 def _said(conversation: Conversation, shown: thread.Shown) -> dict[str, Any]:
     known = pictures.of_turns(turn.turn for turn in shown.turns)
-    turns = [_turn(turn, known) for turn in shown.turns]
-    generates = conversation.task in widgets.GENERATES
-    return {"conversation": conversation, "shown": shown, "turns": turns, "generates": generates}
+    places = _places(conversation)
+    turns = [_turn(turn, known, places) for turn in shown.turns]
+    return {
+        "conversation": conversation,
+        "shown": shown,
+        "turns": turns,
+        "generates": conversation.task in widgets.GENERATES,
+        "several": len(places) > 1,
+        "sums": sums.of(shown, places),
+        "charts": charts.of(shown, places),
+    }
 
 
-def _turn(turn: thread.ShownTurn, known: dict[int, Image]) -> dict[str, Any]:
+def _places(conversation: Conversation) -> dict[int, int]:
+    """Column → where it stands, counted from one."""
+    there = conversation.columns.filter(closed=False).values_list("pk", flat=True)
+    return {pk: place for place, pk in enumerate(there, 1)}
+
+
+def _turn(turn: thread.ShownTurn, known: dict[int, Image], places: dict[int, int]) -> dict[str, Any]:
+    several = len(turn.answers) > 1
     return {
         "shown": turn,
         "turn": turn.turn,
         "images": [known[key] for key in turn.turn.inputs.get("images", []) if key in known],
-        "answers": [_answer(answer) for answer in turn.answers],
+        "answers": [_answer(answer, places) for answer in turn.answers],
+        "several": several,
+        "beside": together.timed([one.generation for one in turn.answers], places) if several else "",
     }
 
 
-def _answer(answer: thread.ShownAnswer) -> dict[str, Any]:
-    return {**_generation(answer.generation), "place": answer.place}
+def _answer(answer: thread.ShownAnswer, places: dict[int, int]) -> dict[str, Any]:
+    at = places.get(answer.generation.column_id)
+    return {**_generation(answer.generation), "place": answer.place, "at": at or 1, "gone": at is None}
 
 
 def _generation(row: Generation) -> dict[str, Any]:
@@ -185,16 +229,24 @@ def _generation(row: Generation) -> dict[str, Any]:
     }
 
 
-def _headings(conversation: Conversation) -> list[columns.Heading]:
-    rows = conversation.columns.select_related(
-        "deployment__model", "deployment__configuration__environment", "deployment__configuration__format"
-    )
-    return [columns.heading(column) for column in rows]
+def headings(conversation: Conversation) -> list[columns.Heading]:
+    return columns.headings(comparison.shown(conversation))
+
+
+def heads(request: Request, conversation: Conversation) -> dict[str, Any]:
+    """What all headings need beside what they say."""
+    return {
+        "conversation": conversation,
+        "choices": columns.choices(conversation.team, conversation.task),
+        "may_chat": access.can(request.user, "chat", conversation.team),
+        "may_start": access.can(request.user, "start", conversation.team),
+        "most": comparison.MOST,
+    }
 
 
 def _settings(conversation: Conversation, errors: dict[str, str]) -> dict[str, Any]:
     ignored: set[str] = set()
-    for heading in _headings(conversation):
+    for heading in headings(conversation):
         ignored |= heading.quirks.ignored | heading.quirks.refused
     fields = sampling.fields(conversation.parameters, ignored)
     return {
@@ -218,7 +270,7 @@ def _turns(request: Request, conversation: Conversation, shown: thread.Shown) ->
     return render(request, f"{PAGE}#replaced", context)
 
 
-def _refused(request: Request, where: str, why: str, status: int = HTTP_UNPROCESSABLE) -> HttpResponse:
+def refused(request: Request, where: str, why: str, status: int = HTTP_UNPROCESSABLE) -> HttpResponse:
     """A sentence for the element `where`; nothing else on the page changes."""
     response = render(request, f"{PAGE}#why", {"why": why}, status=status)
     response["HX-Retarget"] = where
@@ -246,7 +298,7 @@ def rename(request: Request, pk: int) -> HttpResponse:
     try:
         conversations.rename(conversation, request.POST.get("title", ""))
     except conversations.ConversationRefused as problem:
-        return _refused(request, "#rename-note", str(problem))
+        return refused(request, "#rename-note", str(problem))
     return render(request, f"{PAGE}#renamed", {"conversation": conversation, "may_chat": True})
 
 
@@ -256,7 +308,7 @@ def delete(request: Request, pk: int) -> HttpResponse:
     try:
         conversations.delete(writable(request, pk))
     except conversations.ConversationRefused as problem:
-        return _refused(request, "#composer-note", str(problem))
+        return refused(request, "#composer-note", str(problem))
     response = HttpResponse(status=204 if request.htmx else 302)
     response["HX-Redirect" if request.htmx else "Location"] = reverse("playground")
     return response
@@ -285,7 +337,7 @@ def code(request: Request, pk: int) -> HttpResponse:
     """The conversation's next request as curl, Python and JavaScript."""
     conversation = access.fetch(request.user, Conversation.objects.all(), pk)
     shown = thread.show(conversation, _point(request.GET))
-    column = conversation.columns.first()
+    column = _chosen(conversation, request.GET)
     deployment = f"deployment/{column.deployment_id}" if column and column.deployment_id else "deployment/ID"
     deployment += f":{column.adapter}" if column and column.adapter else ""
     found = snippets.snippets(
@@ -293,9 +345,16 @@ def code(request: Request, pk: int) -> HttpResponse:
         deployment,
         conversation.task,
         _asked(conversation, shown),
-        conversation.parameters,
+        asking.parameters_of(column) if column else conversation.parameters,
     )
     return render(request, f"{PAGE}#code", {"snippets": found, "conversation": conversation})
+
+
+def _chosen(conversation: Conversation, query: QueryDict) -> Column | None:
+    """The open column asked for by ?column=, else the first."""
+    there = comparison.shown(conversation)
+    asked = (one for one in there if str(one.pk) == query.get("column"))
+    return next(asked, there[0] if there else None)
 
 
 def _asked(conversation: Conversation, shown: thread.Shown) -> dict[str, Any]:
@@ -318,61 +377,6 @@ def _messages(conversation: Conversation, shown: thread.Shown) -> list[dict[str,
     return messages if shown.turns else [*messages, {"role": "user", "content": "Hello"}]
 
 
-# Columns
-
-
-def _column(request: Request, pk: int, *, write: bool = False) -> Column:
-    row = Column.objects.select_related("conversation").filter(pk=pk).first()
-    if row is None:
-        raise Http404("no such column")
-    row.conversation = (
-        writable(request, row.conversation_id)
-        if write
-        else access.fetch(request.user, Conversation.objects.all(), row.conversation_id)
-    )
-    return row
-
-
-@writes
-@never_cache
-@require_http_methods(["GET", "POST"])
-def column(request: Request, pk: int) -> HttpResponse:
-    """What stands over a column; POST chooses who answers in it."""
-    if request.method == "POST":
-        row = _column(request, pk, write=True)
-        try:
-            chosen, _, adapter = request.POST.get("deployment", "").partition(":")
-            conversations.choose(row, _deployment(request, chosen), adapter)
-        except conversations.ConversationRefused as problem:
-            return _refused(request, "#composer-note", str(problem))
-    return _heading(request, _column(request, pk))
-
-
-@writes
-@require_POST
-def start(request: Request, pk: int) -> HttpResponse:
-    """Start the stopped deployment of a column."""
-    row = _column(request, pk, write=True)
-    if row.deployment is None:
-        raise Http404("no deployment")
-    access.require(request.user, "start", row.conversation.team)
-    try:
-        deployments.start(row.deployment, request.user)
-    except deployments.DeploymentRefused as problem:
-        return _refused(request, "#composer-note", str(problem))
-    return _heading(request, row)
-
-
-def _heading(request: Request, row: Column) -> HttpResponse:
-    context = {
-        "heading": columns.heading(Column.objects.select_related("deployment__model").get(pk=row.pk)),
-        "choices": columns.choices(row.conversation.team, row.conversation.task),
-        "may_chat": access.can(request.user, "chat", row.conversation.team),
-        "may_start": access.can(request.user, "start", row.conversation.team),
-    }
-    return render(request, f"{PAGE}#heading", context)
-
-
 # Messages
 
 
@@ -385,6 +389,7 @@ def send(request: Request, pk: int) -> HttpResponse:
     conversation = access.fetch(request.user, rows, pk, write=True)
     called = conversation.title
     parent, previous = _continued(conversation, request.POST)
+    conversations.go_on_from(conversation, one=bool(request.POST.get("from")))
     try:
         turn = generation.send(
             conversation,
@@ -396,7 +401,7 @@ def send(request: Request, pk: int) -> HttpResponse:
             _inputs(request, conversation),
         )
     except generation.SendRefused as problem:
-        return _refused(request, "#composer-note", str(problem))
+        return refused(request, "#composer-note", str(problem))
     shown = thread.alone(turn) or thread.show(conversation, thread.Point(turn.pk))
     context = _said(conversation, shown) | {"may_chat": True, "named": conversation.title != called}
     context["added"] = [one for one in context["turns"] if one["turn"].pk == turn.pk]
@@ -415,15 +420,20 @@ def _query(request: Request) -> str:
     return request.POST.get("query", "").replace("\r\n", "\n").replace("\x00", "")
 
 
-def _continued(conversation: Conversation, form: QueryDict) -> tuple[Turn | None, Generation | None]:
-    """The turn and the answer a message continues, of this conversation only."""
-    parent, previous = (form.get(name, "") for name in ("parent", "previous"))
-    turn = conversation.turns.filter(pk=parent).first() if parent.isdecimal() and len(parent) <= 18 else None
+def _continued(conversation: Conversation, form: QueryDict) -> tuple[Turn | None, list[Generation]]:
+    """The turn and the answers a message continues, of this conversation only, by the columns' order."""
+    turns = conversation.turns.filter(pk__in=_keys(form.getlist("parent"))).exclude(pk=None)
+    turn = turns.first()
     if turn is None:
-        return None, None
-    if not previous.isdecimal() or len(previous) > 18:
-        return turn, turn.generations.order_by("-pk").first()
-    return turn, turn.generations.filter(pk=previous).first()
+        return None, []
+    answers = turn.generations.order_by("column__closed", "column__position", "pk")
+    given = list(answers.filter(pk__in=_keys(form.getlist("previous"))))
+    return turn, [one for one in given if str(one.column_id) == form.get("from")] or given
+
+
+def _keys(given: list[str]) -> list[int]:
+    """Those of the given texts that may be a row's key."""
+    return [int(one) for one in given[:64] if one.isdecimal() and len(one) <= 18]
 
 
 def _own_turn(request: Request, pk: int, *, write: bool = False) -> Turn:
@@ -458,7 +468,7 @@ def edit(request: Request, pk: int) -> HttpResponse:
     row = _own_turn(request, pk, write=True)
     if request.method == "GET":
         return render(request, f"{PAGE}#edit", {"turn": row})
-    first = row.generations.order_by("column__position", "pk").first()
+    continued = Generation.objects.filter(pk__in=row.generations.values("previous"))
     try:
         sibling = generation.send(
             row.conversation,
@@ -466,11 +476,11 @@ def edit(request: Request, pk: int) -> HttpResponse:
             request.POST.get("client_id", ""),
             request.user,
             row.parent,
-            first.previous if first else None,
+            list(continued.order_by("column__closed", "column__position", "pk")),
             row.inputs | ({"query": _query(request)} if row.conversation.task == Model.Task.RERANK else {}),
         )
     except generation.SendRefused as problem:
-        return _refused(request, f"#edit-note-{row.pk}", str(problem))
+        return refused(request, f"#edit-note-{row.pk}", str(problem))
     return _turns(request, row.conversation, thread.show(row.conversation, thread.Point(sibling.pk)))
 
 
@@ -495,19 +505,21 @@ def _own_generation(request: Request, pk: int, *, write: bool = False) -> Genera
 def answer(request: Request, pk: int) -> HttpResponse:
     """One answer as it stands."""
     row = _own_generation(request, pk)
-    shown = thread.show(row.turn.conversation, thread.Point(row.turn_id, row.pk))
-    every = (one for turn in shown.turns for one in turn.answers)
-    found = next((one for one in every if one.generation.pk == row.pk), None)
+    conversation = row.turn.conversation
+    shown = thread.show(conversation, thread.Point(row.turn_id, row.pk))
+    context = _said(conversation, shown) | heads(request, conversation)
+    turns = (one for one in context["turns"] if one["turn"].pk == row.turn_id)
+    one = next(turns, None)
+    found = (
+        next((answer for answer in one["answers"] if answer["generation"].pk == row.pk), None)
+        if one
+        else None
+    )
     if found is None:
         raise Http404("no such answer")
-    context = {
-        "answer": _answer(found),
-        "conversation": row.turn.conversation,
-        "generates": row.turn.conversation.task in widgets.GENERATES,
-        "may_chat": access.can(request.user, "chat", row.turn.conversation.team),
-        "conversation_pk": row.turn.conversation_id,
-    }
-    return render(request, f"{PAGE}#answer", context)
+    context |= {"answer": found, "one": one, "several": context["several"] and one["several"]}
+    context["conversation_pk"] = conversation.pk
+    return render(request, f"{PAGE}#settled", context)
 
 
 @writes
@@ -518,9 +530,21 @@ def regenerate(request: Request, pk: int) -> HttpResponse:
     try:
         fresh = generation.regenerate(row.turn, row.column, request.user)
     except generation.SendRefused as problem:
-        return _refused(request, "#composer-note", str(problem))
+        return refused(request, "#composer-note", str(problem))
     conversation = row.turn.conversation
     return _turns(request, conversation, thread.show(conversation, thread.Point(row.turn_id, fresh.pk)))
+
+
+@writes
+@require_POST
+def alone(request: Request, pk: int) -> HttpResponse:
+    """Another answer in every column to the same message, one column after the other."""
+    row = _own_turn(request, pk, write=True)
+    try:
+        generation.time_alone(row, request.user)
+    except generation.SendRefused as problem:
+        return refused(request, "#composer-note", str(problem))
+    return _turns(request, row.conversation, thread.show(row.conversation, thread.Point(row.pk)))
 
 
 @writes
