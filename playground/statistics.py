@@ -95,7 +95,7 @@ def _fraction(a: float, b: float, x: float) -> float:
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences of logarithms, one a pair: their mean, its standard error, and how likely it is by noise."""
+    """Differences of logarithms, one a pair: their mean, its standard error, and its chance by noise."""
 
     n: int
     mean: float

@@ -1,0 +1,157 @@
+"""A noise run's result in words and as intervals to draw. Pure: reads what `noise_report` made."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from playground.statistics import PAIRS
+from playground.subjects import letter
+
+NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
+STARTS = 3
+WIDTH = 100.0
+LEAST = math.log(1.02)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval on a scale that a page shares: places from 0 to WIDTH, no difference in the middle."""
+
+    low: float
+    middle: float
+    high: float
+    floor_low: float
+    floor_width: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One metric of one pair. `kind`: "same", "differs", "void", "none"."""
+
+    metric: str
+    kind: str
+    words: str
+    bar: Bar | None = None
+    raw: Sequence[Sequence[float]] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pair, its verdicts by the order of METRICS."""
+
+    a: str
+    b: str
+    verdicts: Sequence[Verdict]
+
+
+def rows(result: Mapping[str, Any]) -> tuple[list[Row], list[Row]]:
+    """Each column against itself, then each against each."""
+    limit = _limit(result["speed"])
+    by_pair: dict[tuple[int, int], list[Verdict]] = {}
+    for test in result["speed"]:
+        by_pair.setdefault((test["a"], test["b"]), []).append(verdict(test, limit))
+    found = [(a, b, Row(letter(a), letter(b), verdicts)) for (a, b), verdicts in by_pair.items()]
+    return [row for a, b, row in found if a == b], [row for a, b, row in found if a != b]
+
+
+def verdict(test: Mapping[str, Any], limit: float) -> Verdict:
+    """What may be said of it."""
+    name = NAMES[test["metric"]]
+    if "ratio" not in test:
+        return Verdict(name, "none", _too_few(test["n"]), raw=test["raw"])
+    kind = "void" if test["void"] else "differs" if test["found"] else "same"
+    return Verdict(name, kind, _words(test, kind), _bar(test, limit))
+
+
+def _too_few(pairs: int) -> str:
+    if pairs == 0:
+        return "n/a: no pair of answers has it"
+    return f"n/a: {pairs} pair{'' if pairs == 1 else 's'}, at least {PAIRS} are needed; raw values"
+
+
+def _words(test: Mapping[str, Any], kind: str) -> str:
+    a, b = letter(test["a"]), letter(test["b"])
+    own = test["a"] == test["b"]
+    if kind == "same":
+        same = "the same as itself" if own else "the same within the noise"
+        return f"{same}: a difference under {percent(test['findable'])} could not have been found"
+    if kind == "void":
+        return "no verdict: one of the two differs from itself, so something else changed during the run"
+    low, high, ratio = test["low"], test["high"], test["ratio"]
+    slow = "its second answers are" if own else f"{b} is"
+    if ratio < 1:
+        slow = "its first answers are" if own else f"{a} is"
+        low, high, ratio = 1 / high, 1 / low, 1 / ratio
+    words = f"{slow} {percent(ratio)} slower ({percent(low)} to {percent(high)})"
+    return f"differs from itself: {words}" if own else words
+
+
+def percent(ratio: float) -> str:
+    """1.083 → "8 %", 1.0042 → "0.4 %", 4.1 → "310 %"."""
+    share = 100 * (ratio - 1)
+    return f"{share:.0f} %" if share >= 2.95 else f"{share:.1f} %"
+
+
+def _limit(tests: Sequence[Mapping[str, Any]]) -> float:
+    """How far the scale reaches to either side, as a logarithm."""
+    ends = [
+        abs(math.log(test[name])) for test in tests if "ratio" in test for name in ("low", "high", "findable")
+    ]
+    return max([LEAST, *ends]) * 1.05
+
+
+def _bar(test: Mapping[str, Any], limit: float) -> Bar:
+    def at(ratio: float) -> float:
+        return round(WIDTH / 2 * (1 + math.log(ratio) / limit), 2)
+
+    low, middle, high, floor = (at(test[name]) for name in ("low", "ratio", "high", "findable"))
+    return Bar(low, middle, high, round(WIDTH - floor, 2), round(2 * floor - WIDTH, 2))
+
+
+def texts(result: Mapping[str, Any]) -> list[dict[str, str]] | None:
+    """For each two columns how often their texts differ; None where prompts were not identical."""
+    if result["text"] is None:
+        return None
+    return [_text(test, result["unit"]) for test in result["text"]]
+
+
+def _text(test: Mapping[str, Any], unit: str) -> dict[str, str]:
+    a, b, n = letter(test["a"]), letter(test["b"]), test["n"]
+    of = f"of {n} {unit}{'' if n == 1 else 's'}"
+    said = {
+        None: f"n/a: {n} pairs, at least {PAIRS} are needed; only the counts show",
+        True: "their texts differ more than either differs from itself",
+        False: "no more than they differ from themselves",
+    }
+    return {
+        "a": a,
+        "b": b,
+        "differ": f"{test['differ']} {of}",
+        "self_a": f"{test['self_a']} {of}",
+        "self_b": f"{test['self_b']} {of}",
+        "words": said[test["found"]]
+        if test["differ"] or test["found"] is None
+        else "identical text is identical",
+        "kind": "differs" if test["found"] else "same",
+    }
+
+
+def columns(settings: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each column's letter and name with what came of it."""
+    found = result.get("columns") or [{} for _ in settings["columns"]]
+    return [
+        {**column, **summary, "letter": letter(place)}
+        for place, (column, summary) in enumerate(zip(settings["columns"], found, strict=True))
+    ]
+
+
+def few_starts(result: Mapping[str, Any]) -> bool:
+    """Whether what is found is of these starts alone, and not of an engine."""
+    return any(column["starts"] < STARTS for column in result["columns"])
+
+
+def unequal_lengths(result: Mapping[str, Any]) -> bool:
+    """Whether answers of the columns are not equally long, so that E2E compares different work."""
+    tokens = [column["tokens"] for column in result["columns"] if column["tokens"] is not None]
+    return bool(tokens) and max(tokens) > 1.02 * min(tokens)
