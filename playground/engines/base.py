@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field
 
+from .pieces import Token
+
 LAUNCHERS = Path(__file__).parent / "launchers"
 
 ALLOWED: frozenset[tuple[str, str]] = frozenset(
@@ -366,6 +368,11 @@ class Needs:
     values: tuple[Any, ...] = ()
 
 
+def chosen(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Those of `names` that a generation_config.json sets."""
+    return {name: config[name] for name in names if config.get(name) is not None}
+
+
 def unmet(options: Mapping[str, Any], needs: Sequence[Needs]) -> dict[str, str]:
     """A sentence for each option of those set whose need is not met; one that is off needs nothing."""
     found = {}
@@ -556,6 +563,25 @@ class Engine(ABC):
         answer = await ask("POST", "/tokenize", body)
         tokens = answer.get("tokens")
         return len(tokens) if isinstance(tokens, list) else None
+
+    async def pieces(self, ask: Ask, served_name: str, text: str) -> list[Token] | None:
+        """The tokens it makes of `text`, each with its bytes; None where it does not tell them."""
+        return None
+
+    def tells_logprobs(self, options: Mapping[str, Any]) -> Verdict:
+        """Whether, started with these options, it tells log-probabilities as the model gave them."""
+        if "logprobs" in self.quirks.ignored:
+            return Verdict(False, f"{self.title} gives no log-probabilities.")
+        return Verdict(True)
+
+    def model_defaults(
+        self, config: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
+        """What of a model's generation_config.json it samples by where a request does not say.
+
+        By OpenAI names; None: it does not read that file.
+        """
+        return None
 
     async def probe(
         self, session: aiohttp.ClientSession, base_url: str, key: str, served_name: str, task: str

@@ -31,6 +31,7 @@ from .base import (
 )
 from .estimates import GIB, context_that_fits
 from .llamacpp_options import CACHE_RAM_MIB, EXTRA, LlamaCppOptions, objections
+from .pieces import Token
 
 
 class LlamaCpp(Engine):
@@ -93,6 +94,14 @@ class LlamaCpp(Engine):
         numbers = {name: params[name] for name in SAMPLING if isinstance(params.get(name), int | float)}
         sampling = {name: round(number, 6) for name, number in numbers.items()}
         return Rendered(prompt, tuple(tokens["tokens"]), sampling)
+
+    async def pieces(self, ask: Ask, served_name: str, text: str) -> list[Token] | None:
+        """A piece that is no whole text comes as its bytes."""
+        found = await ask("POST", "/tokenize", {"content": text, "with_pieces": True})
+        return [
+            (one["id"], bytes(one["piece"]) if isinstance(one["piece"], list) else one["piece"].encode())
+            for one in found["tokens"]
+        ]
 
     def requirements(self, build: str, version: str) -> Requirements:
         return Requirements(python=("3.13", "3.12", "3.11", "3.10"), packages=(f"xllamacpp=={version}",))

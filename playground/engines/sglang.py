@@ -30,7 +30,9 @@ from .base import (
     Requirements,
     Taken,
     Verdict,
+    chosen,
 )
+from .pieces import Token, spelled
 from .sglang_extra import FLAGS
 from .sglang_options import DRAFT_STEPS, DRAFT_TOKENS, DRAFT_TOPK, RANK, SglangOptions
 from .torch_words import caches, failure, out_of_memory
@@ -117,6 +119,21 @@ class Sglang(Engine):
             {"model": body["model"], "tokens": list(ids), "skip_special_tokens": False},
         )
         return Rendered(text.get("text"), ids)
+
+    async def pieces(self, ask: Ask, served_name: str, text: str) -> list[Token] | None:
+        """Each token is named by what it reads as alone: a part of a character is not told."""
+        asked = {"model": served_name, "prompt": text, "add_special_tokens": False}
+        ids = (await ask("POST", "/tokenize", asked))["tokens"]
+        alone = {"model": served_name, "tokens": [[token] for token in ids], "skip_special_tokens": False}
+        told = spelled((await ask("POST", "/detokenize", alone))["text"], text) if ids else []
+        return None if told is None else list(zip(ids, told, strict=True))
+
+    def model_defaults(
+        self, config: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
+        if options.get("sampling_defaults") == "openai":
+            return None
+        return chosen(config, "repetition_penalty", "temperature", "top_k", "top_p", "min_p")
 
     def requirements(self, build: str, version: str) -> Requirements:
         if build == "cpu":

@@ -19,6 +19,7 @@ from .base import (
     Reported,
     Requirements,
     Verdict,
+    chosen,
     unmet,
 )
 from .estimates import (
@@ -89,6 +90,14 @@ class Transformers(Engine):
         running_metric="transformers:num_requests_running",
         progress_metrics=("transformers:generation_tokens_total", "transformers:requests_total"),
     )
+
+    def model_defaults(
+        self, config: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
+        """It takes the likeliest token unless that file, or a temperature asked for, has it sample."""
+        if not config.get("do_sample"):
+            return {"temperature": 0, **chosen(config, "repetition_penalty")}
+        return chosen(config, "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
     def requirements(self, build: str, version: str) -> Requirements:
         # accelerate and gguf are for the job that makes safetensors of a GGUF file.

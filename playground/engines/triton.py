@@ -24,6 +24,7 @@ from .base import (
     Reported,
     Requirements,
     Verdict,
+    chosen,
 )
 from .estimates import MIB, Cache, kv_cache_bytes, kv_dtype, missing, weights_bytes
 from .torch_words import caches, failure, out_of_memory
@@ -109,6 +110,17 @@ class Triton(Engine):
         params = found.get("sampling_params") or {}
         sampling = {name: params[name] for name in SAMPLING if params.get(name) is not None}
         return Rendered(found["prompt"], tuple(found["token_ids"]), sampling)
+
+    def model_defaults(
+        self, config: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
+        if options.get("sampling_defaults") == "openai":
+            return None
+        return (
+            {"temperature": 0}
+            if config.get("do_sample") is False
+            else chosen(config, "temperature", "top_p", "top_k")
+        )
 
     def requirements(self, build: str, version: str) -> Requirements:
         # numpy 1, which pytriton wants, has no builds for later Pythons. The launcher uses what transformers

@@ -25,11 +25,25 @@ from .base import (
     Reported,
     Requirements,
     Verdict,
+    chosen,
 )
 from .estimates import GIB, context_that_fits
+from .pieces import Token, spelled
 from .torch_words import caches, failure, out_of_memory
 from .vllm_extra import EXTRA
 from .vllm_options import DRAFT_TOKENS, KV_CACHE_CPU_GIB, RANKS, VllmOptions, objections
+
+# What it takes of a model's generation_config.json.
+MODEL_DEFAULTS = (
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "max_new_tokens",
+)
 
 
 class Vllm(Engine):
@@ -81,6 +95,27 @@ class Vllm(Engine):
         params = found.get("sampling_params") or {}
         sampling = {name: params[name] for name in SAMPLING if params.get(name) is not None}
         return Rendered(text.get("prompt"), ids, sampling)
+
+    async def pieces(self, ask: Ask, served_name: str, text: str) -> list[Token] | None:
+        """Its names of tokens are the vocabulary's."""
+        body = {"model": served_name, "prompt": text, "add_special_tokens": False, "return_token_strs": True}
+        found = await ask("POST", "/tokenize", body)
+        told = spelled(found["token_strs"], text)
+        return None if told is None else list(zip(found["tokens"], told, strict=True))
+
+    def tells_logprobs(self, options: Mapping[str, Any]) -> Verdict:
+        mode = options.get("logprobs_mode")
+        if mode in (None, "raw_logprobs"):
+            return Verdict(True)
+        return Verdict(False, f"This vLLM was started to tell {mode}, not the model's own log-probabilities.")
+
+    def model_defaults(
+        self, config: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
+        if options.get("generation_config") == "vllm":
+            return None
+        found = chosen(config, *MODEL_DEFAULTS)
+        return found | ({"max_tokens": found.pop("max_new_tokens")} if "max_new_tokens" in found else {})
 
     def requirements(self, build: str, version: str) -> Requirements:
         if build == "cpu":
