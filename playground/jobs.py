@@ -59,10 +59,12 @@ KINDS = {
     Job.Kind.QUANTISE_MODEL: "playground.quantise:run",
     Job.Kind.MEASURE_NOISE: "playground.noise:run",
     Job.Kind.MEASURE_LOAD: "playground.load:run",
-    Job.Kind.RUN_PLAN: "playground.plans:run",
+    Job.Kind.RUN_PLAN: "playground.plan_runs:run",
 }
 # What a job leaves on the disk whose runner died for good, taken away by a function of the job.
 LEFTOVERS = {Job.Kind.QUANTISE_MODEL: "playground.quantise:clear"}
+# What a job leaves in rows that nobody goes on with, put right by a function of the job, on any node.
+AFTERMATHS = {Job.Kind.RUN_PLAN: "playground.plan_runs:tidy"}
 ATTEMPTS = 3
 # A queued job is left to the task that was sent for it this long; then the sweep starts it as well.
 NUDGED_S = 3.0
@@ -126,6 +128,8 @@ def cancel(job: Job, user: User | None) -> bool:
     ended = queued.update(
         state=Job.State.CANCELLED, cancel_requested_at=Now(), ended_at=Now(), error=_cancelled_by(user)
     )
+    if ended:
+        _put_right(job)
     running = Job.objects.filter(pk=job.pk, state=Job.State.RUNNING, cancel_requested_at__isnull=True)
     asked = ended or running.update(cancel_requested_at=Now(), error=_cancelled_by(user))
     announce(job)
@@ -179,6 +183,12 @@ def _clear(job: Job) -> None:
     """End and take away what a job left behind that nobody goes on with."""
     end_leftovers(job.pk)
     if place := LEFTOVERS.get(Job.Kind(job.kind)):
+        _named(place)(job)
+    _put_right(job)
+
+
+def _put_right(job: Job) -> None:
+    if place := AFTERMATHS.get(Job.Kind(job.kind)):
         _named(place)(job)
 
 

@@ -60,6 +60,13 @@ class FakeOptions(EngineOptions):
         description="Prompts of more tokens are refused.",
         json_schema_extra={"group": "Memory", "flag": "--context"},
     )
+    memory_mib: int | None = Field(
+        None,
+        ge=1,
+        title="Memory",
+        description="MiB that it says it needs; it takes none of them.",
+        json_schema_extra={"group": "Memory", "flag": "--memory-mib"},
+    )
     slots: int | None = Field(
         None,
         ge=1,
@@ -142,7 +149,9 @@ class Fake(Engine):
         return Verdict(True, kind=model.kind)
 
     def memory(self, model: LocalModel, options: EngineOptions, hardware: Hardware) -> Estimate:
-        return Estimate(weights=16 << 20, kv_cache=4 << 20, overhead=16 << 20)
+        assert isinstance(options, FakeOptions)
+        weights = (options.memory_mib or 16) << 20
+        return Estimate(weights=weights, kv_cache=4 << 20, overhead=16 << 20)
 
     def command(
         self,

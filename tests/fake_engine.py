@@ -616,6 +616,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--token-delay-ms", type=float, default=2.0)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--context", type=int, default=0)
+    parser.add_argument("--memory-mib", type=int, help="what placement was told; not taken")
     parser.add_argument("--slots", type=int, default=0)
     parser.add_argument("--crash-after-s", type=float, default=0.0)
     parser.add_argument("--crash-at-load", choices=[*CRASHES, "killed", ""], default="")

@@ -1,0 +1,93 @@
+"""How long a start and an answer will likely take, by those before. What nobody measured is not known."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from playground import catalogue, engines
+from playground.models import Column, Deployment, Generation, Start
+from playground.templatetags.figures import duration
+
+# The last ones of which the median is taken.
+EARLIER = 9
+# A model is of like size when its weights have between half and twice the bytes.
+LIKE = 2.0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Seconds; None is not known. `about`: taken from something like it, not from the same."""
+
+    seconds: float | None = None
+    about: bool = False
+
+    @property
+    def words(self) -> str:
+        if self.seconds is None:
+            return "not known"
+        return f"about {duration(self.seconds)}" if self.about else duration(self.seconds)
+
+
+@dataclass(frozen=True)
+class Total:
+    """The sum of what is known. `unknown`: how many parts are not."""
+
+    seconds: float = 0.0
+    unknown: int = 0
+
+    @property
+    def words(self) -> str:
+        if not self.seconds:
+            return "not known" if self.unknown else duration(0)
+        return f"{duration(self.seconds)} and more" if self.unknown else f"about {duration(self.seconds)}"
+
+
+def total(parts: Iterable[Expected]) -> Total:
+    known = list(parts)
+    return Total(sum(part.seconds or 0.0 for part in known), sum(part.seconds is None for part in known))
+
+
+def start(deployment: Deployment) -> Expected:
+    """From its process's start to ready: by starts of the same configuration, else of one like it."""
+    same = Start.objects.filter(configuration=deployment.configuration_id)
+    if deployment.configuration_id and (
+        times := _last(same.order_by("-pk").values_list("ready_s", flat=True))
+    ):
+        return Expected(median(times))
+    size = _size(deployment)
+    if not size:
+        return Expected()
+    like = Start.objects.filter(
+        configuration__engine=deployment.engine,
+        configuration__format__size_bytes__gte=size / LIKE,
+        configuration__format__size_bytes__lte=size * LIKE,
+    )
+    times = _last(like.order_by("-pk").values_list("ready_s", flat=True))
+    return Expected(median(times), about=True) if times else Expected()
+
+
+def answer(column: Column, prompts: int) -> Expected:
+    """So many answers in it, by earlier whole answers of the same configuration; always about."""
+    deployment = column.deployment
+    if deployment is None:
+        return Expected()
+    rows = Generation.objects.filter(state=Generation.State.COMPLETE, timings__e2e__gt=0)
+    if deployment.configuration_id:
+        rows = rows.filter(configuration=deployment.configuration_id)
+    else:
+        rows = rows.filter(column__deployment=deployment)
+    times = _last(rows.order_by("-pk").values_list("timings__e2e", flat=True))
+    return Expected(median(times) / 1000 * prompts, about=True) if times else Expected()
+
+
+def _last(times: Iterable[float]) -> list[float]:
+    return [float(time) for time, _ in zip(times, range(EARLIER), strict=False)]
+
+
+def _size(deployment: Deployment) -> int | None:
+    """Bytes of the weights that it loads, where that is known."""
+    if deployment.configuration:
+        return deployment.configuration.format.size_bytes
+    adapter = engines.get(deployment.engine)
+    row, _ = catalogue.choose(deployment.model, adapter, deployment.wanted.get("form"))
+    return row.size_bytes if row else None

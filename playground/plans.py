@@ -1,0 +1,237 @@
+"""What would happen if columns that do not fit together were asked one after another, and asking for it.
+
+A plan is worked out from rows, shown, and kept as a Measurement; `plan_runs` carries it out. Stages come from
+`packing`, times from `expected`. A plan never stops what serves an endpoint, nor what somebody else started.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from playground import (
+    access,
+    asking,
+    expected,
+    packing,
+    spending,
+)
+from playground.expected import Expected, Total
+from playground.models import (
+    Column,
+    Conversation,
+    Deployment,
+    Replica,
+    Team,
+    User,
+)
+from playground.plan_ground import Ground
+
+LOST = Replica.State.LOST
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether all columns run, or could, at the same time. `why` not, in words."""
+
+    fits: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Dollars where every node has a price, GPU-seconds where GPUs are held; None is not known."""
+
+    dollars: float | None = None
+    gpu_s: float | None = None
+
+    @property
+    def words(self) -> str:
+        if self.dollars is not None:
+            return f"${self.dollars:.2f}" if self.dollars >= 0.01 else f"${self.dollars:.5f}"
+        return f"{self.gpu_s:.0f} GPU-seconds, no price set" if self.gpu_s else "no price set"
+
+
+@dataclass(frozen=True)
+class PlannedStart:
+    deployment: Deployment
+    where: str
+    time: Expected
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A column in its stage, and how long its answers will take."""
+
+    column: Column
+    time: Expected
+
+    @property
+    def name(self) -> str:
+        return self.column.deployment.name if self.column.deployment else ""
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    stops: tuple[Deployment, ...]
+    starts: tuple[PlannedStart, ...]
+    asked: tuple[Asked, ...]
+    cost: Cost = Cost()
+
+    @property
+    def time(self) -> Total:
+        return expected.total([*(start.time for start in self.starts), *(one.time for one in self.asked)])
+
+
+@dataclass(frozen=True)
+class Plan:
+    stages: tuple[PlannedStage, ...]
+    left_out: tuple[tuple[Column, str], ...] = ()
+    offers: tuple[Deployment, ...] = ()
+    """Others of this person's own that run, and that the plan may stop if they agree."""
+    again: tuple[Deployment, ...] = ()
+    """What runs now and is stopped on the way: started again at the end, unless that is not wanted."""
+    waits: tuple[Deployment, ...] = ()
+    """Columns' own that wait for room now: held back until their stage."""
+    refusal: str = ""
+    also: frozenset[int] = field(default_factory=frozenset)
+
+    @property
+    def time(self) -> Total:
+        known = [stage.time for stage in self.stages]
+        return Total(sum(time.seconds for time in known), sum(time.unknown for time in known))
+
+    @property
+    def cost(self) -> Cost:
+        return _sum([stage.cost for stage in self.stages])
+
+    @property
+    def touches(self) -> set[int]:
+        """Deployments that it starts or stops."""
+        stopped = {row.pk for stage in self.stages for row in stage.stops}
+        return stopped | {start.deployment.pk for stage in self.stages for start in stage.starts}
+
+    @property
+    def seal(self) -> str:
+        """What it does, in short: a plan that was shown is the one that is run, or it is shown again."""
+        return "/".join(
+            "{}+{}:{}".format(
+                *(
+                    ",".join(map(str, keys))
+                    for keys in (
+                        [row.pk for row in stage.stops],
+                        [start.deployment.pk for start in stage.starts],
+                        [one.column.pk for one in stage.asked],
+                    )
+                )
+            )
+            for stage in self.stages
+        )
+
+
+# What would happen
+
+
+def fits_together(columns: Sequence[Column], user: User | None = None) -> Verdict:
+    """Whether every column's deployment runs, or could run, at the same time as what runs now."""
+    ground = Ground.of(columns, user)
+    missing = packing.together(ground.parts, ground.rooms)
+    if not missing:
+        return Verdict(True)
+    part, no_room = missing[0]
+    return Verdict(False, ground.short(no_room) or f"{part.name}: {no_room.reason}")
+
+
+def plan(conversation: Conversation, user: User, prompts: int = 1, also: Collection[int] = ()) -> Plan:
+    """The stages in which all columns of `conversation` answer so many prompts each.
+
+    `also`: others of the person's own deployments that may be stopped, by key.
+    """
+    columns = asking.columns_of(conversation)
+    ground = Ground.of(columns, user)
+    others = _others(conversation.team, user, ground)
+    chosen = [row for row in others if row.pk in also]
+    ground = ground.beside(chosen, user)
+    extra = [ground.part_of[row.pk] for row in chosen]
+    packed = packing.stages(ground.parts, ground.rooms, extra)
+    stages = tuple(_stage(ground, stage, columns, prompts) for stage in packed.stages)
+    left_out = [*_unasked(columns, ground), *ground.left_out(packed.left_out, columns)]
+    made = Plan(
+        stages=stages,
+        left_out=tuple(left_out),
+        offers=tuple(others) if packed.left_out or chosen else (),
+        again=tuple(row for stage in stages for row in stage.stops if ground.part_of[row.pk].runs),
+        waits=tuple(row for row in ground.rows.values() if ground.waits(row)),
+        also=frozenset(row.pk for row in chosen),
+    )
+    return replace(made, refusal=_refusal(made, conversation, user))
+
+
+def _refusal(made: Plan, conversation: Conversation, user: User) -> str:
+    """Why this person may not run it; empty when they may."""
+    team = conversation.team
+    if not access.can(user, "chat", team):
+        return f"To write here, ask an administrator of {team.name} for the role of member."
+    if not made.stages:
+        return "No column can be asked: see below."
+    if (made.touches or made.waits) and not access.can(user, "start", team):
+        people = ", ".join(person.get_username() for person in access.holders("start", team))
+        asked = f"Ask {people}." if people else "Nobody in the team has it."
+        return f"It starts and stops models, which needs the role of operator in {team.name}. {asked}"
+    return ""
+
+
+def _unasked(columns: Iterable[Column], ground: Ground) -> list[tuple[Column, str]]:
+    found = []
+    for column in columns:
+        row = column.deployment
+        if row is None or row.desired == Deployment.Desired.DELETED:
+            found.append((column, "No model is chosen in this column."))
+        elif row.pk not in ground.rows:
+            found.append(
+                (column, f"{row.name} serves an endpoint and does not run: see the endpoint's page.")
+            )
+    return found
+
+
+def _others(team: Team, user: User, ground: Ground) -> list[Deployment]:
+    """The person's own deployments that run and are in no column."""
+    rows = Deployment.objects.filter(
+        team=team, created_by=user, released=False, desired=Deployment.Desired.RUNNING
+    ).exclude(pk__in=ground.rows)
+    holding = rows.filter(replicas__state__in=Replica.HOLDING).exclude(replicas__state=LOST)
+    return list(holding.select_related("model", "configuration").distinct().order_by("name"))
+
+
+# Parts
+
+
+def _stage(ground: Ground, stage: packing.Stage, columns: Sequence[Column], prompts: int) -> PlannedStage:
+    starts = []
+    for start in stage.starts:
+        row = ground.rows[start.part.key]
+        starts.append(PlannedStart(row, ground.where(start.placements), expected.start(row)))
+    keys = {part.key for part in stage.parts}
+    mine = [column for column in columns if column.deployment_id in keys]
+    asked = tuple(Asked(column, expected.answer(column, prompts)) for column in mine)
+    stops = tuple(ground.rows[part.key] for part in stage.stops)
+    made = PlannedStage(stops, tuple(starts), asked)
+    return replace(made, cost=_cost(ground, stage, made.time))
+
+
+def _cost(ground: Ground, stage: packing.Stage, time: Total) -> Cost:
+    """What the stage's deployments hold, for as long as the stage takes as far as that is known."""
+    if not time.seconds:
+        return Cost()
+    held = ground.held(stage)
+    prices = [spending.per_second(Replica(resources=what), node) for node, what in held]
+    known = [float(price) for price in prices if price is not None]
+    gpus = sum(len(what.get("gpus") or []) for _, what in held)
+    return Cost(sum(known) * time.seconds if len(known) == len(prices) else None, gpus * time.seconds or None)
+
+
+def _sum(costs: Sequence[Cost]) -> Cost:
+    dollars = [cost.dollars for cost in costs]
+    known = [one for one in dollars if one is not None]
+    return Cost(
+        sum(known) if known and len(known) == len(dollars) else None,
+        sum(cost.gpu_s or 0.0 for cost in costs) or None,
+    )

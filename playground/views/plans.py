@@ -1,0 +1,141 @@
+"""Columns asked one after another: what would happen, running it, how far it is, the replay afterwards."""
+
+from itertools import pairwise
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from playground import access, asking, engines, jobs, paces, plan_progress, plan_requests, plans, votes
+from playground.models import Conversation, Generation, Turn
+from playground.plan_requests import PlanRefused
+from playground.views.conversations import HTTP_UNPROCESSABLE, writable, writes
+from playground.views.request import Request
+
+PAGE = "playground/plan.html"
+REPLAY = "playground/replay.html"
+
+
+# The plan
+
+
+@writes
+@never_cache
+@require_http_methods(["GET", "POST"])
+def page(request: Request, pk: int) -> HttpResponse:
+    """What would happen; POST runs it. Asked for with ?part= it answers with that part alone."""
+    if request.method == "POST":
+        return _run(request, writable(request, pk))
+    conversation = access.fetch(request.user, Conversation.objects.select_related("team"), pk)
+    part = request.GET.get("part", "")
+    if request.htmx and part == "progress":
+        return render(request, f"{PAGE}#progress", _progress(request, conversation))
+    context = _planned(request, conversation)
+    if request.htmx and part == "stages":
+        return render(request, f"{PAGE}#stages", context)
+    return render(request, PAGE, context | _progress(request, conversation))
+
+
+def _run(request: Request, conversation: Conversation) -> HttpResponse:
+    context = _planned(request, conversation)
+    made: plans.Plan = context["plan"]
+    try:
+        prompts = plan_requests.prompts_of(context["typed"], lines=context["lines"])
+        if request.POST.get("seal") != made.seal:
+            raise PlanRefused("What runs has changed since this was shown: look at the plan again.")
+        plan_requests.request(conversation, request.user, prompts, made, again=context["again"])
+    except PlanRefused as problem:
+        context |= {"problem": str(problem), **_progress(request, conversation)}
+        return render(request, PAGE, context, status=HTTP_UNPROCESSABLE)
+    return redirect("plan", conversation.pk)
+
+
+def _planned(request: Request, conversation: Conversation) -> dict[str, Any]:
+    """The plan for what the form holds now."""
+    given = request.POST or request.GET
+    typed, lines = given.get("text", "")[: plan_requests.CHARACTERS], "lines" in given
+    also = [int(key) for key in given.getlist("also") if key.isdecimal() and len(key) <= 18]
+    made = plans.plan(conversation, request.user, plan_requests.count(typed, lines=lines), also)
+    return {
+        "conversation": conversation,
+        "plan": made,
+        "verdict": plans.fits_together(asking.columns_of(conversation), request.user),
+        "typed": typed,
+        "lines": lines,
+        "again": "again" in given or "seal" not in given,
+        "may_chat": access.can(request.user, "chat", conversation.team),
+    }
+
+
+def _progress(request: Request, conversation: Conversation) -> dict[str, Any]:
+    row = plan_requests.latest(conversation)
+    may_chat = access.can(request.user, "chat", conversation.team)
+    found = plan_progress.of(row) if row else None
+    return {"conversation": conversation, "progress": found, "may_cancel": may_chat}
+
+
+@writes
+@require_POST
+def cancel(request: Request, pk: int) -> HttpResponse:
+    """End the plan of a conversation: what it started is stopped, what it stopped is started again."""
+    conversation = writable(request, pk)
+    row = plan_requests.active(conversation)
+    if row is None or row.job is None or not jobs.cancel(row.job, request.user):
+        messages.info(request, "It had ended already.")
+    return redirect("plan", conversation.pk)
+
+
+# The replay
+
+
+@never_cache
+@require_GET
+def replay(request: Request, pk: int) -> HttpResponse:
+    """The answers to a message next to each other, at the pace they came; the fragment alone for htmx."""
+    turn = Turn.objects.filter(pk=pk).first()
+    if turn is None:
+        raise Http404("no such message")
+    turn.conversation = access.fetch(request.user, Conversation.objects.all(), turn.conversation_id)
+    context = {"turn": turn, "conversation": turn.conversation, **_replayed(request, turn)}
+    return render(request, f"{REPLAY}#replay" if request.htmx else REPLAY, context)
+
+
+def _replayed(request: Request, turn: Turn) -> dict[str, Any]:
+    rows = turn.generations.defer("vectors").select_related(
+        "column__deployment", "configuration__environment", "replica__node"
+    )
+    newest = {row.column_id: row for row in rows.order_by("pk") if row.state not in Generation.LIVE}
+    hidden = votes.hidden(turn.conversation, turn, request.user)
+    keys = sorted(newest, key=lambda key: (newest[key].column.position, key))
+    letters = votes.letters(turn, request.user, keys) if hidden else {}
+    order = votes.order(turn, request.user, keys) if hidden else keys
+    answers = [_answer(newest[key], letters.get(key, "")) for key in order]
+    ended = [row.created_at for row in newest.values()]
+    nodes = sorted({row.replica.node.name for row in newest.values() if row.replica and row.replica.node})
+    return {
+        "answers": answers,
+        "nodes": [] if hidden else nodes,
+        "began": min(ended, default=None),
+        "apart": _apart(list(newest.values())),
+    }
+
+
+def _answer(row: Generation, letter: str) -> dict[str, Any]:
+    pace = paces.of(row)
+    deployment = row.column.deployment
+    return {
+        "generation": row,
+        "name": f"Answer {letter}" if letter else deployment.name if deployment else "The model",
+        "engine": "" if letter or not deployment else engines.get(deployment.engine).title,
+        "pace": pace,
+        "length": len(row.text) + len(row.reasoning),
+    }
+
+
+def _apart(rows: list[Generation]) -> bool:
+    """Whether no two were written at the same time, as far as their rows tell."""
+    spans = sorted((row.created_at, row.ended_at or row.created_at) for row in rows)
+    return all(before[1] <= after[0] for before, after in pairwise(spans))
