@@ -10,6 +10,7 @@ from pydantic import Field
 
 from playground.engines.base import (
     PATHS,
+    Ask,
     Engine,
     EngineOptions,
     Estimate,
@@ -21,6 +22,7 @@ from playground.engines.base import (
     Taken,
     Verdict,
 )
+from playground.engines.pieces import Token
 
 PROGRAM = Path(__file__).with_name("fake_engine.py")
 Crash = Literal["oom", "port", "option", "driver", "context", "gated", "weights", "bug", "killed", ""]
@@ -73,6 +75,13 @@ class FakeOptions(EngineOptions):
         title="Parallel requests",
         description="Requests answered at once; more wait.",
         json_schema_extra={"group": "Memory", "flag": "--slots"},
+    )
+    variant: int | None = Field(
+        None,
+        ge=0,
+        title="Variant",
+        description="Which of several ways a text is said in.",
+        json_schema_extra={"group": "Speed", "flag": "--variant"},
     )
     runtime_lora: bool | None = Field(
         None,
@@ -141,6 +150,10 @@ class Fake(Engine):
         "--share": float,
         "--quiet": None,
     }
+
+    async def pieces(self, ask: Ask, served_name: str, text: str) -> list[Token] | None:
+        found = await ask("POST", "/tokenize", {"content": text, "with_pieces": True})
+        return [(one["id"], one["piece"].encode()) for one in found["tokens"]]
 
     def requirements(self, build: str, version: str) -> Requirements:
         return Requirements(python=(f"{sys.version_info.major}.{sys.version_info.minor}",), packages=())

@@ -12,6 +12,11 @@ steer one request:
     [[no_done]] no [DONE]          [[crlf]] CRLF and comments   [[usage_on_content]]
     [[echo]] answers the message   [[text=…]] answers exactly … (last directive; may span lines)
     [[images]] says which pictures came with the message
+    [[gap=0.2]] nats from what it says to what another variant would, when log-probabilities are asked; also
+    "0.2,3", one a variant; [[gap=none]]: others are not told      [[mute]] no log-probabilities
+    [[drift]] another answer once log-probabilities are asked
+
+In [[text=…]] an engine with --variant N says the N-th of {one|another}, from 0; a word is then a token.
 
 Embeddings count words by their hash, ranks the words shared with the query, classes follow the number of
 words. In their texts, beside error, wait and hang: [[short]] leaves the last text out, [[nan]] sends what is
@@ -115,15 +120,32 @@ def text_of(content: object) -> str:
     return str(content or "")
 
 
+VARIANTS = 4
+CHOICE = re.compile(r"\{([^{}]*)\}")
+
+
+def said(text: str, variant: int) -> list[str]:
+    """The words of `text`, each with the white space before it, every {one|another} as the variant has it."""
+
+    def chosen(found: re.Match[str]) -> str:
+        ways = found[1].split("|")
+        return ways[min(variant, len(ways) - 1)]
+
+    return re.findall(r"\s*\S+|\s+$", CHOICE.sub(chosen, text))
+
+
 class Wanted:
     """What one request asks of the fake: its directives over the process's options."""
 
     def __init__(self, request: Request, options: argparse.Namespace) -> None:
         text = TEXT.search(request.prompt)
+        self.asks_logprobs = bool(request.body.get("logprobs"))
         rest = request.prompt[: text.start()] if text else request.prompt
         self.found = {name: value or "" for name, value in DIRECTIVE.findall(rest)}
         self.delay = float(self.found.get("delay", options.token_delay_ms)) / 1000
+        self.variant = options.variant
         self.content = self._content(rest, text.group(1) if text else None, options)
+        self.others = self._others(text.group(1) if text else "")
         if "images" in self.found:
             self.content = [", ".join(pictures(request.body["messages"])) or "none"]
         limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens")
@@ -135,12 +157,40 @@ class Wanted:
     def _content(self, rest: str, text: str | None, options: argparse.Namespace) -> list[str]:
         if "role_only" in self.found or "tool" in self.found:
             return []
+        if text is not None and self.variant is not None:
+            return ["Otherwise."] if self._drifts else said(text, self.variant)
         if text is not None:
             return [text[i : i + 5] for i in range(0, len(text), 5)]
         if "echo" in self.found:
             return re.findall(r"\s*\S+\s*", DIRECTIVE.sub("", rest).strip())
         count = int(self.found.get("tokens", options.tokens))
         return [f"word{i}" + (" " if i < count - 1 else "") for i in range(count)]
+
+    @property
+    def _drifts(self) -> bool:
+        return self.asks_logprobs and "drift" in self.found
+
+    def _others(self, text: str) -> list[list[str]]:
+        """For each token, what the other variants say there where all before is the same."""
+        if self.variant is None or not text or "drift" in self.found:
+            return []
+        every = [said(text, variant) for variant in range(VARIANTS)]
+        return [
+            sorted({one[at] for one in every if at < len(one) and one[:at] == self.content[:at]} - {token})
+            for at, token in enumerate(self.content)
+        ]
+
+    def logprobs(self, at: int) -> dict[str, object] | None:
+        """Of the token at that place: -0.1, and as far below as asked what others say there."""
+        if not self.asks_logprobs or "mute" in self.found or at >= len(self.content):
+            return None
+        gaps = self.found.get("gap", "1").split(",")
+        gap = gaps[min(self.variant or 0, len(gaps) - 1)]
+        likely = [(self.content[at], -0.1)]
+        if gap != "none" and self.others:
+            likely += [(other, -0.1 - float(gap)) for other in self.others[at]]
+        listed = [{"token": text, "logprob": value, "bytes": list(text.encode())} for text, value in likely]
+        return {"content": [listed[0] | {"top_logprobs": listed}]}
 
     def number(self, name: str) -> int | None:
         return int(self.found[name]) if name in self.found else None
@@ -270,7 +320,7 @@ class Fake:
             }
             return send(writer, 200, {"object": "list", "data": [model]})
         if route == ("POST", "/tokenize"):
-            return send(writer, 200, {"count": len(request.words), "tokens": list(range(len(request.words)))})
+            return send(writer, 200, tokenised(request))
         if request.path in ("/load_lora", "/unload_lora") and self.options.runtime_lora:
             return self._attach(request, writer)
         if route in {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}:
@@ -397,9 +447,10 @@ class Fake:
             emit(writer, frame.chunk({"tool_calls": [{"index": 0, **TOOL}]}, end=end))
         sent, last = 0, len(wanted.content) + len(wanted.reasoning)
         async for kind, text in self._work(wanted):
+            told = wanted.logprobs(sent - len(wanted.reasoning)) if kind == "content" else None
             sent += 1
             riding = wanted.usage() if "usage_on_content" in wanted.found and sent == last else None
-            emit(writer, frame.chunk({kind: text}, usage=riding, end=end))
+            emit(writer, frame.chunk({kind: text}, usage=riding, logprobs=told, end=end))
             await writer.drain()
         finish = "tool_calls" if "tool" in wanted.found else wanted.finish
         emit(writer, frame.chunk({}, finish=finish, end=end))
@@ -432,10 +483,11 @@ class Frames:
         *,
         finish: str | None = None,
         usage: dict[str, int] | None = None,
+        logprobs: dict[str, object] | None = None,
         end: str,
     ) -> str:
         body: dict[str, object] = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
-        choice = {"index": 0, **body, "logprobs": None, "finish_reason": finish}
+        choice = {"index": 0, **body, "logprobs": logprobs, "finish_reason": finish}
         data = self.head | {"choices": [choice]} | ({"usage": usage} if usage else {})
         return f"data: {json.dumps(data)}{end}"
 
@@ -460,6 +512,15 @@ def whole(request: Request, wanted: Wanted, model: str, number: int) -> dict[str
     ]
     head = Frames(chat, model, number).head | {"object": "chat.completion" if chat else "text_completion"}
     return head | {"choices": choices, "usage": wanted.usage()}
+
+
+def tokenised(request: Request) -> dict[str, object]:
+    """A token a word, numbered; with_pieces: every word with its white space, numbered by its hash."""
+    if not request.body.get("with_pieces"):
+        return {"count": len(request.words), "tokens": list(range(len(request.words)))}
+    pieces = re.findall(r"\s*\S+|\s+$", request.body["content"])
+    numbers = [int.from_bytes(hashlib.sha256(piece.encode()).digest()[:3]) for piece in pieces]
+    return {"tokens": [{"id": n, "piece": piece} for n, piece in zip(numbers, pieces, strict=True)]}
 
 
 def vector(text: str, size: int = 16) -> list[float]:
@@ -618,6 +679,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=0)
     parser.add_argument("--memory-mib", type=int, help="what placement was told; not taken")
     parser.add_argument("--slots", type=int, default=0)
+    parser.add_argument("--variant", type=int)
     parser.add_argument("--crash-after-s", type=float, default=0.0)
     parser.add_argument("--crash-at-load", choices=[*CRASHES, "killed", ""], default="")
     parser.add_argument("--lora", action="append", default=[])
