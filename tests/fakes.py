@@ -1,5 +1,6 @@
 """Fake engines for tests that need one to talk to but no runner around it."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -43,6 +45,11 @@ class RunningFake:
         while self.metric("num_requests_running"):
             assert time.monotonic() < until, "the fake engine still works"
             time.sleep(0.01)
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The last requests that reached it: method, path, body."""
+        found: list[dict[str, Any]] = json.loads(self._get("/fake/requests"))
+        return found
 
     def _get(self, path: str) -> str:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=5)

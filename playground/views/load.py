@@ -12,7 +12,17 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from playground import access, jobs, load, load_form, load_report, load_results, standing, thread
+from playground import (
+    access,
+    jobs,
+    load,
+    load_form,
+    load_report,
+    load_results,
+    sharing_rules,
+    standing,
+    thread,
+)
 from playground.asking import Taken
 from playground.load_form import DEFAULTS, LoadRefused
 from playground.models import Conversation, Job, Measurement, Sample
@@ -65,7 +75,7 @@ def live(request: Request, pk: int) -> HttpResponse:
 def start(request: Request, pk: int) -> HttpResponse:
     """Begin a run, or show the form again with a sentence beside each field that is wrong."""
     conversation = access.fetch(request.user, Conversation.objects.all(), pk, write=True)
-    access.require(request.user, "chat", conversation.team)
+    sharing_rules.require_write(request.user, conversation)
     typed = _typed(request)
     try:
         typed = load_form.loaded(typed, _file(request))
@@ -88,7 +98,7 @@ def estimate(request: Request, pk: int) -> HttpResponse:
 def cancel(request: Request, pk: int, run: int) -> HttpResponse:
     """End a run; what it found so far stays."""
     conversation = access.fetch(request.user, Conversation.objects.all(), pk, write=True)
-    access.require(request.user, "chat", conversation.team)
+    sharing_rules.require_write(request.user, conversation)
     row = get_object_or_404(_runs(conversation), pk=run)
     if row.job is None or not jobs.cancel(row.job, request.user):
         messages.info(request, "It had ended already.")
@@ -98,7 +108,7 @@ def cancel(request: Request, pk: int, run: int) -> HttpResponse:
 @require_GET
 def samples(request: Request, pk: int, run: int) -> HttpResponse:
     """Every request of a run as CSV."""
-    conversation = access.fetch(request.user, Conversation.objects.all(), pk)
+    conversation = access.fetch(request.user, Conversation.objects.filter(blind=False), pk)
     row = get_object_or_404(_runs(conversation), pk=run)
     file = io.StringIO()
     writer = csv.writer(file)
@@ -177,7 +187,7 @@ def _shown(request: Request, conversation: Conversation, run: Measurement | None
         "going": going,
         "line": standing.job_line(job) if job and going else None,
         "results": load_results.of(run.settings, run.result) if run else None,
-        "may_chat": access.can(request.user, "chat", conversation.team),
+        "may_write": sharing_rules.may_write(request.user, conversation),
     }
 
 
