@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from playground.noise_report import METRICS
 from playground.statistics import PAIRS
 from playground.subjects import letter
 
@@ -137,21 +138,67 @@ def _text(test: Mapping[str, Any], unit: str) -> dict[str, str]:
     }
 
 
-def columns(settings: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Each column's letter and name with what came of it."""
-    found = result.get("columns") or [{} for _ in settings["columns"]]
-    return [
-        {**column, **summary, "letter": letter(place)}
-        for place, (column, summary) in enumerate(zip(settings["columns"], found, strict=True))
+def asked(settings: Mapping[str, Any]) -> str:
+    """What a run asked, as its heading: "12 prompts, 1 round, 1 at a time, warm, 64 tokens at most"."""
+    many = len(settings["prompts"])
+    prompts = "this prompt only" if settings["only"] else f"{many} prompt{'' if many == 1 else 's'}"
+    rounds = f"{settings['rounds']} round{'' if settings['rounds'] == 1 else 's'}"
+    cache = f"{settings['cache']} caches"
+    return ", ".join(
+        [
+            prompts,
+            rounds,
+            f"{settings['at_once']} at a time",
+            cache,
+            f"{settings['max_tokens']} tokens at most",
+        ]
+    )
+
+
+def page(settings: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the page shows of a finished run."""
+    own, pairs = rows(result)
+    return {
+        "columns": [
+            {**column, **summary, "letter": letter(place)}
+            for place, (column, summary) in enumerate(
+                zip(settings["columns"], result["columns"], strict=True)
+            )
+        ],
+        "own": own,
+        "pairs": pairs,
+        "texts": texts(result),
+        "reach": percent(math.exp(_limit(result["speed"]))),
+        "floor": _floor(result),
+        "tests": result["tests"],
+        "unit": result["unit"],
+        "notes": _notes(settings, result),
+    }
+
+
+def _floor(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """By metric, the smallest difference that could have been found in every pair of two columns."""
+    found = []
+    for metric in METRICS:
+        tests = [test for test in result["speed"] if test["metric"] == metric and test["a"] != test["b"]]
+        known = [test["findable"] for test in tests if "findable" in test]
+        found.append((NAMES[metric], percent(max(known)) if known and len(known) == len(tests) else "n/a"))
+    return found
+
+
+def _notes(settings: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know to read the rest right."""
+    columns = result["columns"]
+    notes = [
+        "Timed one at a time on shared hardware; interleaved."
+        if settings["shared"]
+        else "Interleaved; timed one column at a time."
     ]
-
-
-def few_starts(result: Mapping[str, Any]) -> bool:
-    """Whether what is found is of these starts alone, and not of an engine."""
-    return any(column["starts"] < STARTS for column in result["columns"])
-
-
-def unequal_lengths(result: Mapping[str, Any]) -> bool:
-    """Whether answers of the columns are not equally long, so that E2E compares different work."""
-    tokens = [column["tokens"] for column in result["columns"] if column["tokens"] is not None]
-    return bool(tokens) and max(tokens) > 1.02 * min(tokens)
+    if any(column["starts"] < STARTS for column in columns):
+        notes.append(f"True of these starts, not of the engine: that takes at least {STARTS} starts of each.")
+    if result["unit"] == "round":
+        notes.append("This prompt only: pairs are repeats of one prompt, and say nothing of others.")
+    tokens = [column["tokens"] for column in columns if column["tokens"] is not None]
+    if tokens and max(tokens) > 1.02 * min(tokens):
+        notes.append("The columns' answers are not equally long: E2E compares different amounts of work.")
+    return notes

@@ -25,6 +25,19 @@ def ready(columns: Sequence[Column]) -> dict[int, list[Replica]]:
     return found
 
 
+def standing(columns: Sequence[Column]) -> list[tuple[str, Column, str]]:
+    """Each column with its letter, and why it cannot be asked now; empty where it can."""
+    found = []
+    for place, column in enumerate(columns):
+        why = ""
+        try:
+            _replicas(column, letter(place))
+        except NotReady as problem:
+            why = str(problem)
+        found.append((letter(place), column, why))
+    return found
+
+
 def _replicas(column: Column, name: str) -> list[Replica]:
     deployment = column.deployment
     if deployment is None or deployment.desired == Deployment.Desired.DELETED:

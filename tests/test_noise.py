@@ -3,6 +3,8 @@
 import json
 import math
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from http.client import HTTPConnection
@@ -10,13 +12,31 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connections
+from django.test import Client
+from django.urls import reverse
 
 from playground import jobs, noise, noise_form, noise_order, noise_report, noise_words, subjects
-from playground.models import Conversation, Deployment, Job, Measurement, Replica, Sample, Team, User
+from playground.models import (
+    Column,
+    Conversation,
+    Deployment,
+    Generation,
+    Job,
+    Measurement,
+    Membership,
+    Replica,
+    Sample,
+    Team,
+    Turn,
+    User,
+)
 from playground.noise import NoiseRefused, Wanted
 from playground.noise_report import Observed
 from tests import chats
 from tests.fakes import RunningFake
+from tests.fleet import ROOT
 
 SEEDS = range(200)
 Engine = Callable[..., RunningFake]
@@ -271,13 +291,13 @@ def finished(measurement: Measurement) -> Measurement:
 PROMPTS = tuple(f"number {place} [[tokens=4]]" for place in range(12))
 
 
-def requests(fake: RunningFake) -> list[str]:
-    """The last user message of every request that reached it."""
+def requests(fake: RunningFake) -> list[dict[str, Any]]:
+    """The body of every request for an answer that reached it."""
     connection = HTTPConnection("127.0.0.1", fake.port, timeout=5)
     connection.request("GET", "/fake/requests")
     seen = json.loads(connection.getresponse().read())
     connection.close()
-    return [one["body"]["messages"] for one in seen if one["path"] == "/v1/chat/completions"]
+    return [one["body"] for one in seen if one["path"] == "/v1/chat/completions"]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -294,3 +314,305 @@ def test_a_slower_column_is_found_and_identical_ones_are_not(
     assert not between(run.result, 0, 1)["tpot"]["found"]
     assert noise.floor_of(chat) == {"ttft": None, "tpot": None, "e2e": None}
     assert [one["starts"] for one in run.result["columns"]] == [1, 1, 1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_cold_requests_each_have_a_salt_of_their_own_and_equal_length(
+    team: Team, fake_engine: Engine, user: User
+) -> None:
+    fake = fake_engine(key="k", tokens=2)
+    row = chats.deployment(team)
+    chats.ready(row, fake)
+    chat = chats.conversation(team, row, system_prompt="Be brief.")
+    run = finished(noise.request(chat, Wanted(("hello", "howdy"), rounds=3, cache="cold"), user, None))
+    assert run.job is not None and run.job.state == Job.State.DONE, run.job.error
+    # One more is asked before the first, to wake the engine.
+    seen = [body["messages"][0]["content"] for body in requests(fake)]
+    assert len(seen) == 2 * 2 * 3 + 1 and len(set(seen)) == len(seen)
+    assert {len(content) for content in seen} == {len(seen[0])}
+    assert all(content.endswith("Be brief.") for content in seen)
+    assert run.result["text"] is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_warm_requests_are_preceded_by_an_untimed_one(team: Team, fake_engine: Engine, user: User) -> None:
+    fake = fake_engine(key="k", tokens=9)
+    row = chats.deployment(team)
+    chats.ready(row, fake)
+    chat = chats.conversation(team, row, parameters={"max_completion_tokens": 7, "temperature": 0})
+    run = finished(noise.request(chat, Wanted(("hello", "howdy"), max_tokens=5), user, None))
+    bodies = requests(fake)[1:]
+    assert [body["max_tokens"] for body in bodies] == [1, 5] * 4
+    assert {body.get("max_completion_tokens") for body in bodies} == {None}
+    assert {body["temperature"] for body in bodies} == {0}
+    said = [body["messages"][-1]["content"] for body in bodies]
+    assert said[::2] == said[1::2]
+    assert run.samples.count() == 4
+    assert {sample.usage["completion_tokens"] for sample in run.samples.all()} == {5}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_as_many_requests_as_chosen_are_in_flight_to_one_column_and_none_to_two(
+    columns: Callable[..., Conversation], user: User
+) -> None:
+    chat = columns({"token_delay_ms": 3}, {"token_delay_ms": 3})
+    prompts = tuple(f"{place} [[tokens=20]]" for place in range(6))
+    run = finished(noise.request(chat, Wanted(prompts, at_once=3, max_tokens=20), user, None))
+    spans = [(one.sent_ms, one.sent_ms + one.timings["e2e"], one.column_id) for one in run.samples.all()]
+    for begun, ended, column in spans:
+        beside = [other for start, end, other in spans if start < ended and end > begun]
+        assert set(beside) == {column}
+    assert max(sum(start <= begun < end for start, end, _ in spans) for begun, _, _ in spans) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_failed_answers_are_kept_and_counted(columns: Callable[..., Conversation], user: User) -> None:
+    chat = columns({}, {})
+    prompts = (*PROMPTS[:10], "broken [[error=500]]")
+    run = finished(noise.request(chat, Wanted(prompts), user, None))
+    assert run.job is not None and run.job.state == Job.State.DONE
+    assert [one["failed"] for one in run.result["columns"]] == [2, 2]
+    assert run.samples.filter(state="failed").count() == 4
+    assert run.samples.filter(state="failed").exclude(error="").count() == 4
+    assert between(run.result)["ttft"]["n"] <= 10
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_cancelled_run_ends_the_engines_work_and_concludes_nothing(
+    team: Team, fake_engine: Engine, user: User
+) -> None:
+    fake = fake_engine(key="k")
+    row = chats.deployment(team)
+    chats.ready(row, fake)
+    chat = chats.conversation(team, row)
+    measurement = noise.request(chat, Wanted(("hello", "[[hang]]")), user, None)
+    job = measurement.job
+    assert job is not None
+
+    def cancel() -> None:
+        try:
+            hangs = "[[hang]]"
+            chats.until("it hangs", lambda: requests(fake)[-1:] and hangs in str(requests(fake)[-1]))
+            assert jobs.cancel(job, user)
+        finally:
+            connections.close_all()
+
+    canceller = Thread(target=cancel)
+    canceller.start()
+    finished(measurement)
+    canceller.join()
+    job.refresh_from_db()
+    assert (job.state, job.error) == (Job.State.CANCELLED, "Cancelled by ada.")
+    fake.wait_idle()
+    measurement.refresh_from_db()
+    assert measurement.result == {}
+    assert noise.floor_of(chat) is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_run_whose_runner_died_starts_anew(columns: Callable[..., Conversation], user: User) -> None:
+    chat = columns({"tokens": 2})
+    measurement = noise.request(chat, Wanted(("hello",), rounds=2), user, None)
+    Sample.objects.create(measurement=measurement, column=chat.columns.get(), state="complete", arm="A1")
+    run = finished(measurement)
+    assert run.samples.count() == 4
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_runner_told_to_end_gives_the_run_back(team: Team, fake_engine: Engine, user: User) -> None:
+    fake = fake_engine(key="k")
+    row = chats.deployment(team)
+    chats.ready(row, fake)
+    chat = chats.conversation(team, row)
+    job = noise.request(chat, Wanted(("[[hang]]",)), user, None).job
+    assert job is not None
+    runner = subprocess.Popen([sys.executable, str(ROOT / "manage.py"), "run_job", str(job.pk)], cwd=ROOT)
+    chats.until("it asks", lambda: fake.metric("num_requests_running"), 30)
+    runner.terminate()
+    assert runner.wait(timeout=20) == 0
+    fake.wait_idle()
+    job.refresh_from_db()
+    assert (job.state, job.attempt) == (Job.State.QUEUED, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_columns_that_are_not_ready_are_refused_by_name(
+    columns: Callable[..., Conversation], user: User, team: Team
+) -> None:
+    chat = columns({"tokens": 2})
+    stopped = chats.deployment(team, "sleeper", desired=Deployment.Desired.STOPPED)
+    Column.objects.create(conversation=chat, position=1, deployment=stopped)
+    Column.objects.create(conversation=chat, position=2)
+    with pytest.raises(NoiseRefused, match=r"^sleeper is stopped: start it first\. Column C has no model"):
+        noise.request(chat, Wanted(PROMPTS), user, None)
+    assert not Measurement.objects.exists() and not Job.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_run_at_a_time_and_a_changed_column_ends_it(
+    columns: Callable[..., Conversation], user: User
+) -> None:
+    chat = columns({"tokens": 2})
+    run = noise.request(chat, Wanted(("hello",)), user, None)
+    with pytest.raises(NoiseRefused, match="not over yet"):
+        noise.request(chat, Wanted(("hello",)), user, None)
+    chat.columns.update(parameters={"temperature": 1.5})
+    finished(run)
+    job = Job.objects.get()
+    assert job.state == Job.State.FAILED and "was changed" in job.error
+    assert noise.request(chat, Wanted(("hello",)), user, None).pk != run.pk
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_floor_is_of_the_columns_as_they_are(columns: Callable[..., Conversation], user: User) -> None:
+    chat = columns({"token_delay_ms": 2}, {"token_delay_ms": 14})
+    assert noise.floor_of(chat) is None
+    finished(noise.request(chat, Wanted(PROMPTS), user, None))
+    fast = chat.columns.first()
+    assert fast is not None
+    floor = noise.floor_of(chat)
+    assert floor is not None and floor["tpot"] == fast.pk and floor["e2e"] == fast.pk
+    fast.parameters = {"temperature": 0.1}
+    fast.save()
+    assert noise.floor_of(chat) is None
+
+
+def test_columns_of_one_machine_share_its_hardware_unless_they_have_gpus_of_their_own() -> None:
+    def on(node: int, *gpus: int) -> Replica:
+        return Replica(node_id=node, resources={"gpus": [{"index": gpu, "share": None} for gpu in gpus]})
+
+    assert subjects.share_hardware([[on(1)], [on(1)]])
+    assert subjects.share_hardware([[on(1, 0, 1)], [on(1, 1)]])
+    assert not subjects.share_hardware([[on(1, 0)], [on(1, 1)]])
+    assert not subjects.share_hardware([[on(1)], [on(2)], [on(1, 0)]])
+
+
+# The page
+
+
+@pytest.fixture
+def chat(columns: Callable[..., Conversation]) -> Conversation:
+    row = columns({"tokens": 3}, {"tokens": 3})
+    Turn.objects.create(conversation=row, text="What is <b>2 + 2</b>?", client_id="1")
+    return row
+
+
+def signed_in(person: User) -> Client:
+    client = Client()
+    client.force_login(person)
+    return client
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_page_leads_from_the_form_to_the_results(chat: Conversation, user: User) -> None:
+    page, where = signed_in(user), reverse("noise", args=[chat.pk])
+    first = page.get(where).content.decode()
+    assert (
+        "This prompt only" in first
+        and "What is &lt;b&gt;2 + 2&lt;/b&gt;?" in first
+        and "No run yet." in first
+    )
+    assert "48 answers, 12 pairs a comparison." in first
+    form = {"what": "only", "rounds": "", "at_once": "1", "cache": "warm", "max_tokens": "8"}
+    answer = page.post(reverse("noise-start", args=[chat.pk]), form)
+    run = Measurement.objects.get()
+    assert answer.status_code == 302 and answer["Location"] == f"{where}?run={run.pk}#results"
+    assert run.turn is not None and run.settings["rounds"] == 12 and run.settings["only"] is True
+    going = page.get(where).content.decode()
+    assert f'data-topic="job:{run.job_id}"' in going and "Cancel" in going
+    again = page.post(reverse("noise-start", args=[chat.pk]), form)
+    assert again.status_code == 422 and "is not over yet" in again.content.decode()
+    finished(run)
+    done = page.get(reverse("noise-live", args=[chat.pk]), headers={"HX-Request": "true"}).content.decode()
+    assert "The smallest difference it could have found" in done
+    assert "Timed one at a time on shared hardware; interleaved." in done
+    assert "True of these starts, not of the engine" in done
+    assert "This prompt only: pairs are repeats of one prompt" in done
+    assert "identical text is identical" in done
+    assert "data-topic" not in done
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_run_of_few_pairs_shows_raw_values(chat: Conversation, user: User) -> None:
+    finished(noise.request(chat, Wanted(("one", "two", "three")), user, None))
+    shown = signed_in(user).get(reverse("noise", args=[chat.pk])).content.decode()
+    assert "n/a: 3 pairs, at least 10 are needed; raw values" in shown
+    assert 'TTFT <span class="figure">n/a</span>' in shown
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_wrong_is_said_at_its_field_and_nothing_typed_is_lost(chat: Conversation, user: User) -> None:
+    page, where = signed_in(user), reverse("noise-start", args=[chat.pk])
+    form = {"what": "list", "prompts": "a\n" * 201, "rounds": "51", "at_once": "0", "cache": "hot"}
+    answer = page.post(where, form | {"max_tokens": "many"})
+    shown = answer.content.decode()
+    assert answer.status_code == 422
+    for why in (
+        "201 prompts; 200 is the most.",
+        "from 1 to 50.",
+        "from 1 to 32.",
+        "Warm or cold.",
+        "from 1 to 4,096.",
+    ):
+        assert why in shown, why
+    assert 'value="many"' in shown and "a\na\na" in shown
+    file = SimpleUploadedFile("p.jsonl", b'{"prompt": "a"}\nnonsense')
+    answer = page.post(where, {**form, "file": file})
+    assert "Line 2 is not" in answer.content.decode()
+    broken = SimpleUploadedFile("p.jsonl", b"\xff\xfe\x00")
+    assert "not text in UTF-8" in page.post(where, {**form, "file": broken}).content.decode()
+    assert not Measurement.objects.exists()
+    lines = SimpleUploadedFile("p.jsonl", b'{"prompt": "a"}\n{"prompt": "b"}')
+    right = {"what": "list", "prompts": "", "file": lines, "rounds": "2", "at_once": "1"}
+    assert page.post(where, right | {"cache": "cold", "max_tokens": "4"}).status_code == 302
+    kept = Measurement.objects.get().settings
+    assert (kept["prompts"], kept["rounds"], kept["cache"], kept["only"]) == (["a", "b"], 2, "cold", False)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_viewer_looks_and_starts_nothing_and_a_stranger_sees_nothing(
+    chat: Conversation, user: User, stranger: User, team: Team
+) -> None:
+    run = noise.request(chat, Wanted(("one",)), user, None)
+    viewer = User.objects.create_user(username="vera")
+    Membership.objects.create(user=viewer, team=team, role=Membership.Role.VIEWER)
+    reads = [reverse("noise", args=[chat.pk]), reverse("noise-live", args=[chat.pk])]
+    writes = [reverse("noise-start", args=[chat.pk]), reverse("noise-cancel", args=[chat.pk, run.pk])]
+    for address in reads:
+        assert signed_in(viewer).get(address).status_code == 200
+        assert signed_in(stranger).get(address).status_code == 404
+    page = signed_in(viewer).get(reads[0]).content.decode()
+    assert "Measuring needs the role of member" in page and 'type="submit">Cancel' not in page
+    for address in writes:
+        assert signed_in(viewer).post(address, {"what": "only"}).status_code == 403
+        assert signed_in(stranger).post(address, {"what": "only"}).status_code == 404
+    assert signed_in(stranger).post(reverse("noise-estimate", args=[chat.pk])).status_code == 404
+    assert Measurement.objects.count() == 1
+    assert Job.objects.get().state == Job.State.QUEUED
+    assert signed_in(user).post(writes[1]).status_code == 302
+    assert Job.objects.get().state == Job.State.CANCELLED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_run_of_another_conversation_is_not_shown(chat: Conversation, user: User, team: Team) -> None:
+    other = chats.conversation(team)
+    run = Measurement.objects.create(team=team, conversation=other, kind=Measurement.Kind.NOISE)
+    page = signed_in(user)
+    for wanted in (run.pk, "x", "9" * 30):
+        assert page.get(reverse("noise", args=[chat.pk]), {"run": wanted}).status_code == 404
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_estimate_goes_by_earlier_answers(chat: Conversation, user: User) -> None:
+    page, where = signed_in(user), reverse("noise-estimate", args=[chat.pk])
+    form = {"what": "list", "prompts": "a\nb\nc", "rounds": "1", "at_once": "1", "cache": "warm"}
+    assert "How long it takes is not known" in page.post(where, form | {"max_tokens": "11"}).content.decode()
+    turn = Turn.objects.get()
+    for column in chat.columns.all():
+        timings = {"ttft": 1000.0, "e2e": 1000.0 + 99 * 100, "chunks": 100, "first_chunk_tokens": 1}
+        usage = {"completion_tokens": 100}
+        Generation.objects.create(turn=turn, column=column, state="complete", timings=timings, usage=usage)
+    # Two seconds each: eleven of the hundred tokens. Three prompts, two columns, each twice.
+    shown = page.post(where, form | {"max_tokens": "11"}).content.decode()
+    assert "12 answers, 3 pairs a comparison" in shown and "About 24 s" in shown
+    assert "too few for a verdict" in shown
