@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from playground.figures import figures
 from playground.thread import Shown
 
-LEFT, RIGHT, BOTTOM, TOP = 52.0, 284.0, 90.0, 10.0
+LEFT, RIGHT, BOTTOM, TOP = 52.0, 246.0, 90.0, 10.0
 METRICS = (("ttft", "Time to first token", "ms"), ("tokens_per_s", "Speed", "tok/s"), ("e2e", "E2E", "ms"))
 TICKS = 12
 
@@ -33,8 +33,8 @@ class Line:
 
     @property
     def end(self) -> dict[str, float] | None:
-        """Where its name stands."""
-        return {"x": self.dots[-1].x + 5, "y": self.dots[-1].y + 3} if self.dots else None
+        """Where its name stands: beside the others', which may end at the same height."""
+        return {"x": self.dots[-1].x - 4 + 8 * self.at, "y": self.dots[-1].y + 3} if self.dots else None
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,7 @@ def test_a_double_click_a_reload_and_a_killed_engine_lose_nothing(
     page.keyboard.press("Control+Enter")
     expect(page.locator(".vectors caption").last).to_have_text("1 vector of 16 numbers")
     assert Turn.objects.count() == 2
+    page.get_by_role("button", name="More").click()
     page.get_by_role("button", name="View code").click()
     code = page.locator("#code .log")
     expect(code).to_have_count(3)
