@@ -160,9 +160,18 @@ def parting(a: str, b: str) -> Parting | None:
     left, right = words(a), words(b)
     head = _agreeing(left, right)
     before = sum(not part.isspace() for part in left[:head])
-    first = (left[head] if head < len(left) else "", right[head] if head < len(right) else "")
+    first = _next(left, head), _next(right, head)
+    if "" in first:
+        first = _next(left, head, words_only=True), _next(right, head, words_only=True)
     space = not any(part.strip() for part in first)
     return Parting(at + 1, before if space else before + 1, first, space)
+
+
+def _next(parts: Sequence[str], at: int, words_only: bool = False) -> str:
+    """The part there, or with `words_only` the next word from there, where there is one; "" at the end."""
+    if words_only and (word := next((part for part in parts[at:] if part.strip()), "")):
+        return word
+    return parts[at] if at < len(parts) else ""
 
 
 def first_character(a: str, b: str) -> int | None:
@@ -234,7 +243,7 @@ def line(a: Answered, b: Answered, names: tuple[str, str] = ("1", "2")) -> str:
     if "" in found.first and cut_off(short_one):
         return f"{pair} the same as far as {other} goes"
     where = "white space after word" if found.space else "word"
-    return f"{pair} part at {where} {found.word} ({' / '.join(map(named, found.first))})"
+    return f"{pair} part at {where} {found.word:,} ({' / '.join(map(named, found.first))})"
 
 
 def lines(answers: Sequence[Answered], names: Sequence[str] = ()) -> list[str]:

@@ -92,13 +92,10 @@ def _clause(names: Sequence[str], took: str, instead: bool) -> str:
 def _took(name: str, value: Value | None) -> str:
     if value is None:
         return f"does not tell its {name}"
-    number = _number(name, value.value)
-    return {
-        ASKED: f"was asked for {name} {number}",
-        FILE: f"took {name} {number} from generation_config.json",
-        OWN: f"took {name} {number}, the engine's own default",
-        TOLD: f"took {name} {number} by default",
-    }[value.source]
+    took = f"{name} {_number(name, value.value)}"
+    if value.source == ASKED:
+        return f"was asked for {took}"
+    return f"took {took} {value.words}" if value.source != OWN else f"took {took}, {value.words}"
 
 
 def _worth(name: str, value: Value | None) -> Any:

@@ -30,6 +30,15 @@ class Value:
     value: Any
     source: str
 
+    @property
+    def words(self) -> str:
+        return {
+            ASKED: "asked for",
+            FILE: "from generation_config.json",
+            OWN: "the engine's own default",
+            TOLD: "by default",
+        }[self.source]
+
 
 @dataclass(frozen=True)
 class Look:

@@ -89,6 +89,12 @@ def ms(value: Number | None) -> str:
 
 
 @register.filter
+def nats(value: float | None) -> str:
+    """A log-probability, or the difference of two, with its sign: "+0.12"."""
+    return MISSING if value is None else f"{value:+.2f}".replace("-", "\u2212")
+
+
+@register.filter
 def rate(value: Number | None, unit: str = "tok/s") -> str:
     """96.4 → "96 tok/s"."""
     return MISSING if value is None or value == "" else f"{_digits(float(value))} {unit}"
