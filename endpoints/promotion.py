@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Max, QuerySet
 
 from endpoints.models import Endpoint, EndpointEvent, Release
-from playground import deployments, events
+from playground import deployments, events, tally
 from playground.engines.base import ReasonCode
 from playground.models import Configuration, Deployment, Generation, Replica, Team, User
 
@@ -129,7 +129,7 @@ def _own_deployment(
 
 
 def evidence(tested: Deployment) -> dict[str, Any]:
-    """What was tried, in figures: the deployment and the answers it gave."""
+    """What was tried, in figures: the deployment, the answers it gave, and what blind votes say of it."""
     answers = Generation.objects.filter(column__deployment=tested, state=Generation.State.COMPLETE)
     return {
         "deployment": tested.pk,
@@ -138,6 +138,7 @@ def evidence(tested: Deployment) -> dict[str, Any]:
         "conversations": list(
             answers.order_by().values_list("turn__conversation", flat=True).distinct()[:20]
         ),
+        "votes": tally.evidence(tested.configuration, tested.team) if tested.configuration else None,
     }
 
 

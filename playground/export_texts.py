@@ -121,24 +121,22 @@ def _answered(answer: Mapping[str, Any]) -> str:
 
 def _figures(answer: Mapping[str, Any]) -> str:
     found = answer["figures"]
-    words = [
-        f"engine TTFT {_number(found['engine_ttft_ms'])} ms",
-        f"{'≈ ' if found['tpot_approximate'] else ''}{_number(found['tokens_per_s'])} tok/s",
-        f"{'≈ ' if found['n_approximate'] else ''}{_number(found['n'])} tokens",
-        f"E2E {_number(found['e2e_ms'])} ms",
-    ]
-    shown = [re.sub(r"n/a .*", MISSING, word) if word.startswith(MISSING) else word for word in words]
-    return ", ".join(shown)
-
-
-def _number(value: float | None) -> str:
-    return (
-        MISSING
-        if value is None
-        else f"{value:,.0f}"
-        if value >= 100 or value == int(value)
-        else f"{value:.1f}"
+    tokens, rate = found["n_approximate"], found["tpot_approximate"]
+    return ", ".join(
+        [
+            f"engine TTFT {_measured(found['engine_ttft_ms'], 'ms')}",
+            _measured(found["tokens_per_s"], "tok/s", rate),
+            _measured(found["n"], "tokens", tokens),
+            f"E2E {_measured(found['e2e_ms'], 'ms')}",
+        ]
     )
+
+
+def _measured(value: float | None, unit: str, approximate: bool = False) -> str:
+    if value is None:
+        return f"{MISSING} {unit}" if unit != "ms" else MISSING
+    number = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}"
+    return f"{'≈ ' if approximate else ''}{number} {unit}"
 
 
 def _pairs(parameters: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from django.utils import timezone
 from django.utils.text import slugify
 
-from playground import asking, engines, figures, pictures, thread, votes
+from playground import asking, authors, engines, figures, pictures, thread, votes
 from playground.models import Column, Conversation, Generation, Image, Turn, User
 
 VERSION = 1
@@ -81,13 +81,19 @@ def _require_seen(conversation: Conversation, turns: Sequence[Turn], user: User)
 
 
 def _of_branch(branch: thread.Shown) -> list[tuple[Turn, list[Generation]]]:
-    return [(shown.turn, [answer.generation for answer in shown.answers]) for shown in branch.turns]
+    """The way shown, with the answers shown."""
+    shown = [answer.generation.pk for turn in branch.turns for answer in turn.answers]
+    rows = Generation.objects.defer("vectors").select_related(*authors.NEEDS).in_bulk(shown)
+    return [
+        (turn.turn, [rows[one.generation.pk] for one in turn.answers if one.generation.pk in rows])
+        for turn in branch.turns
+    ]
 
 
 def _every(conversation: Conversation) -> list[tuple[Turn, list[Generation]]]:
     """Each message with all answers it ever had, in the order they were sent."""
     rows = Generation.objects.filter(turn__conversation=conversation).defer("vectors")
-    rows = rows.select_related("column__deployment", "configuration__environment", "configuration__model")
+    rows = rows.select_related(*authors.NEEDS)
     answers: dict[int, list[Generation]] = defaultdict(list)
     for row in rows.order_by("column__position", "column", "pk"):
         answers[row.turn_id].append(row)
@@ -153,8 +159,8 @@ def _turn(
 
 
 def _answer(row: Generation, places: dict[int, int]) -> dict[str, Any]:
-    configuration, deployment = row.configuration, row.column.deployment
-    known = figures.figures(row)
+    author, known = authors.of(row), figures.figures(row)
+    configuration = author.configuration
     return {
         "id": row.pk,
         "column": places.get(row.column_id),
@@ -163,11 +169,11 @@ def _answer(row: Generation, places: dict[int, int]) -> dict[str, Any]:
         "finish_reason": row.finish_reason or None,
         "error": row.error or None,
         "model": configuration.model.name if configuration else None,
-        "engine": configuration.engine if configuration else (deployment.engine if deployment else None),
+        "engine": author.engine or None,
         "version": configuration.environment.version if configuration else None,
         "configuration": configuration.digest if configuration else None,
-        "deployment": deployment.name if deployment else None,
-        "adapter": row.column.adapter or None,
+        "deployment": author.deployment or None,
+        "adapter": author.adapter or None,
         "parameters": {key: value for key, value in row.request.items() if key not in NOT_PARAMETERS},
         "request": row.request,
         "text": row.text,
@@ -175,8 +181,7 @@ def _answer(row: Generation, places: dict[int, int]) -> dict[str, Any]:
         "result": row.result or None,
         "usage": row.usage,
         "timings": row.timings,
-        "figures": {title: getattr(known, name) for title, name in FIGURES.items()}
-        | {title: getattr(known, name) for title, name in FLAGS.items()},
+        "figures": {title: getattr(known, name) for title, name in (FIGURES | FLAGS).items()},
     }
 
 

@@ -15,7 +15,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import BinaryField, F, Func
 from django.utils.crypto import constant_time_compare, salted_hmac
 
-from playground import access, conversations, events
+from playground import access, authors, conversations, events
 from playground.models import Conversation, Generation, Image, Turn, User, Vote
 
 BEST, TIE, BAD = Vote.Verdict.BEST, Vote.Verdict.TIE, Vote.Verdict.BAD
@@ -136,7 +136,7 @@ def _judged(turn: Turn, answers: Mapping[str, Generation]) -> Ballot:
 
 def _answers(turn: Turn) -> dict[int, Generation]:
     """The newest answer of each open column, by the column's key."""
-    rows = turn.generations.filter(column__closed=False).select_related("column__deployment", "configuration")
+    rows = turn.generations.filter(column__closed=False).select_related(*authors.NEEDS)
     return {row.column_id: row for row in rows.defer("vectors").order_by("pk")}
 
 
@@ -177,15 +177,15 @@ def _require_open(asked: Ballot, mark: str | None) -> None:
 
 
 def _candidate(letter: str, answer: Generation, chosen: bool) -> dict[str, Any]:
-    deployment, configuration = answer.column.deployment, answer.configuration
+    author = authors.of(answer)
     return {
         "letter": letter,
         "column": answer.column_id,
         "generation": answer.pk,
-        "configuration": configuration.pk if configuration else None,
-        "digest": configuration.digest if configuration else "",
-        "name": deployment.name if deployment else "a deployment that is gone",
-        "adapter": answer.column.adapter,
+        "configuration": author.configuration.pk if author.configuration else None,
+        "digest": author.configuration.digest if author.configuration else "",
+        "name": author.deployment or "a deployment that is gone",
+        "adapter": author.adapter,
         "chosen": chosen,
     }
 
@@ -216,8 +216,9 @@ def _said(turn: Turn, pictures: Mapping[int, str]) -> dict[str, Any]:
 def _way(turn: Turn) -> list[Turn]:
     """The messages from the first one to `turn`."""
     known = {row.pk: row for row in turn.conversation.turns.only("parent", "text", "inputs")}
-    way, at = [], turn.pk
-    while row := known.pop(at, None):
+    way: list[Turn] = []
+    at: int | None = turn.pk
+    while at is not None and (row := known.pop(at, None)):
         way.append(row)
         at = row.parent_id
     return way[::-1]

@@ -1,5 +1,6 @@
 """Blind mode over HTTP: who sees what, in which order, which votes count, and what they add up to."""
 
+import re
 from collections.abc import Iterator
 from itertools import count
 
@@ -8,15 +9,18 @@ from django.db import IntegrityError
 from django.test import Client
 from django.urls import reverse
 
+from endpoints import promotion
 from playground import catalogue, statistics, tally, votes
 from playground.models import (
     Column,
     Configuration,
     Conversation,
+    Deployment,
     EngineEnvironment,
     Generation,
     Image,
     Membership,
+    Replica,
     Team,
     Turn,
     User,
@@ -57,7 +61,7 @@ def chat(team: Team, user: User, configurations: list[Configuration]) -> Convers
 
 
 def compared(team: Team, user: User, over: list[Configuration], **more: object) -> Conversation:
-    rows = [chats.deployment(team, f"d{at}", configuration=one) for at, one in enumerate(over)]
+    rows = [chats.deployment(team, f"dep-{at}", configuration=one) for at, one in enumerate(over)]
     return chats.conversation(team, *rows, created_by=user, **{"blind": True, **more})
 
 
@@ -164,8 +168,8 @@ def test_a_ballot_tells_no_names_until_it_is_cast_and_then_all(chat: Conversatio
     answer = cast(page, turn, letter(turn, user, 1))
     shown = answer.content.decode()
     assert answer.headers["HX-Trigger"] == f'{{"voted": {{"target": "#ballot-{turn.pk}"}}}}'
-    assert f"{letter(turn, user, 0)} was d0" in shown
-    assert f"{letter(turn, user, 1)} was d1" in shown
+    assert f"{letter(turn, user, 0)} was dep-0" in shown
+    assert f"{letter(turn, user, 1)} was dep-1" in shown
     row = Vote.objects.get()
     assert (row.verdict, row.column, row.user) == ("best", chat.columns.all()[1], user)
     assert row.configuration and row.configuration.options == {"context": 2048}
@@ -347,7 +351,7 @@ def test_shares_and_intervals_are_over_decided_votes(chat: Conversation, user: U
     for place in [0] * 9 + [1] * 5 + [None] * 2:
         vote(asked(chat), user, place)
     vote(asked(chat), user, None, "bad")
-    found = scores(chat.team)["d0"]
+    found = scores(chat.team)["dep-0"]
     assert (found.won, found.lost, found.ties, found.bad) == (9, 5, 2, 1)
     assert found.share == pytest.approx(9 / 14)
     # Wilson at 95 %: (9 + 1.92073) / (14 + 3.84146) ± …
@@ -366,14 +370,14 @@ def test_a_vote_among_several_counts_for_the_chosen_against_each_other(
     vote(asked(chat), user, 1)
     pairs = {(one.name, other.name): score for one, other, score in tally.of_team(team).pairs}
     assert {names: (score.won, score.lost) for names, score in pairs.items()} == {
-        ("d2", "d0"): (10, 0),
-        ("d2", "d1"): (10, 1),
-        ("d1", "d0"): (1, 0),
+        ("dep-2", "dep-0"): (10, 0),
+        ("dep-2", "dep-1"): (10, 1),
+        ("dep-1", "dep-0"): (1, 0),
     }
     assert {name: (score.won, score.lost) for name, score in scores(team).items()} == {
-        "d2": (10, 1),
-        "d1": (1, 10),
-        "d0": (0, 11),
+        "dep-2": (10, 1),
+        "dep-1": (1, 10),
+        "dep-0": (0, 11),
     }
 
 
@@ -384,7 +388,7 @@ def test_one_vote_a_person_and_prompt_counts_and_it_is_the_last(chat: Conversati
     vote(asked(chat, "Always the same"), other, 0)
     vote(asked(chat, "Something else"), user, 0)
     found = scores(chat.team)
-    assert (found["d0"].won, found["d0"].lost) == (2, 1)
+    assert (found["dep-0"].won, found["dep-0"].lost) == (2, 1)
     assert tally.of_team(chat.team).votes == 5
 
 
@@ -403,13 +407,20 @@ def test_a_configuration_against_itself_says_nothing(
     chat = compared(team, user, [configurations[0]] * 2)
     vote(asked(chat), user, 0)
     assert tally.of_team(team).sides == []
-    adapted = compared(team, user, [configurations[0]] * 2)
-    Column.objects.filter(conversation=adapted, position=1).update(adapter="polite")
-    vote(asked(adapted), user, 1)
-    assert [(side.adapter, score.won) for side, score in tally.of_team(team).sides] in (
-        [("polite", 1), ("", 0)],
-        [("", 0), ("polite", 1)],
-    )
+
+
+def test_an_adapter_and_its_model_are_two_sides_and_one_evidence(
+    team: Team, user: User, configurations: list[Configuration]
+) -> None:
+    one = configurations[0]
+    one.adapters = [{"name": "polite", "digest": "a" * 64}]
+    one.save()
+    turn = asked(compared(team, user, [one, one]))
+    polite = {"lora": [{"id": 0, "scale": 1.0}]}
+    turn.generations.filter(column__position=1).update(request=polite)
+    vote(turn, user, 1)
+    assert {side.adapter: score.won for side, score in tally.of_team(team).sides} == {"polite": 1, "": 0}
+    assert tally.evidence(one, team)["votes"] == 0
 
 
 def test_hostile_names_in_the_tally_are_inert(chat: Conversation, user: User) -> None:
@@ -447,3 +458,26 @@ def test_few_votes_are_counted_and_no_more(
     other = stranger.memberships.get().team
     assert tally.evidence(configurations[0], other)["votes"] == 0
     assert tally.evidence(configurations[3], chat.team)["votes"] == 0
+
+
+def test_a_promotion_shows_and_keeps_the_votes(chat: Conversation, user: User) -> None:
+    page, tested = signed_in(user), Deployment.objects.get(name="dep-0")
+    Replica.objects.create(deployment=tested, configuration=tested.configuration, state="ready", port=1)
+    promote = reverse("endpoints:promote", args=[tested.pk])
+    assert "No blind votes on it" in page.get(promote).content.decode()
+    for place in [0] * 7 + [None]:
+        vote(asked(chat), user, place)
+    assert "Votes: 7 decided of 8." in page.get(promote).content.decode()
+    for place in [0] * 2 + [1] * 5 + [None] * 2:
+        vote(asked(chat), user, place)
+    assert shown_votes(page.get(promote)) == "Votes: 14 decided of 17; won 64 % (39 % to 84 %)."
+    promotion.promote(tested, endpoint="ships", user=user)
+    chat.delete()
+    detail = page.get(reverse("endpoints:detail", args=["ships"]))
+    assert shown_votes(detail) == "Votes: 14 decided of 17; won 64 % (39 % to 84 %)."
+
+
+def shown_votes(answer) -> str:
+    text = re.sub("<[^>]*>", "", answer.content.decode())
+    found = re.search(r"Votes: [^.]*\.", text)
+    return found.group() if found else text

@@ -58,7 +58,7 @@ def export(request: Request, pk: int) -> HttpResponse:
 @require_POST
 def fork(request: Request, pk: int) -> HttpResponse:
     """The branch shown, up to ?turn= where it is named, as a conversation of this person's own."""
-    conversation = _conversation(request, pk)
+    conversation = _conversation(request, pk, write=True)
     point = _point(request)
     try:
         branch = thread.show(conversation, point)
