@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("gateway", "page_stream")
+NAMES = ("gateway", "page_stream", "columns")
 
 
 def main() -> None:
