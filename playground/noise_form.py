@@ -51,6 +51,20 @@ def typed(posted: Mapping[str, str], said: str) -> Typed:
     return begun
 
 
+def again(settings: Mapping[str, Any], said: str) -> Typed:
+    """The form that asks for a run once more."""
+    only = bool(settings["only"] and said)
+    prompts = "" if settings["only"] else "\n".join(_line(prompt) for prompt in settings["prompts"])
+    numbers = {name: str(settings[name]) for name in ("rounds", "at_once", "max_tokens")}
+    return Typed("only" if only else "list", prompts, cache=settings["cache"], **numbers)
+
+
+def _line(prompt: str) -> str:
+    """A prompt as `parse` reads it back."""
+    plain = "\n" not in prompt and _of_json(prompt) is None and prompt == prompt.strip()
+    return prompt if plain else json.dumps({"prompt": prompt}, ensure_ascii=False)
+
+
 def read(form: Typed, file: UploadedFile | None, said: str) -> Wanted:
     """What is wanted. `said`: the conversation's last message. BadForm names every field that is wrong."""
     wrong: dict[str, str] = {}
@@ -95,24 +109,35 @@ def _sent(file: UploadedFile) -> list[str]:
 
 def parse(text: str, *, lines_of_json: bool = False) -> list[str]:
     """One prompt a line, empty ones left out: as it stands, or {"prompt": "…"}. BadForm names wrong lines."""
-    found, wrong = [], []
+    found: dict[str, int] = {}
+    wrong = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        prompt = _of_json(line) if lines_of_json else line.strip()
-        if prompt is None:
-            wrong.append(f'Line {number} is not {{"prompt": "…"}}.')
-        elif len(prompt) > CHARACTERS:
-            wrong.append(f"Line {number} has {len(prompt):,} characters; {CHARACTERS:,} is the most.")
-        else:
-            found.append(prompt)
+        prompt = _of_json(line) or (None if lines_of_json else line.strip())
+        if why := _why_not(prompt, found):
+            wrong.append(f"Line {number} {why}")
+        elif prompt is not None:
+            found[prompt] = number
     if wrong:
         more = [f"And {len(wrong) - ERRORS} more."] if len(wrong) > ERRORS else []
         raise BadForm({"prompts": " ".join([*wrong[:ERRORS], *more])})
     if not 1 <= len(found) <= noise.PROMPTS:
         many = f"{len(found)} prompts; {noise.PROMPTS} is the most." if found else "Give at least one prompt."
         raise BadForm({"prompts": many})
-    return found
+    return list(found)
+
+
+def _why_not(prompt: str | None, found: Mapping[str, int]) -> str:
+    """What is wrong with it; `found` has the lines of those before."""
+    if prompt is None:
+        return 'is not {"prompt": "…"}.'
+    if len(prompt) > CHARACTERS:
+        return f"has {len(prompt):,} characters; {CHARACTERS:,} is the most."
+    if prompt in found:
+        # Pairs are prompts: one that counts twice would feign certainty.
+        return f"repeats line {found[prompt]}: choose more rounds instead."
+    return ""
 
 
 def _of_json(line: str) -> str | None:

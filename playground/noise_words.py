@@ -46,14 +46,27 @@ class Row:
     verdicts: Sequence[Verdict]
 
 
-def rows(result: Mapping[str, Any]) -> tuple[list[Row], list[Row]]:
+@dataclass(frozen=True)
+class Table:
+    """Rows whose bars share one scale: at its ends something is slower by `reach`."""
+
+    rows: Sequence[Row]
+    reach: str
+
+
+def tables(result: Mapping[str, Any]) -> tuple[Table, Table]:
     """Each column against itself, then each against each."""
-    limit = _limit(result["speed"])
-    by_pair: dict[tuple[int, int], list[Verdict]] = {}
-    for test in result["speed"]:
-        by_pair.setdefault((test["a"], test["b"]), []).append(verdict(test, limit))
-    found = [(a, b, Row(letter(a), letter(b), verdicts)) for (a, b), verdicts in by_pair.items()]
-    return [row for a, b, row in found if a == b], [row for a, b, row in found if a != b]
+    own = [test for test in result["speed"] if test["a"] == test["b"]]
+    return _table(own), _table([test for test in result["speed"] if test["a"] != test["b"]])
+
+
+def _table(tests: Sequence[Mapping[str, Any]]) -> Table:
+    limit = _limit(tests)
+    pairs: dict[tuple[int, int], list[Verdict]] = {}
+    for test in tests:
+        pairs.setdefault((test["a"], test["b"]), []).append(verdict(test, limit))
+    rows = [Row(letter(a), letter(b), verdicts) for (a, b), verdicts in pairs.items()]
+    return Table(rows, percent(math.exp(limit)))
 
 
 def verdict(test: Mapping[str, Any], limit: float) -> Verdict:
@@ -89,9 +102,9 @@ def _words(test: Mapping[str, Any], kind: str) -> str:
 
 
 def percent(ratio: float) -> str:
-    """1.083 → "8 %", 1.0042 → "0.4 %", 4.1 → "310 %"."""
+    """1.083 → "8 %", 1.0042 → "0.4 %", 4.1 → "310 %", with a space that does not break."""
     share = 100 * (ratio - 1)
-    return f"{share:.0f} %" if share >= 2.95 else f"{share:.1f} %"
+    return f"{share:.0f}\u00a0%" if share >= 2.95 else f"{share:.1f}\u00a0%"
 
 
 def _limit(tests: Sequence[Mapping[str, Any]]) -> float:
@@ -157,7 +170,7 @@ def asked(settings: Mapping[str, Any]) -> str:
 
 def page(settings: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
     """All that the page shows of a finished run."""
-    own, pairs = rows(result)
+    own, pairs = tables(result)
     return {
         "columns": [
             {**column, **summary, "letter": letter(place)}
@@ -168,7 +181,6 @@ def page(settings: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, An
         "own": own,
         "pairs": pairs,
         "texts": texts(result),
-        "reach": percent(math.exp(_limit(result["speed"]))),
         "floor": _floor(result),
         "tests": result["tests"],
         "unit": result["unit"],
@@ -177,12 +189,17 @@ def page(settings: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, An
 
 
 def _floor(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """By metric, the smallest difference that could have been found in every pair of two columns."""
+    """By metric, the smallest difference that could have been found in every pair of two columns.
+
+    Of one column alone: between its own answers.
+    """
     found = []
+    alone = len(result["columns"]) == 1
     for metric in METRICS:
-        tests = [test for test in result["speed"] if test["metric"] == metric and test["a"] != test["b"]]
-        known = [test["findable"] for test in tests if "findable" in test]
-        found.append((NAMES[metric], percent(max(known)) if known and len(known) == len(tests) else "n/a"))
+        known = [test for test in result["speed"] if test["metric"] == metric]
+        tests = [test for test in known if alone or test["a"] != test["b"]]
+        least = [test["findable"] for test in tests if "findable" in test]
+        found.append((NAMES[metric], percent(max(least)) if least and len(least) == len(tests) else "n/a"))
     return found
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from http.client import HTTPConnection
 from threading import Thread
 from typing import Any
@@ -138,10 +139,10 @@ def test_identical_engines_have_few_false_winners_and_a_slow_one_is_found_in_who
 def test_a_slow_column_is_named_and_the_others_are_not() -> None:
     found = result(answers(3, (1.2, 1.0, 1.2)), 3)
     assert noise_report.best(found, 3) == {"ttft": 1, "tpot": 1, "e2e": 1}
-    own, pairs = noise_words.rows(found)
+    own, pairs = (table.rows for table in noise_words.tables(found))
     assert {verdict.kind for row in own for verdict in row.verdicts} == {"same"}
     slow = pairs[0].verdicts[0]
-    assert slow.kind == "differs" and slow.words.startswith("A is ") and "% slower (" in slow.words
+    assert slow.kind == "differs" and slow.words.startswith("A is ") and "\u00a0% slower (" in slow.words
     same = pairs[1].verdicts[0]
     assert (pairs[1].a, pairs[1].b) == ("A", "C")
     assert same.words.startswith("the same within the noise: a difference under ")
@@ -156,7 +157,7 @@ def test_below_ten_pairs_only_raw_values_show() -> None:
     test = between(found)["ttft"]
     assert test["n"] == 6 and len(test["raw"]) == 6 and "ratio" not in test
     assert found["tests"] == 0
-    verdict = noise_words.rows(found)[1][0].verdicts[0]
+    verdict = noise_words.tables(found)[1].rows[0].verdicts[0]
     assert verdict.words == "n/a: 6 pairs, at least 10 are needed; raw values"
     assert noise_report.best(found, 2) == {"ttft": None, "tpot": None, "e2e": None}
 
@@ -198,7 +199,7 @@ def test_a_column_that_differs_from_itself_makes_no_verdict() -> None:
         for one in answers(1, (1, 2))
     ]
     found = result(seen)
-    own, pairs = noise_words.rows(found)
+    own, pairs = (table.rows for table in noise_words.tables(found))
     assert own[0].verdicts[0].words.startswith("differs from itself: its second answers are")
     assert pairs[0].verdicts[0].kind == "void"
     assert noise_report.best(found, 2)["ttft"] is None
@@ -243,6 +244,7 @@ def test_texts_that_differ_from_themselves_as_often_are_the_same_within_the_nois
 def test_prompts_come_one_a_line_or_as_lines_of_json() -> None:
     assert noise_form.parse("one\n\n  two \r\n") == ["one", "two"]
     assert noise_form.parse('{"prompt": "a\\nb", "id": 1}\n', lines_of_json=True) == ["a\nb"]
+    assert noise_form.parse('{"prompt": "a\\nb"}\n{"x": 1}') == ["a\nb", '{"x": 1}']
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,8 @@ def test_prompts_come_one_a_line_or_as_lines_of_json() -> None:
             'Line 2 is not {"prompt": "…"}. Line 3 is not {"prompt": "…"}.',
         ),
         ("\n", "Give at least one prompt."),
-        ('{"prompt": "x"}\n' * 201, "201 prompts; 200 is the most."),
+        ('{"prompt": "a"}\n\n{"prompt": "a"}', "Line 3 repeats line 1: choose more rounds instead."),
+        ("".join(f'{{"prompt": "{place}"}}\n' for place in range(201)), "201 prompts; 200 is the most."),
         ("nonsense\n" * 8, "And 3 more."),
     ],
 )
@@ -261,6 +264,15 @@ def test_wrong_lines_are_named_by_number(text: str, why: str) -> None:
     with pytest.raises(noise_form.BadForm) as caught:
         noise_form.parse(text, lines_of_json=True)
     assert why in caught.value.fields["prompts"]
+
+
+def test_the_form_of_a_run_asks_for_the_same_again() -> None:
+    prompts = ["plain", "two\nlines", '{"prompt": "of JSON"}', " spaced "]
+    chosen = {**asdict(Wanted(tuple(prompts), rounds=3, cache="cold")), "seed": 1}
+    form = noise_form.again(chosen, "")
+    assert noise_form.read(form, None, "") == Wanted(tuple(prompts), rounds=3, cache="cold")
+    only = noise_form.again(asdict(Wanted(("hello",), rounds=12, only=True)), "hello")
+    assert (only.what, only.prompts) == ("only", "")
 
 
 # Runs
@@ -419,6 +431,29 @@ def test_a_run_whose_runner_died_starts_anew(columns: Callable[..., Conversation
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_run_whose_conversation_is_deleted_says_so(
+    columns: Callable[..., Conversation], user: User
+) -> None:
+    chat = columns({"token_delay_ms": 20, "tokens": 10})
+    job = noise.request(chat, Wanted(("one", "two", "three")), user, None).job
+    assert job is not None
+
+    def delete() -> None:
+        try:
+            chats.until("an answer is kept", Sample.objects.exists)
+            chat.delete()
+        finally:
+            connections.close_all()
+
+    deleter = Thread(target=delete)
+    deleter.start()
+    jobs.run(job.pk)
+    deleter.join()
+    job.refresh_from_db()
+    assert job.state == Job.State.FAILED and "deleted" in job.error
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_job_runner_told_to_end_gives_the_run_back(team: Team, fake_engine: Engine, user: User) -> None:
     fake = fake_engine(key="k")
     row = chats.deployment(team)
@@ -543,7 +578,13 @@ def test_a_run_of_few_pairs_shows_raw_values(chat: Conversation, user: User) -> 
 @pytest.mark.django_db(transaction=True)
 def test_what_is_wrong_is_said_at_its_field_and_nothing_typed_is_lost(chat: Conversation, user: User) -> None:
     page, where = signed_in(user), reverse("noise-start", args=[chat.pk])
-    form = {"what": "list", "prompts": "a\n" * 201, "rounds": "51", "at_once": "0", "cache": "hot"}
+    form = {
+        "what": "list",
+        "prompts": "\n".join(map(str, range(201))),
+        "rounds": "51",
+        "at_once": "0",
+        "cache": "hot",
+    }
     answer = page.post(where, form | {"max_tokens": "many"})
     shown = answer.content.decode()
     assert answer.status_code == 422
@@ -555,7 +596,7 @@ def test_what_is_wrong_is_said_at_its_field_and_nothing_typed_is_lost(chat: Conv
         "from 1 to 4,096.",
     ):
         assert why in shown, why
-    assert 'value="many"' in shown and "a\na\na" in shown
+    assert 'value="many"' in shown and "0\n1\n2" in shown
     file = SimpleUploadedFile("p.jsonl", b'{"prompt": "a"}\nnonsense')
     answer = page.post(where, {**form, "file": file})
     assert "Line 2 is not" in answer.content.decode()

@@ -25,7 +25,8 @@ def page(request: Request, pk: int) -> HttpResponse:
     """The form, and the run asked for by ?run=, else the newest."""
     conversation = access.fetch(request.user, Conversation.objects.all(), pk)
     run = _run(conversation, request.GET.get("run", ""))
-    form = noise_form.typed({}, _said(_turn(conversation)))
+    said = _said(_turn(conversation))
+    form = noise_form.again(run.settings, said) if run else noise_form.typed({}, said)
     return render(request, PAGE, _context(request, conversation, run, form))
 
 
