@@ -38,7 +38,7 @@ class Ballot:
     state: str
     why: str = ""
     answers: tuple[tuple[str, Generation], ...] = ()
-    """The answers by letter, in the order shown to this person; while it is open."""
+    """By letter, in the order shown to this person; none while it waits or is closed."""
     vote: Vote | None = None
 
     @property
@@ -110,7 +110,7 @@ def _mark_seen(conversation: Conversation) -> None:
 def ballot(turn: Turn, user: User) -> Ballot:
     """What `user` may do about `turn` now."""
     if vote := turn.votes.filter(user=user).first():
-        return Ballot(turn, "cast", vote=vote)
+        return Ballot(turn, "cast", answers=_voted(vote), vote=vote)
     if not turn.conversation.blind:
         return Ballot(turn, "closed", "Votes are for blind mode: turn it on, then send a message.")
     if not turn.inputs.get("blind"):
@@ -132,6 +132,13 @@ def _judged(turn: Turn, answers: Mapping[str, Generation]) -> Ballot:
             turn, "closed", f"{which} not complete, and votes are between whole answers: ask again."
         )
     return Ballot(turn, "open", answers=tuple(answers.items()))
+
+
+def _voted(vote: Vote) -> tuple[tuple[str, Generation], ...]:
+    """The answers it was about; those that are gone left out."""
+    of = {one["generation"]: one["letter"] for one in vote.candidates}
+    rows = Generation.objects.defer("vectors").in_bulk(of)
+    return tuple((letter, rows[pk]) for pk, letter in of.items() if pk in rows)
 
 
 def _answers(turn: Turn) -> dict[int, Generation]:

@@ -168,8 +168,8 @@ def test_a_ballot_tells_no_names_until_it_is_cast_and_then_all(chat: Conversatio
     answer = cast(page, turn, letter(turn, user, 1))
     shown = answer.content.decode()
     assert answer.headers["HX-Trigger"] == f'{{"voted": {{"target": "#ballot-{turn.pk}"}}}}'
-    assert f"{letter(turn, user, 0)} was dep-0" in shown
-    assert f"{letter(turn, user, 1)} was dep-1" in shown
+    assert f"<strong>{letter(turn, user, 0)}</strong> was dep-0" in shown
+    assert f"<strong>{letter(turn, user, 1)}</strong> was dep-1" in shown
     row = Vote.objects.get()
     assert (row.verdict, row.column, row.user) == ("best", chat.columns.all()[1], user)
     assert row.configuration and row.configuration.options == {"context": 2048}
@@ -177,6 +177,27 @@ def test_a_ballot_tells_no_names_until_it_is_cast_and_then_all(chat: Conversatio
     assert [one["column"] for one in row.candidates] == votes.order(
         turn, user, [c.pk for c in chat.columns.all()]
     )
+
+
+def test_the_ballot_is_a_page_with_its_answers_that_needs_no_script(chat: Conversation, user: User) -> None:
+    page, turn = Client(), asked(chat, "What is a slipway?")
+    page.force_login(user)
+    address = reverse("turn-vote", args=[turn.pk])
+    before = page.get(address).content.decode()
+    assert "<html" in before
+    assert "What is a slipway?" in before
+    for row in chat.columns.all():
+        assert f"by {row.pk}" in before
+        assert row.deployment and row.deployment.name not in before
+    after = page.post(address, {"choice": "B", "mark": votes.ballot(turn, user).mark}).content.decode()
+    assert "<html" in after
+    assert "dep-0" in after
+    Generation.objects.filter(pk=turn.generations.all()[0].pk).update(state="streaming")
+    other = Client()
+    other.force_login(member(chat.team, "bob"))
+    waiting = other.get(address).content.decode()
+    assert "Waiting for all answers" in waiting
+    assert not any(f"by {row.pk}" in waiting for row in chat.columns.all())
 
 
 @pytest.mark.parametrize("choice", ["tie", "bad"])

@@ -13,6 +13,7 @@ from playground.views.conversations import writes
 from playground.views.request import Request, team_of
 
 PAGE = "playground/votes.html"
+BALLOT = "playground/ballot.html"
 HTTP_UNPROCESSABLE = 422
 
 
@@ -28,7 +29,7 @@ def page(request: Request) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "POST"])
 def turn(request: Request, pk: int) -> HttpResponse:
-    """A message's ballot; POST votes by ?choice=, "A" or "tie" or "bad", and shows who was who."""
+    """A message's ballot, as a page with its answers; POST votes: `choice` is "A", "tie" or "bad"."""
     row = _turn(request, pk, write=request.method == "POST")
     why = ""
     if request.method == "POST":
@@ -54,7 +55,9 @@ def _turn(request: Request, pk: int, *, write: bool) -> Turn:
 def _ballot(request: Request, row: Turn, why: str) -> HttpResponse:
     may_vote = access.can(request.user, "chat", row.conversation.team)
     context = {"ballot": votes.ballot(row, request.user), "why": why, "may_vote": may_vote}
-    return render(request, f"{PAGE}#ballot", context, status=HTTP_UNPROCESSABLE if why else 200)
+    part = "#whole" if "whole" in request.GET else "#ballot"
+    page = f"{BALLOT}{part}" if request.htmx else BALLOT
+    return render(request, page, context, status=HTTP_UNPROCESSABLE if why else 200)
 
 
 @writes
@@ -66,6 +69,6 @@ def blind(request: Request, pk: int) -> HttpResponse:
     votes.set_blind(conversation, request.POST.get("on") == "yes")
     if not request.htmx:
         return redirect("conversation", conversation.pk)
-    response = render(request, f"{PAGE}#blind", {"conversation": conversation, "may_write": True})
+    response = render(request, f"{BALLOT}#blind", {"conversation": conversation, "may_write": True})
     response["HX-Trigger"] = json.dumps({"blind": {"target": "#blind"}})
     return response
