@@ -79,9 +79,13 @@ async def _measure(pair: tuple[Generation, Generation], names: tuple[str, str]) 
     if at > FARTHEST:
         raise Untold(f"They part after {at:,} characters: a second run that long is not made.")
     await _require_same_prompt(pair, names, at)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_run(one, at, name)) for one, name in zip(pair, names, strict=True)]
-    return margins.judge((tasks[0].result(), tasks[1].result()), answers, names)
+    asked = (_run(one, at, name) for one, name in zip(pair, names, strict=True))
+    first, second = await asyncio.gather(*asked, return_exceptions=True)
+    for found in (first, second):
+        if isinstance(found, BaseException):
+            raise found
+    assert isinstance(first, Run) and isinstance(second, Run)
+    return margins.judge((first, second), answers, names)
 
 
 async def _require_same_prompt(pair: tuple[Generation, Generation], names: tuple[str, str], at: int) -> None:
