@@ -5,7 +5,7 @@ their lines as well as by colour.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from playground.load_report import front
@@ -22,6 +22,14 @@ SHAPES = (
     "M-5 -2h3v-3h4v3h3v4h-3v3h-4v-3h-3z",
     "M0 -6L5.7 -1.9L3.5 4.9H-3.5L-5.7 -1.9z",
 )
+
+
+# Of a point, and of a letter of its label.
+MARK, LETTER, LINE = 6.5, 7.0, 10.0
+# Above, below, right, left, then farther up and down: shares of the label's width, and distance of its foot.
+AROUND = ((0, -9.5), (0, 18), (1, 4), (-1, 4), (0, -22), (0, 31))
+Place = tuple[float, float]
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,6 @@ class Mark:
     label: str
     label_x: float
     label_y: float
-    anchor: str
     front: bool
     words: str
 
@@ -125,29 +132,49 @@ def chart(key: str, title: str, names: Sequence[str], points: Sequence[Point]) -
 
 
 def _lines(
-    names: Sequence[str], points: Sequence[Point], best: dict[Point, bool], across: Scale, up: Scale
+    names: Sequence[str], points: Sequence[Point], best: Mapping[Point, bool], across: Scale, up: Scale
 ) -> list[Line]:
     """One a column and loop that has points, by the levels' order."""
+    places = [(across.at(point.throughput), up.at(point.latency)) for point in points]
+    labels = dict(zip(points, _labelled(places, [point.label for point in points]), strict=True))
     found = []
     for index, name in enumerate(names):
         for opened in (False, True):
             own = [point for point in points if point.column == index and point.open == opened]
             if own:
-                marks = tuple(_mark(point, name, best[point], across, up) for point in own)
+                marks = tuple(_mark(point, name, best[point], labels[point], across, up) for point in own)
                 shape = SHAPES[index % len(SHAPES)]
                 found.append(Line(index % len(SHAPES), name, opened, _path(own, across, up), marks, shape))
     return found
 
 
-def _mark(point: Point, name: str, best: bool, across: Scale, up: Scale) -> Mark:
-    """A point and its label: above it, below for every other column; within the frame at its right edge."""
-    x, y = across.at(point.throughput), up.at(point.latency)
-    below = point.column % 2 == 1 and y < HEIGHT - BOTTOM - 18
-    right = x > WIDTH - RIGHT - 30
-    label_y = round(y + 18 if below else y - 9, 1)
+def _mark(point: Point, name: str, best: bool, label: Place, across: Scale, up: Scale) -> Mark:
     words = f"{name}, {point.label}: {_digits(point.throughput)} tok/s, {_digits(point.latency)} ms"
-    label_x = x - 3 if right else x
-    return Mark(x, y, point.label, label_x, max(label_y, 10), "end" if right else "middle", best, words)
+    x, y = across.at(point.throughput), up.at(point.latency)
+    return Mark(x, y, point.label, *(round(one, 1) for one in label), best, words)
+
+
+def _labelled(points: Sequence[Place], labels: Sequence[str]) -> list[Place]:
+    """Where each label's middle goes: the first place around its point that hides nothing, else above it."""
+    taken: list[Box] = [(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points]
+    found = []
+    for (x, y), label in zip(points, labels, strict=True):
+        half = len(label) * LETTER / 2
+        tries = [(x + dx * (half + MARK + 1), y + dy) for dx, dy in AROUND]
+        boxes = [(at - half, low - LINE, at + half, low + 2) for at, low in tries]
+        free = [place for place, box in enumerate(boxes) if _free(box, taken)]
+        chosen = free[0] if free else 0
+        taken.append(boxes[chosen])
+        found.append(tries[chosen])
+    return found
+
+
+def _free(box: Box, taken: Sequence[Box]) -> bool:
+    """Whether a label there lies within the frame and on nothing."""
+    inside = box[0] >= LEFT and box[2] <= WIDTH - 2 and box[1] >= 0 and box[3] <= HEIGHT - BOTTOM
+    return inside and not any(
+        box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
+    )
 
 
 def _path(points: Sequence[Point], across: Scale, up: Scale) -> str:

@@ -36,6 +36,8 @@ DEFAULTS = {
     "source": "message",
     "prompts": "",
 }
+# A line of a file is "line 1" of itself to the JSON reader.
+ITS_PLACE = re.compile(r"line 1 column")
 Prompt = str | list[dict[str, Any]]
 
 
@@ -198,7 +200,7 @@ def read_prompts(text: str) -> tuple[Prompt, ...]:
             found.append(reads(line))
         except (ValueError, policy.BadRequest) as problem:
             said = problem.message if isinstance(problem, policy.BadRequest) else str(problem)
-            wrong.append(f"Line {number}: {said}")
+            wrong.append(f"Line {number}: {ITS_PLACE.sub('column', said.replace('The body', 'it', 1))}")
     if wrong:
         more = f" And {len(wrong) - LINE_ERRORS} more." if len(wrong) > LINE_ERRORS else ""
         raise ValueError(" ".join(wrong[:LINE_ERRORS]) + more)

@@ -56,6 +56,11 @@ class Results:
     loops: tuple[str, ...] = field(default=())
 
     @property
+    def rates(self) -> bool:
+        """Whether there are open levels."""
+        return any(level.open for level in self.wanted.levels)
+
+    @property
     def any(self) -> bool:
         return any(column.rows for column in self.columns)
 
@@ -134,10 +139,11 @@ def _notes(row: Mapping[str, Any]) -> list[str]:
 
 
 def pair(spread: Mapping[str, Any]) -> str:
-    """p50 and p95: "41 · 60 ms"."""
+    """p50 and p95: "41 · 60 ms", "980 ms · 1.2 s"."""
     if not spread["n"]:
         return MISSING
-    return f"{milliseconds(spread['p50'])} · {milliseconds(spread['p95'])}"
+    low, high = milliseconds(spread["p50"]), milliseconds(spread["p95"])
+    return f"{low.removesuffix(' ms') if high.endswith(' ms') else low} · {high}"
 
 
 def milliseconds(value: float) -> str:
@@ -194,8 +200,10 @@ def sharing(columns: Sequence[Mapping[str, Any]]) -> str:
 def limits(wanted: Wanted) -> str:
     """The limits of goodput in words; empty without any."""
     titles = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
-    stated = [(titles[name], value) for name, value in wanted.limits.items() if value is not None]
-    return ", ".join(f"{name} ≤ {milliseconds(value)}" for name, value in stated)
+    stated = [
+        (title, value) for name, title in titles.items() if (value := wanted.limits.get(name)) is not None
+    ]
+    return ", ".join(f"{title} ≤ {milliseconds(value)}" for title, value in stated)
 
 
 def _loops(wanted: Wanted) -> tuple[str, ...]:

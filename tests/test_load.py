@@ -225,7 +225,7 @@ def test_prompts_are_text_or_json_lines_or_batch_lines() -> None:
     ("lines", "said"),
     [
         ("", "at least one"),
-        ('{"prompt": "a"}\nnot json', "Line 2: The body is not JSON"),
+        ('{"prompt": "a"}\nnot json', "Line 2: it is not JSON: Expecting value: column 1"),
         ('{"prompt": "a"}\n\n{"prompt": ""}', "Line 3: neither"),
         ('{"body": {"messages": []}}', "Line 1: messages must not be empty"),
         ('{"body": 3}', "Line 1: body must be an object"),
