@@ -85,7 +85,7 @@ def _clause(names: Sequence[str], took: str, instead: bool) -> str:
     several = len(names) > 1
     if instead:
         return f"{_all(names)} did not: {'they' if several else 'it'} {took}"
-    plural = took.replace("was asked", "were asked").replace("does not", "do not")
+    plural = took.replace("was asked", "were asked").replace("does not tell its", "do not tell their")
     return f"{_all(names)} {plural if several else took}"
 
 
