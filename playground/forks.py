@@ -6,12 +6,16 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Model as DjangoModel
 
-from playground import access, conversations, pictures, thread
+from playground import access, conversations, pictures, thread, votes
 from playground.models import Column, Conversation, Generation, Image, Turn, User
 
 TURNS = 2000
 SUFFIX = " (fork)"
 BATCH = 200
+UNSEEN = (
+    "A message here still waits for your blind vote, and a fork would show who answered. Vote first, or turn "
+    "blind off."
+)
 
 
 class ForkRefused(Exception):
@@ -26,6 +30,8 @@ def fork(
     turns = _until([shown.turn for shown in branch.turns], upto)
     answers = _answers(branch, turns)
     _require_still(turns, answers)
+    if votes.hidden_of(conversation, turns, user):
+        raise ForkRefused(UNSEEN)
     with transaction.atomic():
         made = _conversation(conversation, user)
         columns = _copied(conversation.columns.all(), conversation=made)
@@ -113,7 +119,10 @@ def _turns(turns: list[Turn], conversation: Conversation, images: dict[int, int]
     for turn in turns:
         values = _values(turn) | {"conversation_id": conversation.pk, "parent_id": None}
         shown = [images[key] for key in turn.inputs.get("images", []) if key in images]
-        values["inputs"] = turn.inputs | ({"images": shown} if "images" in turn.inputs else {})
+        # Who forks has seen who answered, so that no vote on the copy would be blind.
+        values["inputs"] = turn.inputs | {"blind": False}
+        if "images" in turn.inputs:
+            values["inputs"]["images"] = shown
         new.append(Turn(**values))
     made = Turn.objects.bulk_create(new, batch_size=BATCH)
     for before, row, old in zip([None, *made], made, turns, strict=False):

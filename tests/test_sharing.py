@@ -8,7 +8,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from playground import access, forks, generation, sharing_rules, teams, thread
+from playground import access, forks, generation, sharing_rules, teams, thread, votes
 from playground.history import messages
 from playground.models import (
     AuditEntry,
@@ -313,7 +313,7 @@ def test_pictures_are_copied_and_named_anew(chat: Conversation, other: User) -> 
     made = fork(other, chat)
     copy = made.images.get()
     assert (bytes(copy.data), copy.sent, copy.pk != row.pk) == (b"data", True, True)
-    assert made.turns.get().inputs == {"images": [copy.pk]}
+    assert made.turns.get().inputs == {"images": [copy.pk], "blind": False}
     told = made.turns.get().generations.all()[0].request["messages"][0]["content"]
     assert told == [text, {"type": "image_url", "image_url": {"url": f"image:{copy.pk}"}}]
     chat.delete()
@@ -345,6 +345,19 @@ def test_what_cannot_be_forked_says_why(
     said(chat, "two", turn)
     monkeypatch.setattr(forks, "TURNS", 1)
     assert "2 messages; 1 is the most" in refused(other, chat)
+
+
+def test_a_fork_tells_nobody_who_answered_before_they_voted(chat: Conversation, other: User) -> None:
+    Conversation.objects.filter(pk=chat.pk).update(blind=True)
+    turn = said(chat, "one", inputs={"blind": True})
+    assert "Vote first, or turn blind off" in refused(other, chat)
+    turn.conversation.refresh_from_db()
+    votes.cast(turn, other, "tie")
+    made = fork(other, chat)
+    copy = made.turns.get()
+    assert made.blind
+    assert not votes.hidden(made, copy, other)
+    assert votes.ballot(copy, other).state == "closed"
 
 
 def test_a_long_branch_is_copied_in_few_queries(

@@ -110,3 +110,22 @@ def test_who_may_write_is_kept_and_a_fork_opens(
     expect(page.locator("h1")).to_contain_text("Ships (fork)")
     expect(page.locator(".answer .prose").first).to_have_text(chats.words(5))
     other.close()
+
+
+def test_who_opened_the_link_sees_answers_grow_while_another_sent(
+    context: BrowserContext, browser: Browser, server: str, team: Team, chat: Conversation, user: User
+) -> None:
+    Conversation.objects.filter(pk=chat.pk).update(blind=False, sharing="view")
+    reader = User.objects.create_user(username="bob")
+    Membership.objects.create(user=reader, team=team)
+    link = opened(context, f"/playground/{chat.pk}/share/").get_by_label("Link").input_value()
+    other = signed_in(browser, server, reader)
+    theirs = opened(other, link)
+    mine = opened(context, f"/playground/{chat.pk}/")
+    mine.get_by_label("Message", exact=True).fill("[[tokens=150]] [[delay=15]]")
+    mine.get_by_role("button", name="Send", exact=True).click()
+    for page in (theirs, mine):
+        expect(page.locator(".answer[aria-busy=true] .prose").last).to_contain_text("word3")
+    for page in (theirs, mine):
+        expect(page.locator(".answer[data-state=complete] .prose")).to_have_text([chats.words(150)] * 2)
+    other.close()
