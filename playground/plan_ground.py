@@ -65,9 +65,14 @@ class Ground:
     def left_out(
         self, found: Iterable[tuple[packing.Part, NoRoom]], columns: Iterable[Column]
     ) -> list[tuple[Column, str]]:
-        why = {part.key: no_room.reason for part, no_room in found}
+        why = {part.key: " ".join([no_room.reason, *self.kept()]) for part, no_room in found}
         mine = [column for column in columns if column.deployment_id in why]
         return [(column, why[column.deployment_id or 0]) for column in mine]
+
+    def kept(self) -> list[str]:
+        """Why those that run and hold room are not stopped, where the plan may not."""
+        rows = [self.rows[part.key] for part in self.parts if part.runs and not part.stoppable]
+        return [_kept(row) for row in rows]
 
     def short(self, no_room: NoRoom) -> str:
         """What the columns need together and what there is; empty where that is not what it fails by."""
@@ -112,6 +117,13 @@ def _holding(row: Deployment) -> tuple[int, ...]:
 def may_stop(row: Deployment, user: User | None) -> bool:
     """Whether a plan of `user` may stop it: never what serves an endpoint or what somebody else started."""
     return not row.released and row.created_by_id in (None, user.pk if user else None)
+
+
+def _kept(row: Deployment) -> str:
+    if row.released:
+        return f"{row.name} serves an endpoint: a plan never stops it."
+    whose = row.created_by.get_username() if row.created_by else "somebody"
+    return f"{row.name} was started by {whose}: ask {whose} to run this, or to stop it first."
 
 
 def _titles(rows: Sequence[Deployment]) -> list[str]:

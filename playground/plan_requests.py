@@ -58,11 +58,9 @@ def request(
     conversation: Conversation, user: User, prompts: Sequence[str], made: Plan, *, again: bool = True
 ) -> Measurement:
     """Run `made`: its turns, in order, and the job. The same one where one runs here already."""
-    access.require(user, "chat", conversation.team)
-    if made.touches or made.waits:
-        access.require(user, "start", conversation.team)
     if made.refusal:
         raise PlanRefused(made.refusal)
+    access.require(user, "start" if made.touches or made.waits else "chat", conversation.team)
     node = _node()
     with transaction.atomic():
         Conversation.objects.select_for_update(no_key=True).get(pk=conversation.pk)

@@ -162,21 +162,20 @@ def plan(conversation: Conversation, user: User, prompts: int = 1, also: Collect
         waits=tuple(row for row in ground.rows.values() if ground.waits(row)),
         also=frozenset(row.pk for row in chosen),
     )
-    return replace(made, refusal=_refusal(made, conversation, user))
+    touches = bool(made.touches or made.waits or packed.left_out)
+    return replace(made, refusal=_refusal(made, conversation, user, touches=touches))
 
 
-def _refusal(made: Plan, conversation: Conversation, user: User) -> str:
-    """Why this person may not run it; empty when they may."""
+def _refusal(made: Plan, conversation: Conversation, user: User, *, touches: bool) -> str:
+    """Why this person may not run it, else empty. `touches`: it starts or stops models, or would have to."""
     team = conversation.team
     if not access.can(user, "chat", team):
         return f"To write here, ask an administrator of {team.name} for the role of member."
-    if not made.stages:
-        return "No column can be asked: see below."
-    if (made.touches or made.waits) and not access.can(user, "start", team):
+    if touches and not access.can(user, "start", team):
         people = ", ".join(person.get_username() for person in access.holders("start", team))
         asked = f"Ask {people}." if people else "Nobody in the team has it."
         return f"It starts and stops models, which needs the role of operator in {team.name}. {asked}"
-    return ""
+    return "" if made.stages else "No column can be asked; the reasons stand above."
 
 
 def _unasked(columns: Iterable[Column], ground: Ground) -> list[tuple[Column, str]]:
