@@ -31,6 +31,8 @@ from playground.work import JobFailed, Work
 
 PROMPTS, ROUNDS, AT_ONCE, TOKENS = 200, 50, 32, 4096
 CACHES = ("warm", "cold")
+# How often an answer that this process timed late is asked for anew.
+AGAIN = 2
 
 
 class NoiseRefused(Exception):
@@ -177,15 +179,24 @@ class _Run:
             await self._take(slot)
 
     async def _take(self, slot: noise_order.Slot) -> None:
-        """The answers of one slot, kept. For warm caches each prompt goes ahead of it, untimed."""
+        """The answers of one slot, kept. One that was timed late is asked anew; several at once are not."""
+        for attempt in range(1 + AGAIN):
+            samples = await self._answers(slot)
+            late = any(one.timings.get("lagged") for one in samples)
+            again = late and self.wanted.at_once == 1 and attempt < AGAIN
+            await orm(self._keep, samples, slot.column, 0 if again else len(samples))
+            if not again:
+                return
+
+    async def _answers(self, slot: noise_order.Slot) -> list[Sample]:
+        """For warm caches each prompt goes ahead, untimed."""
         if self.wanted.cache == "warm":
             await self._at_once(slot, 1)
         taken = await self._at_once(slot, self.wanted.max_tokens)
-        samples = [
+        return [
             self._sample(slot, unit, replica, one)
             for unit, (replica, one) in zip(slot.units, taken, strict=True)
         ]
-        await orm(self._keep, samples, slot.column)
 
     async def _at_once(self, slot: noise_order.Slot, tokens: int) -> list[tuple[Replica, Taken]]:
         async with asyncio.TaskGroup() as group:
@@ -227,9 +238,9 @@ class _Run:
             timings=dict(taken.timings),
         )
 
-    def _keep(self, samples: Sequence[Sample], place: int) -> None:
+    def _keep(self, samples: Sequence[Sample], place: int, done: int) -> None:
         Sample.objects.bulk_create(samples)
-        self.done += len(samples)
+        self.done += done
         column, _ = self.columns[place]
         if column.deployment:
             deployments.touch(column.deployment)

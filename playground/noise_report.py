@@ -3,7 +3,7 @@
 Definitions: README, "Differences between columns". `evaluate` makes a run's result of its samples:
 
     {"columns": [{"answers", "failed", "error", "lagged", "approximate", "rough", "starts",
-                  "ttft", "tpot", "e2e", "tokens"}],
+                  "ttft", "tpot", "e2e", "tokens", "prompt", "cached"}],
      "speed": [{"metric", "a", "b", "n", "raw"} and from 10 pairs on
                {"ratio", "low", "high", "findable", "found", "void"}],
      "text": None | [{"a", "b", "n", "differ", "self_a", "self_b", "found": bool | None}],
@@ -149,6 +149,8 @@ def _summary(seen: Sequence[Observed]) -> dict[str, Any]:
         "starts": len({one.replica for one in seen if one.replica is not None}),
         **{metric: middle(getattr(one, metric) for one in fair) for metric in METRICS},
         "tokens": middle(one.tokens for one in fair),
+        "prompt": middle(one.prompt_tokens for one in known),
+        "cached": middle(one.cached_tokens for one in known),
     }
 
 

@@ -215,7 +215,20 @@ def _notes(settings: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
         notes.append(f"True of these starts, not of the engine: that takes at least {STARTS} starts of each.")
     if result["unit"] == "round":
         notes.append("This prompt only: pairs are repeats of one prompt, and say nothing of others.")
+    notes += _cached(settings, columns)
     tokens = [column["tokens"] for column in columns if column["tokens"] is not None]
     if tokens and max(tokens) > 1.02 * min(tokens):
         notes.append("The columns' answers are not equally long: E2E compares different amounts of work.")
     return notes
+
+
+def _cached(settings: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What caches met although they were to be cold: chat templates may put words before ours."""
+    if settings["cache"] != "cold":
+        return []
+    return [
+        f"{letter(place)}: its cache knew {column['cached']:g} of {column['prompt']:g} prompt tokens all the "
+        "same, the beginning that its chat template gives every prompt."
+        for place, column in enumerate(columns)
+        if column["cached"] and column["prompt"]
+    ]

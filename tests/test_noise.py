@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from http.client import HTTPConnection
 from threading import Thread
 from typing import Any
@@ -18,7 +18,9 @@ from django.db import connections
 from django.test import Client
 from django.urls import reverse
 
-from playground import jobs, noise, noise_form, noise_order, noise_report, noise_words, subjects
+from playground import asking, jobs, noise, noise_form, noise_order, noise_report, noise_words, subjects
+from playground.answers import Question
+from playground.asking import Taken
 from playground.models import (
     Column,
     Conversation,
@@ -375,6 +377,31 @@ def test_as_many_requests_as_chosen_are_in_flight_to_one_column_and_none_to_two(
         beside = [other for start, end, other in spans if start < ended and end > begun]
         assert set(beside) == {column}
     assert max(sum(start <= begun < end for start, end, _ in spans) for begun, _, _ in spans) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_answer_that_was_timed_late_is_kept_flagged_and_asked_anew(
+    columns: Callable[..., Conversation], user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    ask = asking.ask
+
+    async def late(question: Question) -> Taken:
+        taken = await ask(question)
+        asked.append(question.parameters["max_tokens"])
+        # The first is untimed, and one goes ahead of each: the third is the first that counts.
+        return replace(taken, timings={**taken.timings, "lagged": len(asked) in (3, 5, 7)})
+
+    monkeypatch.setattr(asking, "ask", late)
+    run = finished(noise.request(columns({"tokens": 2}), Wanted(("hello",), max_tokens=2), user, None))
+    assert run.samples.count() == 4, "twice anew, then it is left at that"
+    assert [one.timings["lagged"] for one in run.samples.all()] == [True, True, True, False]
+    assert run.result["columns"][0]["lagged"] == 3
+    assert between(run.result, 0, 0)["ttft"]["n"] == 0
+    asked.clear()
+    asked.extend([2, 2])  # Now the first that counts is late twice, and in time when asked once more.
+    again = finished(noise.request(run.conversation, Wanted(("hello",), max_tokens=2), user, None))
+    assert between(again.result, 0, 0)["ttft"]["n"] == 1
 
 
 @pytest.mark.django_db(transaction=True)

@@ -7,6 +7,7 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
@@ -115,7 +116,6 @@ def _context(
         "said": _said(turn),
         "pictures": bool(turn and turn.inputs.get("images")),
         "columns": subjects.standing(asking.columns_of(conversation)),
-        "runs": _runs(conversation)[:EARLIER],
         "most": noise,
         "usual": noise_form,
     }
@@ -130,11 +130,22 @@ def _shown(request: Request, conversation: Conversation, run: Measurement | None
         "run": run,
         "job": job,
         "going": going,
+        "left": _left_s(job) if job and going else None,
+        "runs": _runs(conversation)[:EARLIER],
         "line": standing.job_line(job) if job and going else None,
         "found": noise_words.page(run.settings, run.result) if run and run.result else None,
         "asked": noise_words.asked(run.settings) if run else "",
         "may_chat": access.can(request.user, "chat", conversation.team),
     }
+
+
+def _left_s(job: Job) -> float | None:
+    """Seconds until it ends, as fast as it went so far; None before that can be told."""
+    done, total = job.progress.get("done"), job.progress.get("total")
+    if not done or not total or job.started_at is None:
+        return None
+    passed: float = (timezone.now() - job.started_at).total_seconds()
+    return passed * (total - done) / done
 
 
 def _estimate(conversation: Conversation, form: Typed, said: str) -> dict[str, Any]:
