@@ -45,6 +45,7 @@ urlpatterns: list[URLPattern] = [
     path("sign-out/", signin.leave, name="sign-out"),
     page("", home.page, "home"),
     page("start-demo/", home.start_demo, "start-demo"),
+    page("start-comparison/", home.start_comparison, "start-comparison"),
     page("models/", models.listing, "models"),
     page("models/rescan/", models.rescan, "models-rescan"),
     page("models/own/", uploads.page, "own-models"),

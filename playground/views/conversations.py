@@ -241,6 +241,7 @@ def heads(request: Request, conversation: Conversation) -> dict[str, Any]:
         "may_chat": access.can(request.user, "chat", conversation.team),
         "may_start": access.can(request.user, "start", conversation.team),
         "most": comparison.MOST,
+        "generates": conversation.task in widgets.GENERATES,
     }
 
 
@@ -422,8 +423,7 @@ def _query(request: Request) -> str:
 
 def _continued(conversation: Conversation, form: QueryDict) -> tuple[Turn | None, list[Generation]]:
     """The turn and the answers a message continues, of this conversation only, by the columns' order."""
-    turns = conversation.turns.filter(pk__in=_keys(form.getlist("parent"))).exclude(pk=None)
-    turn = turns.first()
+    turn = conversation.turns.filter(pk__in=_keys(form.getlist("parent"))).first()
     if turn is None:
         return None, []
     answers = turn.generations.order_by("column__closed", "column__position", "pk")
@@ -510,12 +510,9 @@ def answer(request: Request, pk: int) -> HttpResponse:
     context = _said(conversation, shown) | heads(request, conversation)
     turns = (one for one in context["turns"] if one["turn"].pk == row.turn_id)
     one = next(turns, None)
-    found = (
-        next((answer for answer in one["answers"] if answer["generation"].pk == row.pk), None)
-        if one
-        else None
-    )
-    if found is None:
+    answers = one["answers"] if one else []
+    found = next((answer for answer in answers if answer["generation"].pk == row.pk), None)
+    if one is None or found is None:
         raise Http404("no such answer")
     context |= {"answer": found, "one": one, "several": context["several"] and one["several"]}
     context["conversation_pk"] = conversation.pk

@@ -1,8 +1,8 @@
 """Columns beside each other: what one adds to another's first token, and whether six long ones stay smooth.
 
 First token: by the site's own clock, of one column alone and with five more, in interleaved pairs; the
-fake engines wait 500 ms before their first byte. Smooth: six answers of 4,000 tokens at 100 a second in a real
-page; tasks over 50 ms as the browser reports them, and its heap after a collection.
+fake engines wait 500 ms before their first byte. Smooth: six answers of 4,000 tokens at 100 a second in a
+real page; tasks over 50 ms as the browser reports them, and its heap after a collection.
 
     .venv/bin/python -m tests.bench.columns --pairs 7 --tokens 4000
 """

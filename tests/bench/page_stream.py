@@ -21,6 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+# A person types before they send: what a page does as it opens is no part of an answer's time.
+SETTLE_MS = 500
 ROOT = Path(__file__).parent.parent.parent
 BARE = """<!doctype html><title>bare</title><button id="go">Send</button><div id="out"></div><script>
 document.querySelector("#go").addEventListener("click", async () => {
@@ -143,6 +145,7 @@ def measure(stack: ExitStack, options: argparse.Namespace) -> None:
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{web.port}/playground/{chat.pk}/")
         page.wait_for_selector("html[data-socket=open]")
+        page.wait_for_timeout(SETTLE_MS)
         page.fill("#message", text)
         timed: dict[str, float] = page.evaluate(TIMER, [first, last, ".answer[aria-busy] .prose"])
         page.wait_for_selector(".answer[data-state=complete]:last-child")
@@ -156,6 +159,7 @@ def measure(stack: ExitStack, options: argparse.Namespace) -> None:
         page.goto(bare)
         body = {"model": "fake", "messages": [{"role": "user", "content": text}], "stream": True}
         page.evaluate("body => { document.body.dataset.body = body }", json.dumps(body))
+        page.wait_for_timeout(SETTLE_MS)
         timed: dict[str, float] = page.evaluate(TIMER, [first, last, "#out"])
         page.close()
         return timed
