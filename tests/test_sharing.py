@@ -146,6 +146,8 @@ def test_the_link_names_the_branch_that_is_looked_at(chat: Conversation, owner: 
     shown = page.get(address, {"turn": turn.pk}).content.decode()
     assert f'value="{plain}?turn={turn.pk}"' in shown
     assert f"format=md&amp;turn={turn.pk}" in shown
+    pinned = {"HX-Current-URL": f"{plain}?turn={turn.pk}&answer=3"}
+    assert f"?turn={turn.pk}&amp;answer=3" in page.get(address, headers=pinned).content.decode()
     odd = page.get(address, {"turn": '"><script>', "answer": "x"}).content.decode()
     assert f'value="{plain}"' in odd
 
@@ -259,8 +261,9 @@ def test_answers_come_along_as_they_were(chat: Conversation, other: User) -> Non
 def test_a_fork_ends_at_the_message_that_is_named(chat: Conversation, other: User) -> None:
     first = said(chat, "one")
     said(chat, "two", first)
-    made = fork(other, chat, turn=first.pk)
+    made = fork(other, chat, upto=first.pk)
     assert [turn.text for turn in made.turns.all()] == ["one"]
+    assert fork(other, chat, turn=first.pk).turns.count() == 2
 
 
 def test_only_the_branch_shown_comes_along(chat: Conversation, other: User) -> None:
@@ -341,7 +344,7 @@ def test_what_cannot_be_forked_says_why(
     Generation.objects.filter(turn=turn, column__position=1).update(state="streaming")
     assert "still being written" in refused(other, chat)
     Generation.objects.update(state="complete")
-    assert "not on the branch shown" in refused(other, chat, turn=10**9)
+    assert "not on the branch shown" in refused(other, chat, upto=10**9)
     said(chat, "two", turn)
     monkeypatch.setattr(forks, "TURNS", 1)
     assert "2 messages; 1 is the most" in refused(other, chat)

@@ -1,8 +1,9 @@
 """A conversation for others: its link and who may write, as a file, as a fork."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
-from django.http import Http404, HttpResponse
+from django.http import Http404, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import content_disposition_header
@@ -57,12 +58,13 @@ def export(request: Request, pk: int) -> HttpResponse:
 @writes
 @require_POST
 def fork(request: Request, pk: int) -> HttpResponse:
-    """The branch shown, up to ?turn= where it is named, as a conversation of this person's own."""
+    """The branch of `turn` and `answer` as this person's own conversation; `upto` names its last message."""
     conversation = _conversation(request, pk, write=True)
-    point = _point(request)
+    upto = request.POST.get("upto", "")
+    last = int(upto) if _key(upto) else None
+    point = _point(request) or (thread.Point(last) if last else None)
     try:
-        branch = thread.show(conversation, point)
-        made = forks.fork(conversation, request.user, branch, point.turn if point else None)
+        made = forks.fork(conversation, request.user, thread.show(conversation, point), last)
     except forks.ForkRefused as problem:
         return _page(request, conversation, str(problem), status=HTTP_UNPROCESSABLE)
     if not request.htmx:
@@ -78,8 +80,10 @@ def _conversation(request: Request, pk: int, *, write: bool = False) -> Conversa
 
 
 def _point(request: Request) -> thread.Point | None:
-    """The branch named by ?turn=&answer=, or in a form's fields."""
-    turn, answer = (request.POST.get(key) or request.GET.get(key, "") for key in ("turn", "answer"))
+    """The branch named by ?turn=&answer=, in a form's fields, or in the address of the page that asks."""
+    page = QueryDict(urlsplit(request.htmx.current_url or "").query)
+    given = next((one for one in (request.POST, request.GET, page) if one.get("turn")), page)
+    turn, answer = given.get("turn", ""), given.get("answer", "")
     if not _key(turn):
         return None
     return thread.Point(int(turn), int(answer) if _key(answer) else None)
