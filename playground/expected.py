@@ -39,7 +39,7 @@ class Total:
     def words(self) -> str:
         if not self.seconds:
             return "not known" if self.unknown else duration(0)
-        return f"{duration(self.seconds)} and more" if self.unknown else f"about {duration(self.seconds)}"
+        return f"at least {duration(self.seconds)}" if self.unknown else f"about {duration(self.seconds)}"
 
 
 def total(parts: Iterable[Expected]) -> Total:
@@ -71,7 +71,11 @@ def answer(column: Column, prompts: int) -> Expected:
     deployment = column.deployment
     if deployment is None:
         return Expected()
-    rows = Generation.objects.filter(state=Generation.State.COMPLETE, timings__e2e__gt=0)
+    rows = Generation.objects.filter(
+        state=Generation.State.COMPLETE,
+        timings__e2e__gt=0,
+        turn__conversation__team=column.conversation.team_id,
+    )
     if deployment.configuration_id:
         rows = rows.filter(configuration=deployment.configuration_id)
     else:

@@ -28,9 +28,14 @@ def latest(conversation: Conversation) -> Measurement | None:
     return _plans(conversation).first()
 
 
+def may_cancel(row: Measurement, user: User) -> bool:
+    """Whoever asked for it, and whoever may stop models."""
+    return row.created_by_id == user.pk or access.can(user, "stop", row.team)
+
+
 def _plans(conversation: Conversation) -> Any:
     rows = Measurement.objects.filter(conversation=conversation, kind=Measurement.Kind.PLAN)
-    return rows.select_related("job", "created_by")
+    return rows.select_related("job", "team")
 
 
 def prompts_of(text: str, *, lines: bool) -> list[str]:
@@ -57,7 +62,7 @@ def count(text: str, *, lines: bool) -> int:
 def request(
     conversation: Conversation, user: User, prompts: Sequence[str], made: Plan, *, again: bool = True
 ) -> Measurement:
-    """Run `made`: its turns, in order, and the job. The same one where one runs here already."""
+    """Run `made`: its turns, in order, and the job. The one that runs here where it asks the same."""
     if made.refusal:
         raise PlanRefused(made.refusal)
     access.require(user, "start" if made.touches or made.waits else "chat", conversation.team)
@@ -65,7 +70,9 @@ def request(
     with transaction.atomic():
         Conversation.objects.select_for_update(no_key=True).get(pk=conversation.pk)
         if running := active(conversation):
-            return running
+            if running.settings["prompts"] == list(prompts):
+                return running
+            raise PlanRefused("A run is under way here: wait for its end, or cancel it.")
         _refuse_rivals(conversation, made)
         row = Measurement.objects.create(
             team=conversation.team, created_by=user, conversation=conversation, kind=Measurement.Kind.PLAN

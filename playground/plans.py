@@ -24,6 +24,7 @@ from playground.models import (
     User,
 )
 from playground.plan_ground import Ground
+from playground.templatetags.figures import dollars
 
 LOST = Replica.State.LOST
 
@@ -38,16 +39,20 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Cost:
-    """Dollars where every node has a price, GPU-seconds where GPUs are held; None is not known."""
+    """Of what is known of the time: dollars where every node has a price, GPU-seconds where GPUs are held."""
 
-    dollars: float | None = None
-    gpu_s: float | None = None
+    dollars: float = 0.0
+    gpu_s: float = 0.0
+    priced: bool = True
+    unknown: int = 0
+    """How many parts of the time are not known."""
 
     @property
     def words(self) -> str:
-        if self.dollars is not None:
-            return f"${self.dollars:.2f}" if self.dollars >= 0.01 else f"${self.dollars:.5f}"
-        return f"{self.gpu_s:.0f} GPU-seconds, no price set" if self.gpu_s else "no price set"
+        about = "at least" if self.unknown else "about"
+        if not self.priced:
+            return f"{about} {self.gpu_s:.0f} GPU-seconds, no price set" if self.gpu_s else "no price set"
+        return f"{about} {dollars(self.dollars)}" if self.dollars else "not known" if self.unknown else "$0"
 
 
 @dataclass(frozen=True)
@@ -132,12 +137,20 @@ class Plan:
 
 def fits_together(columns: Sequence[Column], user: User | None = None) -> Verdict:
     """Whether every column's deployment runs, or could run, at the same time as what runs now."""
+    chosen = {column.deployment_id for column in columns if column.deployment_id}
+    if len(chosen) < 2 or _ready(chosen) == chosen:
+        return Verdict(True)
     ground = Ground.of(columns, user)
     missing = packing.together(ground.parts, ground.rooms)
     if not missing:
         return Verdict(True)
     part, no_room = missing[0]
     return Verdict(False, ground.short(no_room) or f"{part.name}: {no_room.reason}")
+
+
+def _ready(chosen: set[int]) -> set[int]:
+    rows = Deployment.objects.filter(pk__in=chosen, replicas__state=Replica.State.READY)
+    return set(rows.values_list("pk", flat=True))
 
 
 def plan(conversation: Conversation, user: User, prompts: int = 1, also: Collection[int] = ()) -> Plan:
@@ -218,19 +231,17 @@ def _stage(ground: Ground, stage: packing.Stage, columns: Sequence[Column], prom
 
 def _cost(ground: Ground, stage: packing.Stage, time: Total) -> Cost:
     """What the stage's deployments hold, for as long as the stage takes as far as that is known."""
-    if not time.seconds:
-        return Cost()
     held = ground.held(stage)
     prices = [spending.per_second(Replica(resources=what), node) for node, what in held]
     known = [float(price) for price in prices if price is not None]
     gpus = sum(len(what.get("gpus") or []) for _, what in held)
-    return Cost(sum(known) * time.seconds if len(known) == len(prices) else None, gpus * time.seconds or None)
+    return Cost(sum(known) * time.seconds, gpus * time.seconds, len(known) == len(prices), time.unknown)
 
 
 def _sum(costs: Sequence[Cost]) -> Cost:
-    dollars = [cost.dollars for cost in costs]
-    known = [one for one in dollars if one is not None]
     return Cost(
-        sum(known) if known and len(known) == len(dollars) else None,
-        sum(cost.gpu_s or 0.0 for cost in costs) or None,
+        sum(cost.dollars for cost in costs),
+        sum(cost.gpu_s for cost in costs),
+        all(cost.priced for cost in costs),
+        sum(cost.unknown for cost in costs),
     )

@@ -121,7 +121,7 @@ def test_it_tells_stages_times_and_cost_before_it_starts(
     assert [one.time.words for stage in made.stages for one in stage.asked] == ["about 4.0 s", "about 6.0 s"]
     assert (made.time.words, round(made.time.seconds)) == ("about 40 s", 40)
     # The second's start places it on all of the machine's cores, as the first holds them.
-    assert made.cost.words == "$0.04"
+    assert made.cost.words == "about $0.0400"
     assert made.time.words in body and made.cost.words in body and "30 s" in body
     assert "Start first again at the end" in body
 
@@ -140,11 +140,11 @@ def test_what_was_never_measured_is_not_known_and_what_is_like_it_is_about(
     other.format.save()
     second.refresh_from_db()
     assert expected.start(second).words == "about 12 s"
-    assert plans.plan(chat, user).time.words == "12 s and more"
+    assert plans.plan(chat, user).time.words == "at least 12 s"
 
 
 def test_gpus_without_a_price_are_told_in_gpu_seconds() -> None:
-    assert plans.Cost(None, 34.2).words == "34 GPU-seconds, no price set"
+    assert plans.Cost(gpu_s=34.2, priced=False).words == "about 34 GPU-seconds, no price set"
 
 
 def test_a_column_without_a_model_is_left_out_with_the_reason(page: Client, chat: Conversation) -> None:
@@ -223,6 +223,8 @@ def test_a_second_press_makes_no_second_plan(page: Client, chat: Conversation, u
         },
     ]
     assert "Under way" in shown(page, chat)
+    assert post(page, chat, user, "Something else").status_code == 422
+    assert chat.turns.count() == 1
 
 
 def test_a_plan_that_others_would_disturb_is_refused(page: Client, chat: Conversation, user: User) -> None:
@@ -265,6 +267,13 @@ def test_it_is_cancelled_before_it_began(page: Client, chat: Conversation, user:
     assert page.post(reverse("plan-cancel", args=[chat.pk])).status_code == 302
     assert Job.objects.get().state == Job.State.CANCELLED
     assert "cancelled" in shown(page, chat)
+
+
+def test_a_member_does_not_cancel_somebody_elses(client: Client, chat: Conversation, user: User) -> None:
+    plan_requests.request(chat, user, ["Hello"], plans.plan(chat, user))
+    client.force_login(member(chat.team))
+    assert client.post(reverse("plan-cancel", args=[chat.pk])).status_code == 403
+    assert Job.objects.get().state == Job.State.QUEUED
 
 
 # The replay

@@ -65,16 +65,17 @@ def _planned(request: Request, conversation: Conversation) -> dict[str, Any]:
         "verdict": plans.fits_together(asking.columns_of(conversation), request.user),
         "typed": typed,
         "lines": lines,
-        "again": "again" in given or "seal" not in given,
+        "running": plan_requests.active(conversation) is not None,
+        "again": "again" in given or "again_shown" not in given,
         "may_chat": access.can(request.user, "chat", conversation.team),
     }
 
 
 def _progress(request: Request, conversation: Conversation) -> dict[str, Any]:
     row = plan_requests.latest(conversation)
-    may_chat = access.can(request.user, "chat", conversation.team)
     found = plan_progress.of(row) if row else None
-    return {"conversation": conversation, "progress": found, "may_cancel": may_chat}
+    may = row is not None and plan_requests.may_cancel(row, request.user)
+    return {"conversation": conversation, "progress": found, "may_cancel": may}
 
 
 @writes
@@ -83,6 +84,8 @@ def cancel(request: Request, pk: int) -> HttpResponse:
     """End the plan of a conversation: what it started is stopped, what it stopped is started again."""
     conversation = writable(request, pk)
     row = plan_requests.active(conversation)
+    if row is not None and not plan_requests.may_cancel(row, request.user):
+        access.require(request.user, "stop", conversation.team)
     if row is None or row.job is None or not jobs.cancel(row.job, request.user):
         messages.info(request, "It had ended already.")
     return redirect("plan", conversation.pk)
