@@ -117,7 +117,7 @@ async def compared(a: Beside, b: Beside, by: str, within: float = TIE_NATS) -> C
         a,
         b,
         TOKEN if parts else WORD,
-        await asyncio.to_thread(differences.compare, left, right),
+        await asyncio.to_thread(differences.compare, left, right, apart=parts is not None),
         differences.parting(*texts),
         divergence.differ(a.generation, b.generation),
         note,

@@ -112,15 +112,19 @@ def words(text: str) -> list[str]:
 # Differences
 
 
-def compare(a: Sequence[str], b: Sequence[str]) -> Difference:
-    """How two texts, given as their parts, differ."""
+def compare(a: Sequence[str], b: Sequence[str], *, apart: bool = False) -> Difference:
+    """How two texts, given as their parts, differ. `apart`: what differs stays cut into its parts."""
     head = _agreeing(a, b)
     tail = _agreeing(a[head:][::-1], b[head:][::-1])
     left, right = list(a[head : len(a) - tail]), list(b[head : len(b) - tail])
     pieces = [("same", a[:head]), *_between(left[:SPAN], right[:SPAN])]
     pieces += [("gone", left[SPAN:]), ("new", right[SPAN:]), ("same", a[len(a) - tail :])]
     beyond = max(len(left), len(right)) - SPAN
-    return Difference(_joined(pieces), max(0, beyond))
+    if apart:
+        pieces = [
+            (kind, [one]) for kind, part in pieces for one in (part if kind != "same" else ["".join(part)])
+        ]
+    return Difference(_joined(pieces, apart), max(0, beyond))
 
 
 def _agreeing(a: Sequence[str], b: Sequence[str]) -> int:
@@ -140,12 +144,12 @@ def _between(a: list[str], b: list[str]) -> list[tuple[Kind, Sequence[str]]]:
     return found
 
 
-def _joined(parts: Sequence[tuple[Kind, Sequence[str]]]) -> tuple[Piece, ...]:
+def _joined(parts: Sequence[tuple[Kind, Sequence[str]]], apart: bool) -> tuple[Piece, ...]:
     """Neighbours of one kind together, empty ones left out."""
     pieces: list[Piece] = []
     for kind, part in parts:
         text = "".join(part)
-        if pieces and text and pieces[-1].kind == kind:
+        if pieces and text and pieces[-1].kind == kind and not (apart and kind != "same"):
             pieces[-1] = Piece(kind, pieces[-1].text + text)
         elif text:
             pieces.append(Piece(kind, text))
@@ -253,8 +257,11 @@ def lines(answers: Sequence[Answered], names: Sequence[str] = ()) -> list[str]:
 
 
 def named(part: str) -> str:
-    """A part of a text as a sentence shows it: quoted, white space marked, cut; "its end" for none."""
+    """A part of a text as a sentence shows it: quoted, its outer white space marked; "its end" for none."""
     if not part:
         return "its end"
-    seen = part.translate(MARKS).replace("\n", "") if not part.strip() else part.replace("\n", "↵")
+    inner = part.strip()
+    at = part.find(inner) if inner else len(part)
+    edges = (part[:at].translate(MARKS), part[at + len(inner) :].translate(MARKS))
+    seen = f"{edges[0]}{inner}{edges[1]}".replace("↵\n", "↵").replace("\n", "↵")
     return f"“{seen if len(seen) <= SHOWN else seen[: SHOWN - 1] + '…'}”"

@@ -21,6 +21,8 @@ NEUTRAL: Mapping[str, tuple[float, ...]] = {
     "frequency_penalty": (0,),
     "max_tokens": (-1,),
 }
+# What no engine sets by itself.
+UNSET = frozenset({"seed"})
 
 
 def words(looks: Sequence[Look]) -> list[str]:
@@ -91,7 +93,7 @@ def _clause(names: Sequence[str], took: str, instead: bool) -> str:
 
 def _took(name: str, value: Value | None) -> str:
     if value is None:
-        return f"does not tell its {name}"
+        return f"was asked for no {name}" if name in UNSET else f"does not tell its {name}"
     took = f"{name} {_number(name, value.value)}"
     if value.source == ASKED:
         return f"was asked for {took}"

@@ -81,6 +81,18 @@ def test_each_side_is_whole_whatever_they_are(a: str, b: str) -> None:
     assert found.uncompared == 0
 
 
+def test_by_token_what_differs_stays_cut_into_tokens() -> None:
+    found = compare(["a", " b", " c", " d"], ["a", " x", " y", " d"], apart=True)
+    assert [(piece.kind, piece.text) for piece in found.pieces] == [
+        ("same", "a"),
+        ("gone", " b"),
+        ("gone", " c"),
+        ("new", " x"),
+        ("new", " y"),
+        ("same", " d"),
+    ]
+
+
 def test_white_space_that_differs_alone_is_made_visible() -> None:
     gone = [piece for piece in compare(words("a \n b"), words("a\tb")).pieces if piece.kind != "same"]
     assert [piece.shown for piece in gone] == ["␣↵\n␣", "⇥\t"]

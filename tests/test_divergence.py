@@ -50,8 +50,8 @@ def test_a_tie_is_one_to_both_engines() -> None:
     found = judged(token("Paris ", -0.6, **{"the ": -0.7}), token("the ", -0.5, **{"Paris ": -0.75}))
     assert (found.verdict, found.at, found.why) == ("tie", 3, "")
     assert [side.margin for side in found.sides] == [0.1, -0.25]
-    assert [side.token for side in found.sides] == ["“Paris ”", "“the ”"]
-    assert found.sides[0].likely == (("“Paris ”", -0.6), ("“the ”", -0.7))
+    assert [side.token for side in found.sides] == ["“Paris␣”", "“the␣”"]
+    assert found.sides[0].likely == (("“Paris␣”", -0.6), ("“the␣”", -0.7))
 
 
 @pytest.mark.parametrize(("first", "second"), [(-0.9, -0.6), (-0.6, -0.9), (-0.9, -0.9)])
@@ -72,7 +72,7 @@ def test_it_is_one_sided_when_the_other_token_is_outside_the_likeliest() -> None
     found = judged(token("Paris ", -0.5, **{"Rome ": -3.0}), token("the ", -0.5, **{"Paris ": -0.6}))
     assert found.verdict == "one-sided"
     assert [side.margin for side in found.sides] == [None, -0.1]
-    assert found.why == "“the ” is not among the 2 likeliest tokens of vLLM, so over 2.50 nats below."
+    assert found.why == "“the␣” is not among the 2 likeliest tokens of vLLM, so over 2.50 nats below."
 
 
 def test_it_is_one_sided_when_one_engine_gives_no_log_probabilities() -> None:
@@ -92,13 +92,12 @@ def test_it_is_na_when_neither_has_a_margin() -> None:
 
 def test_a_run_that_went_another_way_says_nothing() -> None:
     fine = run(ANSWERS[1], token("the "))
-    for other in (run("It is Rome now", token("Rome ")), run("It is P", token("P")), Run("", [], True)):
+    for other in (run("It is Rome now", token("Rome ")), run("It is", token("")), Run("", [], True)):
         found = judge((other, fine), ANSWERS, NAMES)
-        if other.text != "It is P":
-            assert (found.verdict, found.at) == ("n/a", None)
-            assert found.why == "A second run of vLLM did not reproduce its answer."
-    found = judge((run(ANSWERS[0], token("Paris ")), run("It is thx", token("x"))), ANSWERS, NAMES)
-    assert found.verdict == "n/a" or found.at == 3
+        assert (found.verdict, found.at) == ("n/a", None)
+        assert found.why == "A second run of vLLM did not reproduce its answer."
+    found = judge((run(ANSWERS[0], token("Paris ")), other), ANSWERS, NAMES)
+    assert found.why == "A second run of llama.cpp did not reproduce its answer."
 
 
 def test_an_answer_that_ended_parts_by_its_end() -> None:
@@ -241,10 +240,10 @@ def test_engines_asked_again_tell_a_tie(answered: Answered, user: User) -> None:
     found = measured(turn, user)
     assert (found.verdict, found.at) == ("tie", 3)
     assert [side.margin for side in found.sides] == [0.2, -0.2]
-    assert [side.token for side in found.sides] == ["“ Paris”", "“ the”"]
+    assert [side.token for side in found.sides] == ["“␣Paris”", "“␣the”"]
     shown = beside.answers(turn)
     assert beside.lines([one.generation for one in shown]) == [
-        "1\u20132 part at token 3 (“ Paris” / “ the”, a tie in both)"
+        "1\u20132 part at token 3 (“␣Paris” / “␣the”, a tie in both)"
     ]
 
 
@@ -257,7 +256,7 @@ def test_engines_asked_again_tell_no_tie_when_one_is_sure(answered: Answered, us
 def test_a_token_no_engine_thought_of_has_no_margin(answered: Answered, user: User) -> None:
     found = measured(answered(PARIS, *BOTH, directives="[[gap=0.2,none]]"), user)
     assert found.verdict == "one-sided"
-    assert "“ Paris” is not among" in found.why
+    assert "“␣Paris” is not among" in found.why
 
 
 def test_a_second_run_that_says_something_else_is_told(answered: Answered, user: User) -> None:

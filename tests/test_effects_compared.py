@@ -59,6 +59,11 @@ def test_parameters_asked_for_are_told_apart_from_defaults() -> None:
     ]
 
 
+def test_a_seed_that_was_not_asked_for_is_none() -> None:
+    seeded = look("vLLM", sampled=values(seed=(7, ASKED)))
+    assert words([seeded, look("Fake")]) == ["vLLM was asked for seed 7; Fake was asked for no seed."]
+
+
 def test_what_does_nothing_is_no_difference() -> None:
     neutral = values(top_k=(0, OWN), typical_p=(1.0, OWN), presence_penalty=(0.0, OWN), max_tokens=(-1, OWN))
     assert words([look("llama.cpp", sampled=neutral), look("vLLM", sampled=values(top_k=(-1, OWN)))]) == []
@@ -94,7 +99,7 @@ def test_ignored_and_unsent_parameters_are_named_with_who_took_them() -> None:
         (
             {"rendered": "Hi you", "token_ids": (1, 2, 4)},
             {"rendered": "Hi", "token_ids": (1, 2)},
-            "Their prompts differ at token 3 (4 / its end): “ you” in A, its end in B.",
+            "Their prompts differ at token 3 (4 / its end): “␣you” in A, its end in B.",
         ),
         (
             {"rendered": "x", "token_ids": None},
