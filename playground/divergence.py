@@ -25,6 +25,7 @@ FARTHEST = 20_000
 AHEAD = 64
 MEASURE_S = 120.0
 KEPT = "divergence"
+SILENT = "The engine sent no log-probabilities though it was asked for them."
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,8 @@ async def _run(generation: Generation, at: int, name: str) -> Run:
     body = await orm(_body, generation, target)
     try:
         async with asyncio.timeout(MEASURE_S):
+            if at >= len(whole(generation)):
+                return await _read_whole(target, body)
             return await _read(target, body, at + AHEAD)
     except TimeoutError:
         raise Untold(f"{name} took over {MEASURE_S:g} s to answer again.") from None
@@ -174,7 +177,21 @@ async def _read(target: Target, body: Mapping[str, Any], enough: int) -> Run:
                     break
     run.text = f"{thought}\n\n{run.text}" if thought else run.text
     if not run.tokens:
-        run.why = "The engine sent no log-probabilities though it was asked for them."
+        run.why = SILENT
+    return run
+
+
+async def _read_whole(target: Target, body: Mapping[str, Any]) -> Run:
+    """The answer with the token of its end, which llama.cpp leaves out of a stream."""
+    found = await engine_client.complete(target, PATHS["chat"], {**body, "stream": False})
+    choices = found.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else {}
+    message = choice.get("message") or {}
+    thought = str(message.get("reasoning_content") or message.get("reasoning") or "")
+    said = str(message.get("content") or "")
+    run = Run(f"{thought}\n\n{said}" if thought else said, margins.tokens(choice.get("logprobs")))
+    run.ended = choice.get("finish_reason") == "stop"
+    run.why = "" if run.tokens else SILENT
     return run
 
 

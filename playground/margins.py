@@ -4,6 +4,7 @@ Definitions: README, "Differences". A margin is an engine's own log p(a) - log p
 token with which the first answer goes on where they part, and `b` that of the second.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
@@ -14,6 +15,8 @@ from playground.differences import first_character, named
 TIE_NATS = 0.25
 SHOWN = 5
 FRAGMENT = "\ufffd"
+# How engines write the token that ends an answer: not at all, or by its name in the vocabulary.
+END = re.compile(r"<\|[^|<>]*\|>|</s>|<(?:eos|end_of_turn|\|?end[a-z_]*)>|")
 
 Verdict = Literal["tie", "no tie", "one-sided", "n/a"]
 
@@ -40,6 +43,11 @@ class Token:
     def fragment(self) -> bool:
         """Whether it is known only to be part of a character."""
         return FRAGMENT in self.text
+
+    @property
+    def ends(self) -> bool:
+        """Whether it is one that ends an answer."""
+        return END.fullmatch(self.text) is not None
 
     def same(self, other: "Token") -> bool:
         """Parts of characters that an engine does not name are taken for the same: the texts are compared."""
@@ -113,8 +121,14 @@ def _likely(entry: Any) -> Likely | None:
     if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
         return None
     text = entry["token"].encode("utf-8", "replace").decode()
-    exact = isinstance(raw, list) and raw and all(type(byte) is int and 0 <= byte < 256 for byte in raw)
-    return Likely(text, bytes(raw) if exact else text.encode(), float(value))
+    return Likely(text, _bytes(raw) or text.encode(), float(value))
+
+
+def _bytes(raw: Any) -> bytes:
+    """The bytes that an engine lists; none where it lists something else."""
+    listed = raw if isinstance(raw, list) else []
+    sound = all(type(byte) is int and 0 <= byte < 256 for byte in listed)
+    return bytes(listed) if sound else b""
 
 
 # Judging
@@ -161,7 +175,10 @@ def _side(own: Token | None, pair: tuple[Token | None, ...], why: str, name: str
     token = named(_seen(own))
     if why or own is None or own.logprob is None:
         return Side(token, None, why or f"{name} does not tell how likely its end was.")
-    listed = tuple((named(one.text), round(one.logprob, 4)) for one in _ranked(own)[:SHOWN])
+    listed = tuple(
+        (named("" if END.fullmatch(one.text) else one.text), round(one.logprob, 4))
+        for one in _ranked(own)[:SHOWN]
+    )
     values = [_logprob(own, one) for one in pair]
     missing = next((one for one, value in zip(pair, values, strict=True) if value is None), None)
     if None in values:
@@ -171,7 +188,7 @@ def _side(own: Token | None, pair: tuple[Token | None, ...], why: str, name: str
 
 
 def _seen(token: Token | None) -> str:
-    return "" if token is None else token.text
+    return "" if token is None or token.ends else token.text
 
 
 def _ranked(own: Token) -> list[Likely]:
@@ -182,22 +199,24 @@ def _ranked(own: Token) -> list[Likely]:
 
 
 def _logprob(own: Token, wanted: Token | None) -> float | None:
-    """What the engine gives `wanted` there; None where it does not say, or says it of several."""
-    if wanted is None or wanted.fragment:
+    """What the engine gives `wanted` there; None where it does not say, or it might be one of several."""
+    if wanted is not None and wanted.fragment:
         return None
-    return next((one.logprob for one in _ranked(own) if one.raw == wanted.raw), None)
+    ranked = _ranked(own)
+    named_so = [] if wanted is None else [one.logprob for one in ranked if one.raw == wanted.raw]
+    if not named_so and (wanted is None or wanted.ends):
+        named_so = [one.logprob for one in ranked if END.fullmatch(one.text)]
+    return named_so[0] if len(named_so) == 1 else None
 
 
 def _outside(own: Token, wanted: Token | None, name: str) -> str:
-    if wanted is None:
-        return f"{name} does not tell how likely the other's end was."
-    if wanted.fragment:
+    if wanted is not None and wanted.fragment:
         return "One of the tokens is a part of a character, which is not told apart from others."
     if not own.others:
         return f"{name} told no other likely tokens."
     lowest = min(one.logprob for one in own.others)
     apart = "" if own.logprob is None else f", so over {max(0.0, own.logprob - lowest):.2f} nats below"
-    return f"{named(wanted.text)} is not among the {len(own.others)} likeliest tokens of {name}{apart}."
+    return f"{named(_seen(wanted))} is not among the {len(own.others)} likeliest tokens of {name}{apart}."
 
 
 def verdict(at: int, sides: Sequence[Side], within: float) -> Divergence:

@@ -36,6 +36,7 @@ PROMPTS = [
     "List five animals and what they eat.",
     "Tell me a story of a small boat.",
 ]
+SHORT = "What is 2+2? Answer with the number only."
 
 
 @contextmanager
@@ -56,10 +57,19 @@ async def told(live: Running, text: str) -> Any:
         await engine_client.close()
 
 
-async def read(live: Running, **more: Any) -> Run:
-    body = real_engines.body(PROMPTS[0], max_tokens=24, stream=True, logprobs=True, top_logprobs=20, **more)
+async def read(live: Running) -> Run:
+    asked = {"max_tokens": 24, "stream": True, "logprobs": True, "top_logprobs": 20}
     try:
-        return await divergence._read(target(live), body, 10_000)
+        return await divergence._read(target(live), real_engines.body(PROMPTS[0], **asked), 10_000)
+    finally:
+        await engine_client.close()
+
+
+async def read_whole(live: Running) -> Run:
+    """An answer that ends by itself after some words."""
+    asked = {"max_tokens": 64, "logprobs": True, "top_logprobs": 20}
+    try:
+        return await divergence._read_whole(target(live), real_engines.body(SHORT, **asked))
     finally:
         await engine_client.close()
 
@@ -78,6 +88,7 @@ def test_its_tokens_and_log_probabilities_are_read_where_it_tells_them(engine: s
             return
         found = asyncio.run(read(live))
         again = asyncio.run(read(live))
+        ended = asyncio.run(read_whole(live))
     assert found.text == again.text and found.text
     assert [one.raw for one in found.tokens] == [one.raw for one in again.tokens]
     assert found.text.encode() in b"".join(one.raw for one in found.tokens)
@@ -86,6 +97,10 @@ def test_its_tokens_and_log_probabilities_are_read_where_it_tells_them(engine: s
         # The token itself may come beside the twenty.
         assert len(token.others) in (20, 21)
         assert token.logprob >= max(one.logprob for one in token.others) - 1e-4
+    assert ended.ended
+    assert ended.tokens[-1].ends
+    assert ended.text.encode() == b"".join(one.raw for one in ended.tokens if not one.ends)
+    print(f"{engine}: ends by {ended.tokens[-1]}")
     print(f"{engine}: {len(found.tokens)} tokens, ended {found.ended}, last {found.tokens[-1].text!r}")
 
 

@@ -107,10 +107,30 @@ def test_an_answer_that_ended_parts_by_its_end() -> None:
     assert judge((told, more), answers, NAMES).verdict == "tie"
     silent = Run("It is", told.tokens[:2], True)
     found = judge((silent, more), answers, NAMES)
-    assert (found.verdict, found.at, found.sides[0].token) == ("n/a", 3, "its end")
-    assert "how likely" in found.why
+    assert (found.verdict, found.at, found.sides[0].token) == ("one-sided", 3, "its end")
+    assert [side.margin for side in found.sides] == [None, -0.2]
+    assert found.why == "vLLM does not tell how likely its end was."
+    sure = Run(more.text, [*more.tokens[:2], token(" Paris", -0.2, **{" Rome": -0.4})], True)
+    found = judge((silent, sure), answers, NAMES)
+    assert (found.verdict, found.at) == ("n/a", 3)
+    assert "its end is not among the 2 likeliest tokens of llama.cpp" in found.why
     cut = Run("It is", told.tokens[:2], False)
     assert "did not reproduce" in judge((cut, more), answers, NAMES).why
+
+
+@pytest.mark.parametrize(
+    ("here", "there"), [("", ""), ("", "<|im_end|>"), ("<|im_end|>", ""), ("</s>", "<eos>")]
+)
+def test_the_token_of_an_end_is_known_whatever_engines_call_it(here: str, there: str) -> None:
+    answers = ("It is", "It is Paris")
+    ended = Run("It is", [token("It "), token("is"), token(here, -0.2, **{" Paris": -0.3})], True)
+    went_on = Run("It is Paris", [token("It "), token("is"), token(" Paris", -0.2, **{there: -0.4})], True)
+    found = judge((ended, went_on), answers, NAMES)
+    assert (found.verdict, [side.margin for side in found.sides]) == ("tie", [0.1, -0.2])
+    assert [side.token for side in found.sides] == ["its end", "“␣Paris”"]
+    two = token(" Paris", -0.2, **{"<|im_end|>": -0.4, "<|endoftext|>": -2.0})
+    unsure = judge((ended, Run("It is Paris", [*went_on.tokens[:2], two], True)), answers, NAMES)
+    assert unsure.sides[1].margin == (-0.2 if here == "<|im_end|>" else None)
 
 
 def test_a_part_of_a_character_is_not_taken_for_another_s() -> None:
