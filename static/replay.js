@@ -77,11 +77,17 @@ class Replay {
     this.at = this.end;
     this.speed = 1;
     this.frame = 0;
-    $(".replay-controls", root).hidden = !this.end;
     $("[data-play]", root).addEventListener("click", () => (this.frame ? this.pause() : this.play()));
     $("[data-skip]", root).addEventListener("click", () => this.skip());
     for (const button of $$("[data-speed]", root)) button.addEventListener("click", () => this.pace(button));
+    void this.begin();
+  }
+
+  /** What shows finished answers is loaded first: it would come into the middle of what plays. */
+  async begin() {
+    await markdown.ready();
     this.whole();
+    $(".replay-controls", this.root).hidden = !this.end;
     if (this.end && !calm.matches) this.play();
   }
 

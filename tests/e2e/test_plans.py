@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from playground import deployments
-from playground.models import Conversation, Deployment, Node, Replica, Team, User
+from playground.models import Conversation, Deployment, Generation, Node, Replica, Team, Turn, User
 from tests import chats, fleet
 from tests.e2e.axe import violations
 from tests.fleet import Fleet, until
@@ -101,3 +101,55 @@ def test_a_plan_is_shown_run_followed_and_replayed(
     expect(replay.locator(".prose").first).to_have_text(chats.words(60))
     assert violations(page) == []
     assert [line for line in complaints if "WebSocket" not in line] == []
+
+
+@pytest.fixture
+def told(team: Team) -> Turn:
+    """A message with two answers: one with its pace, one without; both hostile, with wide characters."""
+    chat = chats.conversation(team, chats.deployment(team, "a"), chats.deployment(team, "b"))
+    turn = Turn.objects.create(conversation=chat, text="Why?", client_id="x")
+    for place, column in enumerate(chat.columns.all()):
+        text = "🌊🌊 calm **waves** <img src=x onerror=window.hit=1> end"
+        Generation.objects.create(
+            turn=turn,
+            column=column,
+            state="complete",
+            text=text,
+            timings={"ttft": 200, "e2e": 4000, "chunks": 5},
+            pace=[[200, 7], [3000, 17], [4000, len(text)]] if place == 0 else [],
+        )
+    return turn
+
+
+def test_a_replay_begins_by_itself_keeps_its_pace_and_is_skipped(
+    open_page: Callable[..., Page], told: Turn, user: User
+) -> None:
+    page = open_page(user)
+    page.emulate_media(reduced_motion="no-preference")
+    page.goto(f"/playground/turns/{told.pk}/replay/")
+    replay = page.locator(".replay")
+    first, second = replay.locator(".prose").first, replay.locator(".prose").last
+    expect(first).to_contain_text("🌊🌊 cal")
+    expect(replay).to_have_attribute("data-state", "playing")
+    expect(second).to_contain_text("waves")
+    assert "waves" not in first.inner_text(), "a recorded pace has steps, an even one has none"
+    page.get_by_role("button", name="Skip to the end").click()
+    for shown in (first, second):
+        expect(shown).to_have_text("🌊🌊 calm waves <img src=x onerror=window.hit=1> end")
+        expect(shown.locator("strong")).to_have_text("waves")
+    expect(replay.locator(".badge")).to_have_text("evenly paced")
+    assert page.evaluate("window.hit") is None
+    assert violations(page) == []
+
+
+def test_without_a_script_the_answers_are_there(
+    browser: Browser, server: str, told: Turn, user: User
+) -> None:
+    context = browser.new_context(base_url=server, java_script_enabled=False)
+    name, _, value = chats.cookie(user).partition("=")
+    context.add_cookies([{"name": name, "value": value, "url": server}])
+    page = context.new_page()
+    page.goto(f"/playground/turns/{told.pk}/replay/")
+    expect(page.locator(".replay .text").last).to_contain_text("**waves**")
+    expect(page.locator(".replay-controls")).to_be_hidden()
+    context.close()
