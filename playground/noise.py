@@ -182,7 +182,7 @@ class _Run:
         """The answers of one slot, kept. One that was timed late is asked anew; several at once are not."""
         for attempt in range(1 + AGAIN):
             samples = await self._answers(slot)
-            late = any(one.timings.get("lagged") for one in samples)
+            late = any(one.timings.get("lagged") and not one.error for one in samples)
             again = late and self.wanted.at_once == 1 and attempt < AGAIN
             await orm(self._keep, samples, slot.column, 0 if again else len(samples))
             if not again:
@@ -207,6 +207,8 @@ class _Run:
         column, replicas = self.columns[place]
         replica = replicas[(unit.prompt + unit.round) % len(replicas)]
         messages = asking.prompt_of(column, self.wanted.prompts[unit.prompt])
+        if self.measurement.conversation.task == "completion":
+            messages = messages[-1:]  # What it goes on with is all that it is given.
         if self.wanted.cache == "cold":
             messages = noise_order.salted(messages, noise_order.salt(self.seed, self.place))
             self.place += 1

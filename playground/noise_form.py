@@ -55,8 +55,8 @@ def again(settings: Mapping[str, Any], said: str) -> Typed:
     """The form that asks for a run once more."""
     only = bool(settings["only"] and said)
     prompts = "" if settings["only"] else "\n".join(_line(prompt) for prompt in settings["prompts"])
-    numbers = {name: str(settings[name]) for name in ("rounds", "at_once", "max_tokens")}
-    return Typed("only" if only else "list", prompts, cache=settings["cache"], **numbers)
+    rounds, at_once, tokens = (str(settings[name]) for name in ("rounds", "at_once", "max_tokens"))
+    return Typed("only" if only else "list", prompts, rounds, at_once, settings["cache"], tokens)
 
 
 def _line(prompt: str) -> str:

@@ -228,7 +228,7 @@ def _cached(settings: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -
         return []
     return [
         f"{letter(place)}: its cache knew {column['cached']:g} of {column['prompt']:g} prompt tokens all the "
-        "same, the beginning that its chat template gives every prompt."
+        "same. Chat templates may put words of their own before the digits."
         for place, column in enumerate(columns)
         if column["cached"] and column["prompt"]
     ]

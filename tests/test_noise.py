@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -295,6 +296,12 @@ def columns(team: Team, fake_engine: Engine) -> Callable[..., Conversation]:
     return made
 
 
+@pytest.fixture
+def never_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a busy machine times late is left at that: tests may count the requests."""
+    monkeypatch.setattr(noise, "AGAIN", 0)
+
+
 def finished(measurement: Measurement) -> Measurement:
     assert measurement.job is not None
     jobs.run(measurement.job.pk)
@@ -305,13 +312,13 @@ def finished(measurement: Measurement) -> Measurement:
 PROMPTS = tuple(f"number {place} [[tokens=4]]" for place in range(12))
 
 
-def requests(fake: RunningFake) -> list[dict[str, Any]]:
+def requests(fake: RunningFake, path: str = "/v1/chat/completions") -> list[dict[str, Any]]:
     """The body of every request for an answer that reached it."""
     connection = HTTPConnection("127.0.0.1", fake.port, timeout=5)
     connection.request("GET", "/fake/requests")
     seen = json.loads(connection.getresponse().read())
     connection.close()
-    return [one["body"] for one in seen if one["path"] == "/v1/chat/completions"]
+    return [one["body"] for one in seen if one["path"] == path]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -321,7 +328,8 @@ def test_a_slower_column_is_found_and_identical_ones_are_not(
     chat = columns({"token_delay_ms": 4}, {"token_delay_ms": 4}, {"token_delay_ms": 12})
     run = finished(noise.request(chat, Wanted(PROMPTS), user, None))
     assert run.job is not None and run.job.state == Job.State.DONE, run.job.error
-    assert run.samples.count() == 12 * 3 * 2
+    kept = run.samples.values_list("column", "prompt", "round", "arm").distinct()
+    assert kept.order_by("column").count() == 12 * 3 * 2
     assert run.settings["shared"] is True
     test = between(run.result, 1, 2)["tpot"]
     assert test["found"] and 1.5 < test["ratio"] < 5
@@ -330,6 +338,7 @@ def test_a_slower_column_is_found_and_identical_ones_are_not(
     assert [one["starts"] for one in run.result["columns"]] == [1, 1, 1]
 
 
+@pytest.mark.usefixtures("never_again")
 @pytest.mark.django_db(transaction=True)
 def test_cold_requests_each_have_a_salt_of_their_own_and_equal_length(
     team: Team, fake_engine: Engine, user: User
@@ -348,6 +357,30 @@ def test_cold_requests_each_have_a_salt_of_their_own_and_equal_length(
     assert run.result["text"] is None
 
 
+@pytest.mark.usefixtures("never_again")
+@pytest.mark.django_db(transaction=True)
+def test_a_completion_is_salted_too(team: Team, fake_engine: Engine, user: User) -> None:
+    fake = fake_engine(key="k", tokens=2)
+    row = chats.deployment(team)
+    chats.ready(row, fake)
+    chat = chats.conversation(team, row, task="completion", system_prompt="Not sent.")
+    run = finished(noise.request(chat, Wanted(("Once upon",), cache="cold"), user, None))
+    assert run.job is not None and run.job.state == Job.State.DONE, run.job.error
+    seen = [body["prompt"] for body in requests(fake, "/v1/completions")]
+    assert len(seen) == 3 == len(set(seen))
+    assert all(re.fullmatch(r"(\d ){13}\d\n\nOnce upon", prompt) for prompt in seen)
+
+
+def test_cold_caches_that_knew_a_prompt_all_the_same_are_told() -> None:
+    column = {"answers": 2, "tokens": 5, "starts": 3, "cached": 26.0, "prompt": 67.0}
+    found = {**result([], 1), "columns": [column]}
+    settings = {**asdict(Wanted(("a",), cache="cold")), "shared": False, "columns": [{"name": "one"}]}
+    notes = noise_words.page(settings, found)["notes"]
+    assert any("its cache knew 26 of 67 prompt tokens" in note for note in notes)
+    assert not any("cache" in note for note in noise_words.page(settings | {"cache": "warm"}, found)["notes"])
+
+
+@pytest.mark.usefixtures("never_again")
 @pytest.mark.django_db(transaction=True)
 def test_warm_requests_are_preceded_by_an_untimed_one(team: Team, fake_engine: Engine, user: User) -> None:
     fake = fake_engine(key="k", tokens=9)
@@ -448,6 +481,7 @@ def test_a_cancelled_run_ends_the_engines_work_and_concludes_nothing(
     assert noise.floor_of(chat) is None
 
 
+@pytest.mark.usefixtures("never_again")
 @pytest.mark.django_db(transaction=True)
 def test_a_run_whose_runner_died_starts_anew(columns: Callable[..., Conversation], user: User) -> None:
     chat = columns({"tokens": 2})
