@@ -112,17 +112,25 @@ async def compared(a: Beside, b: Beside, by: str, within: float = TIE_NATS) -> C
     parts = None
     if by == TOKEN:
         parts, note = await _tokens(a, b, texts)
-    left, right = parts or (differences.words(texts[0]), differences.words(texts[1]))
+    difference, parting = await asyncio.to_thread(_worked_out, texts, parts)
     return Compared(
         a,
         b,
         TOKEN if parts else WORD,
-        await asyncio.to_thread(differences.compare, left, right, apart=parts is not None),
-        differences.parting(*texts),
+        difference,
+        parting,
         divergence.differ(a.generation, b.generation),
         note,
         divergence.kept(a.generation, b.generation, within),
     )
+
+
+def _worked_out(
+    texts: tuple[str, str], parts: tuple[list[str], list[str]] | None
+) -> tuple[Difference, Parting | None]:
+    """Long texts take most of a second, which nothing else is to wait for."""
+    left, right = parts or (differences.words(texts[0]), differences.words(texts[1]))
+    return differences.compare(left, right, apart=parts is not None), differences.parting(*texts)
 
 
 async def _tokens(

@@ -13,6 +13,8 @@ from functools import cache
 from typing import Any, Literal, Protocol
 
 SPAN = 3000
+# Characters after the first that differs, in which the word that does is looked for.
+AHEAD = 400
 SHOWN = 32
 # One run of the same text longer than this is folded, all but EDGE characters at both of its ends.
 FOLD, EDGE = 2400, 600
@@ -101,7 +103,7 @@ def _pattern() -> re.Pattern[str]:
     alone = "[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
     flag = "[\U0001f1e6-\U0001f1ff]{2}"
     word = rf"(?:(?!{alone})\w(?:{more}|[\u200c\u200d](?=\w))*)+"
-    return re.compile(rf"\s+|{alone}{more}*|{flag}|{word}|.{more}*(?:\u200d.{more}*)*", re.DOTALL)
+    return re.compile(rf"\s+|{alone}{more}*|{flag}|{word}|.{more}*(?:\u200d\S{more}*)*", re.DOTALL)
 
 
 def words(text: str) -> list[str]:
@@ -161,14 +163,23 @@ def parting(a: str, b: str) -> Parting | None:
     at = first_character(a, b)
     if at is None:
         return None
-    left, right = words(a), words(b)
+    cut = _before_word(a, at)
+    left, right = words(a[cut : at + AHEAD]), words(b[cut : at + AHEAD])
     head = _agreeing(left, right)
-    before = sum(not part.isspace() for part in left[:head])
+    before = sum(not part.isspace() for part in [*words(a[:cut]), *left[:head]])
     first = _next(left, head), _next(right, head)
     if "" in first:
         first = _next(left, head, words_only=True), _next(right, head, words_only=True)
     space = not any(part.strip() for part in first)
     return Parting(at + 1, before if space else before + 1, first, space)
+
+
+def _before_word(text: str, at: int) -> int:
+    """Where the white space before the word at that place begins: what is before is cut the same in both."""
+    for cut in range(at - 1, 0, -1):
+        if text[cut].isspace() and not text[cut - 1].isspace():
+            return cut
+    return 0
 
 
 def _next(parts: Sequence[str], at: int, words_only: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from itertools import permutations, product
 from typing import Any
 
 import pytest
@@ -141,6 +142,33 @@ def test_the_parting_is_told_by_character_and_by_word() -> None:
     space = parting("one two", "one  two")
     assert space is not None
     assert space.space and space.word == 1
+
+
+@pytest.mark.parametrize(
+    "parts", [["a", " ", "b"], ["ab", "\n", "e\u0301", ".", "日"], ["x\u200d", " ", " ", "y"]]
+)
+def test_the_parting_is_where_the_words_are_not_the_same(parts: list[str]) -> None:
+    """Worked out near the place alone, it is what all words of both texts tell."""
+    texts = {"".join(some) for size in range(4) for some in product(parts, repeat=size)}
+    for a, b in permutations(sorted(texts), 2):
+        found = parting(a, b)
+        assert found is not None
+        left, right = words(a), words(b)
+        same = next(
+            (at for at, (x, y) in enumerate(zip(left, right, strict=False)) if x != y),
+            min(len(left), len(right)),
+        )
+        before = sum(not word.isspace() for word in left[:same])
+        assert found.word == (before if found.space else before + 1), (a, b)
+        assert a[: found.character - 1] == b[: found.character - 1]
+        assert a[: found.character] != b[: found.character]
+
+
+def test_lines_of_long_answers_take_no_while() -> None:
+    a = Answer("word " * 80_000 + "Paris")
+    began = time.perf_counter()
+    assert lines([a, Answer(a.text + "!"), Answer("x" + a.text), a])[2] == "1\u20134 identical"
+    assert time.perf_counter() - began < 3
 
 
 def test_one_line_says_how_two_answers_differ() -> None:
