@@ -468,6 +468,16 @@ def test_strangers_find_nothing_and_viewers_look_but_do_not_measure(
     assert all("divergence" not in row.effective for row in turn.generations.all())
 
 
+def test_a_conversation_shared_to_be_read_is_not_measured_by_others(answered: Answered, team: Team) -> None:
+    turn = answered("{a|b}", "a", "b")
+    Conversation.objects.update(sharing=Conversation.Sharing.VIEW)
+    member = User.objects.create_user(username="max")
+    Membership.objects.create(user=member, team=team, role=Membership.Role.MEMBER)
+    shown = client(member).get(reverse("turn-difference", args=[turn.pk])).content.decode()
+    assert "<del>a</del>" in shown and "Measure" not in shown
+    assert client(member).post(reverse("turn-margin", args=[turn.pk])).status_code == 403
+
+
 # Meaning
 
 

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from playground import access, beside, effects_compared, votes
+from playground import access, beside, effects_compared, sharing_rules, votes
 from playground.beside import TOKEN, WORD, Beside, Compared
 from playground.differences import SPAN, named
 from playground.margins import TIE_NATS
@@ -93,7 +93,7 @@ def _difference(request: Request, turn: Turn, query: QueryDict, alike: Alike | N
         "within": query.get("within") or f"{TIE_NATS:g}",
         "wrong": wrong,
         "alike": alike,
-        "may_chat": access.can(request.user, "chat", turn.conversation.team),
+        "may_chat": sharing_rules.may_write(request.user, turn.conversation),
     }
     if chosen and not context["hidden"] and not any(one.live for one in chosen):
         context |= _shown(async_to_sync(beside.compared)(*chosen, context["by"], within))
