@@ -24,7 +24,7 @@ from django.db import Error as DatabaseTrouble
 from django.http.cookie import parse_cookie
 from django.utils import timezone
 
-from playground import access, events, generation
+from playground import access, events, generation, sharing_rules
 from playground.events import Heard, Notice, Resumed
 from playground.feeds import KINDS, Feed, feeds
 from playground.leases import BOOT_ID
@@ -357,8 +357,10 @@ def _refusal(user: User, pk: int, kind: str) -> str | None:
         if kind == "stop":
             access.audit(user, None, "refused write", f"generation:{pk}")
         return "There is no such conversation." if kind == "follow" else "There is no such answer."
-    action = "chat" if kind == "stop" else "view"
-    return None if access.can(user, action, conversation.team) else "Your role here is to look on only."
+    if kind == "stop" and not sharing_rules.may_write(user, conversation):
+        can = access.can(user, "chat", conversation.team)
+        return sharing_rules.why_not(conversation) if can else "Your role here is to look on only."
+    return None if access.can(user, "view", conversation.team) else "Your role here is to look on only."
 
 
 def _teams(user: int) -> frozenset[int]:

@@ -79,11 +79,16 @@ class Feeds:
         if not room:
             self.rooms.pop(conversation, None)
 
-    def own(self, generation: int, conversation: int, client: str = "", column: int = 0) -> Feed:
-        """Become the writer of an answer; who followed a copy of it here goes on with the original."""
+    def own(
+        self, generation: int, conversation: int, client: str = "", column: int = 0, *, announced: bool = True
+    ) -> Feed:
+        """Become the writer of an answer; who followed a copy of it here goes on with the original.
+
+        Not `announced`, it is told to nobody before they ask: where who answers is hidden.
+        """
         feed = self.known.setdefault(generation, Feed(generation))
         feed.owned, feed.client, feed.column = True, client, column
-        for follower in self.rooms.get(conversation, ()):
+        for follower in self.rooms.get(conversation, ()) if announced else ():
             follower.begun(feed)
         return feed
 

@@ -6,6 +6,7 @@ A message makes a Turn and one pending Generation a column; the web process that
 
 import asyncio
 import logging
+import secrets
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from playground import access, conversations, deployments, effects, events, leases, pictures, widgets
+from playground import conversations, deployments, effects, events, leases, pictures, sharing_rules, widgets
 from playground.history import messages as messages
 from playground.leases import BOOT_ID as BOOT_ID
 from playground.leases import sweep as sweep
@@ -49,8 +50,8 @@ def send(
     `parent` is the turn it follows (None: the first), `previous` the answers to it that stand there: each
     column goes on from its own, else from the first. `inputs` is what goes with the text: see Turn.
     """
-    access.require(user, "chat", conversation.team)
-    inputs = inputs or {}
+    sharing_rules.require_write(user, conversation)
+    inputs = {name: value for name, value in (inputs or {}).items() if name != "blind"}
     try:
         checked = _checked(conversation.task, text, client_id, inputs)
         return _send(conversation, checked, client_id, user, parent, previous, inputs)
@@ -62,7 +63,7 @@ def send(
 
 def regenerate(turn: Turn, column: Column, user: User) -> Generation:
     """Another answer to the same turn; the ones before stay."""
-    access.require(user, "chat", turn.conversation.team)
+    sharing_rules.require_write(user, turn.conversation)
     if column.conversation_id != turn.conversation_id or column not in _running(turn.conversation):
         raise SendRefused("This column's model does not run. Start it, then ask again.")
     last = turn.generations.filter(column=column).order_by("-pk").first()
@@ -101,6 +102,9 @@ def _send(
     columns = _running(conversation)
     if inputs.get("images"):
         _require_sight(columns)
+    if conversation.blind and len(columns) > 1:
+        inputs = inputs | {"blind": True}
+        secrets.SystemRandom().shuffle(columns)  # Keys that rise with the columns would tell whose is whose.
     with transaction.atomic():
         turn = Turn(conversation=conversation, client_id=client_id, parent=parent, text=text)
         turn.created_by, turn.inputs = user, inputs
@@ -184,7 +188,7 @@ def _continued(column: Column, parent: Turn | None, previous: Sequence[Generatio
 
 def time_alone(turn: Turn, user: User) -> list[Generation]:
     """Another answer to the same turn in every running column, each asked once the one before has ended."""
-    access.require(user, "chat", turn.conversation.team)
+    sharing_rules.require_write(user, turn.conversation)
     if turn.generations.filter(state__in=Generation.LIVE).exists():
         raise SendRefused("An answer here is still being written. Stop it first.")
     made: list[Generation] = []

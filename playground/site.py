@@ -132,6 +132,8 @@ urlpatterns: list[URLPattern] = [
     page("playground/columns/<int:pk>/close/", columns.act, "column-close", verb="close"),
     page("playground/columns/<int:pk>/left/", columns.act, "column-left", verb="left"),
     page("playground/columns/<int:pk>/right/", columns.act, "column-right", verb="right"),
+    page("playground/messages/<int:pk>/whole/", conversations.whole, "turn-whole"),
+    page("playground/messages/<int:pk>/stop/", conversations.stop_all, "turn-stop"),
     page("playground/messages/<int:pk>/alone/", conversations.alone, "turn-alone"),
     page("playground/messages/<int:pk>/", conversations.turn, "turn"),
     page("playground/messages/<int:pk>/edit/", conversations.edit, "turn-edit"),

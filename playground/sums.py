@@ -1,4 +1,4 @@
-"""A column's figures over a conversation as shown: medians of its speeds, sums of what it made and took. Pure."""
+"""A column's figures over a conversation as shown: medians of its speeds, sums of what it made. Pure."""
 
 import statistics
 from collections import defaultdict

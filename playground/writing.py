@@ -186,7 +186,8 @@ class Writer:
         if claimed is None:
             return
         turn = claimed.row.turn
-        feed = feeds.own(pk, turn.conversation_id, turn.client_id, claimed.row.column_id)
+        blind = bool(turn.inputs.get("blind"))
+        feed = feeds.own(pk, turn.conversation_id, turn.client_id, claimed.row.column_id, announced=not blind)
         writing = Writing(claimed, Answer(feed, self.publisher.publish))
         self.writing[pk] = writing
         outcome = Outcome(State.INTERRUPTED, "interrupted", leases.INTERRUPTED)

@@ -148,6 +148,11 @@ class Preview {
 
 let preview = null;
 
+/** Whether answers show only once all have come, and whose they are once one has voted. */
+function blind() {
+  return $("#blind [name=on]")?.value === "no";
+}
+
 function end_preview() {
   preview?.end();
   preview = null;
@@ -156,7 +161,7 @@ function end_preview() {
 /** The words of the answer to the message that is on its way are shown there. */
 function hear(client, column) {
   const shown = preview;
-  const words = client === shown?.client ? shown.words.get(column) : null;
+  const words = client === shown?.client && !blind() ? shown.words.get(column) : null;
   return words ? (kind, text) => shown === preview && words.append(kind, text) : null;
 }
 
@@ -547,9 +552,21 @@ function arrange() {
 
 narrow.addEventListener("change", () => focus_on(narrow.matches ? focused : 0));
 
-async function open_own(button) {
-  await htmx.ajax("GET", button.dataset.own, { target: "#own > .body", swap: "innerHTML settle:0" });
-  $("#own").showModal();
+async function open_dialog(address, id) {
+  await htmx.ajax("GET", address, { target: `#${id} > .body`, swap: "innerHTML settle:0" });
+  document.getElementById(id).showModal();
+}
+
+/** What is under a turn beside its answers: one panel, for whichever of its buttons was pressed last. */
+async function toggle_panel(button) {
+  const foot = button.closest(".turn-foot");
+  const panel = $(".turn-panel", foot);
+  const open = button.getAttribute("aria-expanded") !== "true";
+  for (const other of $$("[data-panel]", foot)) other.setAttribute("aria-expanded", String(open && other === button));
+  panel.hidden = !open;
+  if (!open) return;
+  const shown = $$(".answer[data-generation]", foot.closest(".turn")).map(({ dataset }) => `answer=${dataset.generation}`);
+  await htmx.ajax("GET", `${button.dataset.panel}?${shown.join("&")}`, { target: panel, swap: "innerHTML settle:0" });
 }
 
 // --- Small acts ---------------------------------------------------------------------------------------------------
@@ -564,7 +581,11 @@ document.addEventListener("click", (event) => {
   const focus = event.target.closest("button[data-focus]");
   if (focus) focus_on(Number(focus.dataset.focus) === focused ? 0 : Number(focus.dataset.focus));
   const own = event.target.closest("[data-own]");
-  if (own) void open_own(own);
+  if (own) void open_dialog(own.dataset.own, "own");
+  const share = event.target.closest("[data-share]");
+  if (share) void open_dialog(share.dataset.share + location.search, "share");
+  const panel = event.target.closest("[data-panel]");
+  if (panel) void toggle_panel(panel);
   const opener = event.target.closest("[data-dialog]");
   if (opener) document.getElementById(opener.dataset.dialog).showModal();
   const closer = event.target.closest("dialog [data-close]");
@@ -626,7 +647,8 @@ function unpin_if_asked({ sourceElement }) {
 
 /** The newest answer this page knows of, shown or not. */
 function seen() {
-  return Math.max(Number($("#turns").dataset.newest), ...$$(".answer").map(({ dataset }) => Number(dataset.generation)));
+  const known = $$(".answer[data-generation]").map(({ dataset }) => Number(dataset.generation));
+  return Math.max(Number($("#turns").dataset.newest), ...known);
 }
 
 /** Another tab or a teammate wrote here: bring what is new, unless this page is busy or has it already. */
@@ -639,6 +661,11 @@ function look() {
 }
 
 thread.addEventListener("notice", look);
+
+// Who answered shows, or hides, everywhere at once.
+document.addEventListener("blind", () => {
+  void htmx.ajax("GET", `${chat.dataset.turnsUrl}${location.search}`, { target: "#turns", swap: "outerHTML settle:0" });
+});
 
 follow_answers(Number(chat.dataset.conversation), hear);
 recall();

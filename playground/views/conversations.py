@@ -7,6 +7,7 @@ the composer or form.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from typing import Any, Concatenate
 
@@ -24,15 +25,19 @@ from playground import (
     columns,
     comparison,
     conversations,
+    differences,
     endings,
     generation,
+    noise,
     pictures,
     results,
     sampling,
+    sharing_rules,
     snippets,
     sums,
     thread,
     together,
+    votes,
     widgets,
 )
 from playground.figures import figures
@@ -137,7 +142,7 @@ def anew(
     """The columns and every message anew."""
     shown = shown or thread.show(conversation, _point(request.GET))
     found = found or headings(conversation)
-    context = _said(conversation, shown) | heads(request, conversation)
+    context = _said(request, conversation, shown) | heads(request, conversation)
     response = render(request, f"{PAGE}#anew", context | {"headings": found, "shape": _shape(found)})
     response["HX-Retarget"] = "#column-heads"
     return response
@@ -156,7 +161,7 @@ def _conversation(request: Request, conversation: Conversation, point: thread.Po
     shown = thread.show(conversation, point)
     found = headings(conversation)
     return {
-        **_said(conversation, shown),
+        **_said(request, conversation, shown),
         "headings": found,
         **heads(request, conversation),
         "words": widgets.WORDS[conversation.task],
@@ -178,19 +183,57 @@ def composer_images(
     return {"sees": sees, "attached": attached, "most": pictures.BYTES, "conversation": conversation}
 
 
-def _said(conversation: Conversation, shown: thread.Shown) -> dict[str, Any]:
+def _said(request: Request, conversation: Conversation, shown: thread.Shown) -> dict[str, Any]:
     known = pictures.of_turns(turn.turn for turn in shown.turns)
     places = _places(conversation)
-    turns = [_turn(turn, known, places) for turn in shown.turns]
+    hidden = votes.hidden_of(conversation, (turn.turn for turn in shown.turns), request.user)
+    turns = [
+        _hidden(request, turn, known) if turn.turn.pk in hidden else _turn(turn, known, places)
+        for turn in shown.turns
+    ]
+    last_hidden = bool(shown.parent and shown.parent.pk in hidden)
+    open_to_all = replace(shown, turns=tuple(turn for turn in shown.turns if turn.turn.pk not in hidden))
     return {
         "conversation": conversation,
         "shown": shown,
         "turns": turns,
+        # Keys alone, in an order that tells nothing, where who answered is hidden.
+        "previous": sorted(shown.previous, key=lambda one: one.pk) if last_hidden else shown.previous,
+        "last_hidden": last_hidden,
         "generates": conversation.task in widgets.GENERATES,
         "several": len(places) > 1,
-        "sums": sums.of(shown, places),
-        "charts": charts.of(shown, places),
+        "sums": sums.of(open_to_all, places),
+        "best": _best(conversation, places),
+        "charts": charts.of(open_to_all, places),
     }
+
+
+def _best(conversation: Conversation, places: dict[int, int]) -> dict[str, int | None]:
+    """Metric → where the column stands that is faster than every other one, outside the noise floor."""
+    found = noise.floor_of(conversation) if len(places) > 1 else None
+    return {metric: places.get(column) if column else None for metric, column in (found or {}).items()}
+
+
+def _hidden(request: Request, turn: thread.ShownTurn, known: dict[int, Image]) -> dict[str, Any]:
+    """A turn whose answers do not show who gave them, nor anything that tells it."""
+    answers = {answer.generation.column_id: answer.generation for answer in turn.answers}
+    letters = votes.letters(turn.turn, request.user, answers)
+    ended = not any(answer.state in Generation.LIVE for answer in answers.values())
+    return {
+        "shown": turn,
+        "turn": turn.turn,
+        "images": _images(turn, known),
+        "answers": [],
+        "hidden": True,
+        "veiled": [(letter, answers[column]) for column, letter in letters.items()] if ended else [],
+        "waits": not ended,
+        "ballot": votes.ballot(turn.turn, request.user),
+        "may_vote": access.can(request.user, "chat", turn.turn.conversation.team),
+    }
+
+
+def _images(turn: thread.ShownTurn, known: dict[int, Image]) -> list[Image]:
+    return [known[key] for key in turn.turn.inputs.get("images", []) if key in known]
 
 
 def _places(conversation: Conversation) -> dict[int, int]:
@@ -204,11 +247,20 @@ def _turn(turn: thread.ShownTurn, known: dict[int, Image], places: dict[int, int
     return {
         "shown": turn,
         "turn": turn.turn,
-        "images": [known[key] for key in turn.turn.inputs.get("images", []) if key in known],
+        "images": _images(turn, known),
         "answers": [_answer(answer, places) for answer in turn.answers],
         "several": several,
+        "differences": _differences(turn, places) if several else [],
         "beside": together.timed([one.generation for one in turn.answers], places) if several else "",
     }
+
+
+def _differences(turn: thread.ShownTurn, places: dict[int, int]) -> list[str]:
+    """A line for each answer beside the first, once all have ended."""
+    answers = [answer.generation for answer in turn.answers if answer.generation.column_id in places]
+    if len(answers) < 2 or any(answer.state in Generation.LIVE for answer in answers):
+        return []
+    return differences.lines(answers, [str(places[answer.column_id]) for answer in answers])
 
 
 def _answer(answer: thread.ShownAnswer, places: dict[int, int]) -> dict[str, Any]:
@@ -238,11 +290,19 @@ def heads(request: Request, conversation: Conversation) -> dict[str, Any]:
     return {
         "conversation": conversation,
         "choices": columns.choices(conversation.team, conversation.task),
-        "may_chat": access.can(request.user, "chat", conversation.team),
+        "may_chat": sharing_rules.may_write(request.user, conversation),
+        "why_not": _why_not(request, conversation),
         "may_start": access.can(request.user, "start", conversation.team),
         "most": comparison.MOST,
         "generates": conversation.task in widgets.GENERATES,
     }
+
+
+def _why_not(request: Request, conversation: Conversation) -> str:
+    """Why a person who may write elsewhere in the team may only read here; empty where that is not so."""
+    if sharing_rules.may_write(request.user, conversation):
+        return ""
+    return sharing_rules.why_not(conversation) if access.can(request.user, "chat", conversation.team) else ""
 
 
 def _settings(conversation: Conversation, errors: dict[str, str]) -> dict[str, Any]:
@@ -266,8 +326,8 @@ def _list(request: Request, current: Conversation | None) -> dict[str, Any]:
 
 def _turns(request: Request, conversation: Conversation, shown: thread.Shown) -> HttpResponse:
     """Every message anew, with where the composer goes on from."""
-    may_chat = access.can(request.user, "chat", conversation.team)
-    context = _said(conversation, shown) | {"may_chat": may_chat}
+    may_chat = sharing_rules.may_write(request.user, conversation)
+    context = _said(request, conversation, shown) | {"may_chat": may_chat}
     return render(request, f"{PAGE}#replaced", context)
 
 
@@ -285,7 +345,7 @@ def refused(request: Request, where: str, why: str, status: int = HTTP_UNPROCESS
 def writable(request: Request, pk: int) -> Conversation:
     """A conversation this person may write in; Http404 for a stranger's, Refused for a viewer."""
     conversation = access.fetch(request.user, Conversation.objects.select_related("team"), pk, write=True)
-    access.require(request.user, "chat", conversation.team)
+    sharing_rules.require_write(request.user, conversation)
     return conversation
 
 
@@ -404,7 +464,7 @@ def send(request: Request, pk: int) -> HttpResponse:
     except generation.SendRefused as problem:
         return refused(request, "#composer-note", str(problem))
     shown = thread.alone(turn) or thread.show(conversation, thread.Point(turn.pk))
-    context = _said(conversation, shown) | {"may_chat": True, "named": conversation.title != called}
+    context = _said(request, conversation, shown) | {"may_chat": True, "named": conversation.title != called}
     context["added"] = [one for one in context["turns"] if one["turn"].pk == turn.pk]
     return render(request, f"{PAGE}#sent", context)
 
@@ -455,7 +515,7 @@ def turn(request: Request, pk: int) -> HttpResponse:
     found = next((one for one in shown.turns if one.turn.pk == row.pk), None)
     if found is None:
         raise Http404("no such message")
-    may_chat = access.can(request.user, "chat", row.conversation.team)
+    may_chat = sharing_rules.may_write(request.user, row.conversation)
     context = {"turn": row, "shown": found, "may_chat": may_chat, "conversation_pk": row.conversation_id}
     context["images"] = list(pictures.of_turns([row]).values())
     return render(request, f"{PAGE}#said", context)
@@ -497,7 +557,32 @@ def _own_generation(request: Request, pk: int, *, write: bool = False) -> Genera
     if row is None:
         raise Http404("no such answer")
     row.turn.conversation = _own_turn(request, row.turn_id, write=write).conversation
+    if not write and votes.hidden(row.turn.conversation, row.turn, request.user):
+        raise Http404("a blind answer is not told apart before the vote")
     return row
+
+
+@never_cache
+@require_GET
+def whole(request: Request, pk: int) -> HttpResponse:
+    """One message with its answers, anew: those of a blind one show once all have ended or one has voted."""
+    row = _own_turn(request, pk)
+    shown = thread.show(row.conversation, thread.Point(row.pk))
+    context = _said(request, row.conversation, shown) | heads(request, row.conversation)
+    one = next((one for one in context["turns"] if one["turn"].pk == row.pk), None)
+    if one is None:
+        raise Http404("no such message")
+    return render(request, f"{PAGE}#one", context | {"one": one})
+
+
+@writes
+@require_POST
+def stop_all(request: Request, pk: int) -> HttpResponse:
+    """Stop every answer to a message."""
+    row = _own_turn(request, pk, write=True)
+    for live in row.generations.filter(state__in=Generation.LIVE):
+        async_to_sync(generation.stop)(live.pk)
+    return HttpResponse(status=204)
 
 
 @never_cache
@@ -507,7 +592,7 @@ def answer(request: Request, pk: int) -> HttpResponse:
     row = _own_generation(request, pk)
     conversation = row.turn.conversation
     shown = thread.show(conversation, thread.Point(row.turn_id, row.pk))
-    context = _said(conversation, shown) | heads(request, conversation)
+    context = _said(request, conversation, shown) | heads(request, conversation)
     turns = (one for one in context["turns"] if one["turn"].pk == row.turn_id)
     one = next(turns, None)
     answers = one["answers"] if one else []
@@ -537,6 +622,10 @@ def regenerate(request: Request, pk: int) -> HttpResponse:
 def alone(request: Request, pk: int) -> HttpResponse:
     """Another answer in every column to the same message, one column after the other."""
     row = _own_turn(request, pk, write=True)
+    if votes.hidden(row.conversation, row, request.user):
+        return refused(
+            request, "#composer-note", "Vote on this message first: figures would tell who answered."
+        )
     try:
         generation.time_alone(row, request.user)
     except generation.SendRefused as problem:

@@ -63,7 +63,7 @@ def test_one_message_is_answered_in_every_column(page: Page, chat: Conversation)
     for place in ("1", "2"):
         answer = page.locator(f".answer[data-place='{place}']")
         expect(answer.locator(".prose")).to_have_text(chats.words(40))
-        expect(answer.locator(".figures")).to_contain_text(re.compile(r"(?s)TTFT \d+ ms.*40 tokens.*TPOT.*stop"))
+        expect(answer.locator(".figures")).to_contain_text(re.compile(r"TTFT \d+ ms[\s\S]*40 tokens[\s\S]*TPOT[\s\S]*stop"))
     foot = page.locator(".turn-foot")
     expect(foot).to_contain_text(re.compile("Timed together: columns 1 and 2 share the hardware of"))
     expect(page.locator(".sum")).to_have_count(2)
@@ -153,3 +153,34 @@ def test_a_teammate_sees_columns_change(context: BrowserContext, page: Page, cha
     page.get_by_role("button", name="Clone column 1").click()
     expect(page.locator(".column-head")).to_have_count(3)
     expect(other.locator(".column-head")).to_have_count(3)
+
+
+def test_a_blind_comparison_shows_who_answered_after_the_vote(page: Page, chat: Conversation) -> None:
+    page.get_by_role("button", name="Blind", exact=True).click()
+    expect(page.get_by_role("button", name="Blind", exact=True)).to_have_attribute("aria-pressed", "true")
+    page.get_by_label("Message", exact=True).fill("[[tokens=60]] [[delay=10]]")
+    page.get_by_role("button", name="Send", exact=True).click()
+    turn = page.locator(".turn").last
+    expect(turn).to_contain_text("Answers show when all are complete")
+    expect(turn.locator(".answer")).to_have_count(2)
+    hidden = turn.inner_html()
+    for told in ("TTFT", "data-column", "data-generation", "data-url", "tiny", "one", "two"):
+        assert told not in hidden.replace("Tie", "").replace("tone", ""), told
+    assert violations(page) == []
+    turn.get_by_role("button", name="A", exact=True).click()
+    expect(turn.locator(".answer[data-generation]")).to_have_count(2)
+    expect(turn.locator(".figures").first).to_contain_text("TTFT")
+    expect(page.locator(".sum").first).to_contain_text("tokens")
+
+
+def test_differences_and_requests_open_under_a_turn(page: Page) -> None:
+    ask(page, "Hello [[tokens=12]]", 2)
+    foot = page.locator(".turn-foot")
+    expect(foot).to_contain_text("1–2 identical")
+    foot.get_by_role("button", name=re.compile("^difference")).click()
+    expect(foot.locator(".turn-panel")).to_contain_text("word11")
+    foot.get_by_role("button", name=re.compile("^requests")).click()
+    expect(foot.locator(".turn-panel .difference")).to_have_count(0)
+    assert violations(page) == []
+    foot.get_by_role("button", name=re.compile("^requests")).click()
+    expect(foot.locator(".turn-panel")).to_be_hidden()
