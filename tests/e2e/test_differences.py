@@ -96,6 +96,18 @@ def test_two_answers_are_compared_and_the_tie_is_measured(page: Page, turn: Turn
     assert violations(page) == []
 
 
+def test_it_is_worked_from_the_keyboard(page: Page, turn: Turn) -> None:
+    page.goto(reverse("turn-difference", args=[turn.pk]))
+    page.get_by_role("radio", name="by word").focus()
+    with page.expect_response(re.compile("by=token")):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator(".difference-text[data-by=token]")).to_have_count(2)
+    expect(page.get_by_role("radio", name="by token")).to_be_focused()
+    page.get_by_role("button", name="Measure the margin").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".difference-verdict")).to_contain_text("A tie in both")
+
+
 def test_meaning_is_na_until_a_model_embeds(
     page: Page, turn: Turn, team: Team, fake_engine: Callable[..., RunningFake]
 ) -> None:
