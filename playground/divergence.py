@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from itertools import pairwise
 from typing import Any
 
 from django.db import transaction
@@ -142,8 +143,14 @@ async def _retokenised(generation: Generation, why: str) -> Run:
     found = await tokenised.tokenised(generation, whole(generation))
     if found.why or generation.reasoning:
         raise Untold(why)
-    listed = [margins.Token(raw.decode(errors="replace"), raw) for _, raw in found.tokens]
+    raws = [raw for _, raw in found.tokens]
+    listed = [_unlikely(raw, shared=not (raw and before)) for before, raw in pairwise([b"-", *raws])]
     return Run(whole(generation), listed, not cut_off(generation), why)
+
+
+def _unlikely(raw: bytes, shared: bool) -> margins.Token:
+    """A token without its log-probability; one that shares a character with others is a part of one."""
+    return margins.Token(margins.FRAGMENT if shared else raw.decode(errors="replace"), raw)
 
 
 def _body(generation: Generation, target: Target) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class Tokenised:
         held = b""
         for _, raw in self.tokens:
             held += raw
+            if not held:
+                continue
             try:
                 found.append(held.decode())
             except UnicodeDecodeError:

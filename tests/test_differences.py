@@ -10,6 +10,7 @@ import pytest
 from playground import differences
 from playground.differences import Piece, compare, line, lines, parting, words
 from playground.engines.pieces import spelled
+from playground.tokenised import Tokenised, _cut
 
 FAMILY = "\U0001f469\u200d\U0001f467"
 THUMB = "\U0001f44d\U0001f3fd"
@@ -214,6 +215,27 @@ def test_answers_to_other_histories_name_no_divergence() -> None:
     assert line(Answer("x", request={"prompt": "a"}), Answer("x", request={"prompt": "a"})).endswith(
         "identical"
     )
+
+
+def test_tokens_within_a_character_are_shown_with_the_one_that_ends_it() -> None:
+    tokens = ((5, b"a"), (6, b" \xf0\x9f"), (7, b"\x91"), (8, b"\xa9"), (9, b"!"))
+    assert Tokenised(tokens).texts == ["a", " \U0001f469", "!"]
+    assert Tokenised(tokens[:2]).texts == ["a", " \ufffd"]
+    assert Tokenised(((1, b"a"), (2, b""), (3, "\U0001f469".encode()))).texts == ["a", "\U0001f469"]
+    assert Tokenised().texts == []
+
+
+def test_a_tokenizer_s_spans_cut_the_text_and_leave_nothing_out() -> None:
+    spans = [(0, 1), (1, 3), (1, 3), (3, 4)]
+    assert _cut("a \U0001f469!", [5, 6, 7, 8], spans) == [
+        (5, b"a"),
+        (6, b""),
+        (7, " \U0001f469".encode()),
+        (8, b"!"),
+    ]
+    # What a tokenizer takes for no token of its own goes with the next one.
+    assert _cut("a  b", [1, 2], [(0, 1), (3, 4)]) == [(1, b"a"), (2, b"  b")]
+    assert _cut("ab", [1], [(0, 1)]) is None
 
 
 def test_tokens_are_spelled_as_vocabularies_name_them() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from playground import beside, catalogue, differences, divergence, engine_client, engines
+from playground import beside, catalogue, differences, divergence, engine_client, engines, tokenised
 from playground.engine_client import Target
 from playground.margins import Run
 from playground.models import (
@@ -84,6 +84,12 @@ def test_its_tokens_and_log_probabilities_are_read_where_it_tells_them(engine: s
             assert pieces is None
         if engine in ("llama.cpp", "vllm"):
             assert b"".join(raw for _, raw in asyncio.run(told(live, FAMILY))).decode() == FAMILY
+        if engine == "transformers":
+            # What is served from a folder is cut by the tokenizer in it.
+            _, form = real_engines.demo("safetensors")
+            cut = tokenised._by_folder(catalogue.local(form).path, TEXT + FAMILY)
+            assert cut and b"".join(raw for _, raw in cut).decode() == TEXT + FAMILY
+            assert len(cut) > len(tokenised.Tokenised(tuple(cut)).texts)
         if not live.adapter.tells_logprobs({}).ok:
             return
         found = asyncio.run(read(live))
