@@ -1,12 +1,14 @@
 """Columns beside each other: which there are, what each goes on from, what was timed together."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -25,6 +27,7 @@ from playground.models import (
     Turn,
     User,
 )
+from playground.templatetags import figures as filters
 from tests import chats
 from tests.chats import Web
 from tests.fakes import RunningFake
@@ -278,6 +281,40 @@ def test_the_pace_stays_small_and_ends_at_the_end() -> None:
     assert list(times) == sorted(times) and list(lengths) == sorted(lengths)
     gaps = [after - before for before, after in itertools.pairwise(times)][:-1]
     assert max(gaps) <= 2 * min(gaps), "thinned out evenly"
+
+
+def test_every_figure_shown_is_what_its_definition_says(
+    web: Web,
+    client: Client,
+    user: User,
+    chat: Conversation,
+    rows: list[Deployment],
+    fake_engine: Callable[..., RunningFake],
+) -> None:
+    """Known delays: 400 ms to the first byte, 20 ms a token, 21 tokens a chunk each."""
+    node, _ = Node.objects.get_or_create(name=settings.NODE_NAME)
+    Node.objects.filter(pk=node.pk).update(price_per_hour=Decimal("3.6"), inventory={"cores": 1})
+    for column in comparison.shown(chat)[1:]:
+        comparison.close(column)
+    replica = chats.ready(rows[0], fake_engine(key="k"))
+    Replica.objects.filter(pk=replica.pk).update(resources={"cores": 1})
+    asked = "[[wait=0.4]] [[tokens=21]] [[delay=20]]"
+    row = chats.answer(generation.send(chat, asked, "c", user).generations.get().pk, "complete")
+    kept = row.timings
+    # The engine cannot have been quicker than it was told to be.
+    assert kept["ttft"] >= 400 and kept["e2e"] - kept["ttft"] >= 20 * 20
+    assert row.text == chats.words(21) and row.usage["completion_tokens"] == 21
+    tpot = (kept["e2e"] - kept["ttft"]) / 20
+    client.force_login(user)
+    page = client.get(reverse("generation", args=[row.pk])).content.decode()
+    shown = [" ".join(part.split()) for part in re.findall(r"<span[^>]*>([^<]*)</span>", page)]
+    assert f"TTFT {filters.ms(kept['ttft'])}" in shown
+    assert filters.rate(1000 / tpot) in shown
+    assert "21 tokens" in shown
+    assert filters.ms(kept["e2e"]) in shown
+    assert filters.dollars(kept["busy_s"] * 3.6 / 3600) in shown
+    assert kept["busy_s"] * 1000 >= kept["e2e"] - 1, "alone on its replica: all of its time"
+    assert row.pace[-1][1] == len(row.text) and row.pace[0][0] == round(kept["ttft"], 1)
 
 
 # Over HTTP
