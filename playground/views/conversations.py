@@ -21,11 +21,11 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from playground import (
     access,
     asking,
+    beside,
     charts,
     columns,
     comparison,
     conversations,
-    differences,
     endings,
     generation,
     noise,
@@ -260,7 +260,7 @@ def _differences(turn: thread.ShownTurn, places: dict[int, int]) -> list[str]:
     answers = [answer.generation for answer in turn.answers if answer.generation.column_id in places]
     if len(answers) < 2 or any(answer.state in Generation.LIVE for answer in answers):
         return []
-    return differences.lines(answers, [str(places[answer.column_id]) for answer in answers])
+    return beside.lines(answers, [str(places[answer.column_id]) for answer in answers])
 
 
 def _answer(answer: thread.ShownAnswer, places: dict[int, int]) -> dict[str, Any]:
