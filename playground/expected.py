@@ -1,15 +1,19 @@
-"""How long a start and an answer will likely take, by those before. What nobody measured is not known."""
+"""How long a start, a stop and an answer will likely take, by those before; else it is not known."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from playground import catalogue, engines
-from playground.models import Column, Deployment, Generation, Start
+from django.db.models import F, QuerySet
+
+from playground import catalogue, engines, leases
+from playground.models import Column, Deployment, Generation, Replica, Start
 from playground.templatetags.figures import duration
 
 # The last ones of which the median is taken.
 EARLIER = 9
+# A web process looks once a second for answers that nobody took for so long.
+HANDOVER_S = leases.ADOPT_S + 1.0
 # A model is of like size when its weights have between half and twice the bytes.
 LIKE = 2.0
 
@@ -66,8 +70,21 @@ def start(deployment: Deployment) -> Expected:
     return Expected(median(times), about=True) if times else Expected()
 
 
+def stop(deployment: Deployment) -> Expected:
+    """From the wish to the end of its process: by stops of the same configuration, else of its engine."""
+    ended = Replica.objects.filter(drain_at__isnull=False, ended_at__gt=F("drain_at"))
+    same = ended.filter(configuration=deployment.configuration_id) if deployment.configuration_id else None
+    if same is not None and (times := _stops(same)):
+        return Expected(median(times))
+    times = _stops(ended.filter(deployment__engine=deployment.engine))
+    return Expected(median(times), about=True) if times else Expected()
+
+
 def answer(column: Column, prompts: int) -> Expected:
-    """So many answers in it, by earlier whole answers of the same configuration; always about."""
+    """So many answers in it, by earlier whole answers of the same configuration; always about.
+
+    To each comes the moment until a web process takes it.
+    """
     deployment = column.deployment
     if deployment is None:
         return Expected()
@@ -81,7 +98,12 @@ def answer(column: Column, prompts: int) -> Expected:
     else:
         rows = rows.filter(column__deployment=deployment)
     times = _last(rows.order_by("-pk").values_list("timings__e2e", flat=True))
-    return Expected(median(times) / 1000 * prompts, about=True) if times else Expected()
+    return Expected((median(times) / 1000 + HANDOVER_S) * prompts, about=True) if times else Expected()
+
+
+def _stops(rows: QuerySet[Replica]) -> list[float]:
+    times = rows.order_by("-pk").values_list("drain_at", "ended_at")[:EARLIER]
+    return [(ended - drained).total_seconds() for drained, ended in times if ended and drained]
 
 
 def _last(times: Iterable[float]) -> list[float]:

@@ -17,6 +17,7 @@ class ColumnProgress:
     column: Column
     state: str
     done: int
+    stopped: int
     of: int
     why: str = ""
 
@@ -57,7 +58,8 @@ class Progress:
 def of(row: Measurement) -> Progress:
     """The plan's progress as its rows stand."""
     given = row.settings
-    columns = Column.objects.filter(conversation=row.conversation_id).select_related("deployment").in_bulk()
+    open_ones = Column.objects.filter(conversation=row.conversation_id, closed=False)
+    columns = open_ones.select_related("deployment").in_bulk()
     names = _names(given)
     answers = _newest(given["turns"])
     stages = tuple(
@@ -113,13 +115,15 @@ def _column(
     asked = list(turns)
     mine = [answers[turn, column.pk] for turn in asked if (turn, column.pk) in answers]
     ended = [one for one in mine if one.state not in Generation.LIVE]
+    done = sum(one.state == State.COMPLETE for one in ended)
+    stopped = sum(one.state == State.STOPPED for one in ended)
     failed = next((one for one in ended if one.state in (State.FAILED, State.INTERRUPTED)), None)
     if failed:
         state = "failed"
     elif len(ended) == len(asked):
-        state = "done"
+        state = "done" if done == len(asked) else "ended"
     elif now:
         state = "now"
     else:
         state = "waits" if live else "ended"
-    return ColumnProgress(column, state, len(ended), len(asked), failed.error if failed else "")
+    return ColumnProgress(column, state, done, stopped, len(asked), failed.error if failed else "")

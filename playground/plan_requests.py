@@ -118,7 +118,7 @@ def _settings(made: Plan, prompts: Sequence[str], turns: Sequence[Turn], *, agai
         "turns": [turn.pk for turn in turns],
         "stages": [
             {
-                "stops": [row.pk for row in stage.stops],
+                "stops": [stop.deployment.pk for stop in stage.stops],
                 "starts": [start.deployment.pk for start in stage.starts],
                 "columns": [one.column.pk for one in stage.asked],
             }

@@ -56,6 +56,12 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class PlannedStop:
+    deployment: Deployment
+    time: Expected
+
+
+@dataclass(frozen=True)
 class PlannedStart:
     deployment: Deployment
     where: str
@@ -76,14 +82,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    stops: tuple[Deployment, ...]
+    stops: tuple[PlannedStop, ...]
     starts: tuple[PlannedStart, ...]
     asked: tuple[Asked, ...]
     cost: Cost = Cost()
 
     @property
     def time(self) -> Total:
-        return expected.total([*(start.time for start in self.starts), *(one.time for one in self.asked)])
+        changes = [*(stop.time for stop in self.stops), *(start.time for start in self.starts)]
+        return expected.total([*changes, *(one.time for one in self.asked)])
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ class Plan:
     @property
     def touches(self) -> set[int]:
         """Deployments that it starts or stops."""
-        stopped = {row.pk for stage in self.stages for row in stage.stops}
+        stopped = {stop.deployment.pk for stage in self.stages for stop in stage.stops}
         return stopped | {start.deployment.pk for stage in self.stages for start in stage.starts}
 
     @property
@@ -122,7 +129,7 @@ class Plan:
                 *(
                     ",".join(map(str, keys))
                     for keys in (
-                        [row.pk for row in stage.stops],
+                        [stop.deployment.pk for stop in stage.stops],
                         [start.deployment.pk for start in stage.starts],
                         [one.column.pk for one in stage.asked],
                     )
@@ -167,11 +174,12 @@ def plan(conversation: Conversation, user: User, prompts: int = 1, also: Collect
     packed = packing.stages(ground.parts, ground.rooms, extra)
     stages = tuple(_stage(ground, stage, columns, prompts) for stage in packed.stages)
     left_out = [*_unasked(columns, ground), *ground.left_out(packed.left_out, columns)]
+    stopped = [stop.deployment for stage in stages for stop in stage.stops]
     made = Plan(
         stages=stages,
         left_out=tuple(left_out),
         offers=tuple(others) if packed.left_out or chosen else (),
-        again=tuple(row for stage in stages for row in stage.stops if ground.part_of[row.pk].runs),
+        again=tuple(row for row in stopped if ground.part_of[row.pk].runs),
         waits=tuple(row for row in ground.rows.values() if ground.waits(row)),
         also=frozenset(row.pk for row in chosen),
     )
@@ -224,7 +232,8 @@ def _stage(ground: Ground, stage: packing.Stage, columns: Sequence[Column], prom
     keys = {part.key for part in stage.parts}
     mine = [column for column in columns if column.deployment_id in keys]
     asked = tuple(Asked(column, expected.answer(column, prompts)) for column in mine)
-    stops = tuple(ground.rows[part.key] for part in stage.stops)
+    rows = [ground.rows[part.key] for part in stage.stops]
+    stops = tuple(PlannedStop(row, expected.stop(row)) for row in rows)
     made = PlannedStage(stops, tuple(starts), asked)
     return replace(made, cost=_cost(ground, stage, made.time))
 

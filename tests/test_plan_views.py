@@ -106,6 +106,9 @@ def test_it_tells_stages_times_and_cost_before_it_starts(
     first, second = (column.deployment for column in chat.columns.all())
     assert first and second
     Start.objects.create(configuration=second.configuration, node=node, ready_s=30)
+    now = timezone.now()
+    gone = {"state": Replica.State.STOPPED, "drain_at": now - timedelta(seconds=2), "ended_at": now}
+    Replica.objects.create(deployment=second, configuration=second.configuration, **gone)
     turn = Turn.objects.create(conversation=chat, text="x", client_id="x")
     for column, ms in zip(chat.columns.all(), (2000, 3000), strict=True):
         made = Generation.objects.create(turn=turn, column=column, state=State.COMPLETE, timings={"e2e": ms})
@@ -116,12 +119,13 @@ def test_it_tells_stages_times_and_cost_before_it_starts(
     assert "first and second! need 9.8 GiB together; node test-node has 8.0 GiB free for them." in body
     assert "Why?\nHow?" in body
     made = plans.plan(chat, User.objects.get(username="ada"), prompts=2)
-    assert [[row.name for row in stage.stops] for stage in made.stages] == [[], ["first"]]
+    assert [[stop.deployment.name for stop in stage.stops] for stage in made.stages] == [[], ["first"]]
     assert [start.time.words for stage in made.stages for start in stage.starts] == ["30 s"]
-    assert [one.time.words for stage in made.stages for one in stage.asked] == ["about 4.0 s", "about 6.0 s"]
-    assert (made.time.words, round(made.time.seconds)) == ("about 40 s", 40)
+    assert [one.time.words for stage in made.stages for one in stage.asked] == ["about 8.0 s", "about 10 s"]
+    assert [stop.time.words for stage in made.stages for stop in stage.stops] == ["about 2.0 s"]
+    assert (made.time.words, round(made.time.seconds)) == ("about 50 s", 50)
     # The second's start places it on all of the machine's cores, as the first holds them.
-    assert made.cost.words == "about $0.0400"
+    assert made.cost.words == "about $0.0500"
     assert made.time.words in body and made.cost.words in body and "30 s" in body
     assert "Start first again at the end" in body
 
@@ -326,8 +330,10 @@ def test_a_replay_in_a_blind_conversation_hides_who_answered(
     Conversation.objects.update(blind=True)
     Turn.objects.update(inputs={"blind": True})
     body = page.get(reverse("turn-replay", args=[turn.pk])).content.decode()
-    assert "Answer A" in body and "Answer B" in body
-    assert "second!" not in body and ">first<" not in body
+    assert "vote on this message, and its replay shows" in body
+    assert "second!" not in body and ">first<" not in body and "data-pace" not in body
+    Conversation.objects.update(blind=False)
+    assert "second!" in page.get(reverse("turn-replay", args=[turn.pk])).content.decode()
 
 
 def test_a_pace_that_was_not_recorded_is_even() -> None:

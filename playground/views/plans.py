@@ -56,7 +56,7 @@ def _run(request: Request, conversation: Conversation) -> HttpResponse:
 def _planned(request: Request, conversation: Conversation) -> dict[str, Any]:
     """The plan for what the form holds now."""
     given = request.POST or request.GET
-    typed, lines = given.get("text", "")[: plan_requests.CHARACTERS], "lines" in given
+    typed, lines = given.get("text", ""), "lines" in given
     also = [int(key) for key in given.getlist("also") if key.isdecimal() and len(key) <= 18]
     made = plans.plan(conversation, request.user, plan_requests.count(typed, lines=lines), also)
     return {
@@ -107,34 +107,27 @@ def replay(request: Request, pk: int) -> HttpResponse:
 
 
 def _replayed(request: Request, turn: Turn) -> dict[str, Any]:
-    rows = turn.generations.defer("vectors").select_related(
-        "column__deployment", "configuration__environment", "replica__node"
-    )
+    """What is shown of them; nothing while who answered is hidden, for the pace would tell."""
+    if votes.hidden(turn.conversation, turn, request.user):
+        return {"hidden": True}
+    rows = turn.generations.defer("vectors").select_related("column__deployment", "replica__node")
     newest = {row.column_id: row for row in rows.order_by("pk") if row.state not in Generation.LIVE}
-    hidden = votes.hidden(turn.conversation, turn, request.user)
-    keys = sorted(newest, key=lambda key: (newest[key].column.position, key))
-    letters = votes.letters(turn, request.user, keys) if hidden else {}
-    order = votes.order(turn, request.user, keys) if hidden else keys
-    answers = [_answer(newest[key], letters.get(key, "")) for key in order]
-    ended = [row.created_at for row in newest.values()]
-    nodes = sorted({row.replica.node.name for row in newest.values() if row.replica and row.replica.node})
+    shown = sorted(newest.values(), key=lambda row: (row.column.position, row.column_id))
     return {
-        "answers": answers,
-        "nodes": [] if hidden else nodes,
-        "began": min(ended, default=None),
-        "apart": _apart(list(newest.values())),
+        "answers": [_answer(row) for row in shown],
+        "nodes": sorted({row.replica.node.name for row in shown if row.replica and row.replica.node}),
+        "began": min((row.created_at for row in shown), default=None),
+        "apart": _apart(shown),
     }
 
 
-def _answer(row: Generation, letter: str) -> dict[str, Any]:
-    pace = paces.of(row)
+def _answer(row: Generation) -> dict[str, Any]:
     deployment = row.column.deployment
     return {
         "generation": row,
-        "name": f"Answer {letter}" if letter else deployment.name if deployment else "The model",
-        "engine": "" if letter or not deployment else engines.get(deployment.engine).title,
-        "pace": pace,
-        "length": len(row.text) + len(row.reasoning),
+        "name": deployment.name if deployment else "The model",
+        "engine": engines.get(deployment.engine).title if deployment else "",
+        "pace": paces.of(row),
     }
 
 
