@@ -323,6 +323,13 @@ def test_a_replay_of_answers_made_together_does_not_say_they_were_apart(
     assert "made at the same time" in body and "not at the same time" not in body
 
 
+def test_a_replay_of_one_answer_compares_nothing(page: Client, chat: Conversation, node: Node) -> None:
+    turn = answered(chat, node)
+    turn.generations.order_by("-pk")[0].delete()
+    body = page.get(reverse("turn-replay", args=[turn.pk])).content.decode()
+    assert "this answer was made on test-node on 9 March 2026." in body
+
+
 def test_a_replay_in_a_blind_conversation_hides_who_answered(
     page: Client, chat: Conversation, node: Node
 ) -> None:

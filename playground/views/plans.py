@@ -6,6 +6,7 @@ from typing import Any
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils import formats
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -115,8 +116,7 @@ def _replayed(request: Request, turn: Turn) -> dict[str, Any]:
     shown = sorted(newest.values(), key=lambda row: (row.column.position, row.column_id))
     return {
         "answers": [_answer(row) for row in shown],
-        "nodes": sorted({row.replica.node.name for row in shown if row.replica and row.replica.node}),
-        "began": min((row.created_at for row in shown), default=None),
+        "where": _where(shown),
         "apart": _apart(shown),
     }
 
@@ -129,6 +129,13 @@ def _answer(row: Generation) -> dict[str, Any]:
         "engine": engines.get(deployment.engine).title if deployment else "",
         "pace": paces.of(row),
     }
+
+
+def _where(rows: list[Generation]) -> str:
+    """On which nodes and when: "on node-1 on 9 March 2026"."""
+    nodes = sorted({row.replica.node.name for row in rows if row.replica and row.replica.node})
+    days = dict.fromkeys(formats.date_format(row.created_at, "j F Y") for row in rows)
+    return " ".join(f"on {' and '.join(names)}" for names in (nodes, list(days)) if names)
 
 
 def _apart(rows: list[Generation]) -> bool:
