@@ -4,6 +4,7 @@ A run is a Measurement whose job runs in a process of its own. One thread there 
 writes what came, shows how far it is, and ends the first when the job is to end.
 """
 
+import time
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -19,6 +20,7 @@ from playground.models import Column, Conversation, Generation, Job, Measurement
 from playground.work import JobFailed, Work
 
 LOOK_S = 0.2
+USE_S = 5.0
 BLIND = "This conversation is blind: figures would tell who answers. Turn that off, then measure."
 
 
@@ -29,11 +31,8 @@ def request(conversation: Conversation, wanted: Wanted, user: User) -> Measureme
     """A run over the columns that are ready now, begun. LoadRefused where none is, or a run still goes on."""
     if conversation.blind:
         raise LoadRefused({"": BLIND})
-    active = Measurement.objects.filter(
-        conversation=conversation, kind=Measurement.Kind.LOAD, job__state__in=Job.ACTIVE
-    )
-    if active.exists():
-        raise LoadRefused({"": "A load run of this conversation is still going. Wait for it, or cancel it."})
+    if conversation.measurements.filter(job__state__in=Job.ACTIVE).exists():
+        raise LoadRefused({"": "A run of this conversation is still going: wait for it, or cancel it."})
     ready = [(column, replicas) for column in columns(conversation) if (replicas := replicas_of(column))]
     if not ready:
         raise LoadRefused({"": "None of the columns is ready. Start one, then measure."})
@@ -49,7 +48,7 @@ def request(conversation: Conversation, wanted: Wanted, user: User) -> Measureme
             created_by=user,
             conversation=conversation,
             kind=Measurement.Kind.LOAD,
-            settings={**wanted.kept(), "columns": described},
+            settings={**wanted.kept(), "columns": described, "node": node.name},
         )
     return _begun(row, node, user)
 
@@ -148,6 +147,7 @@ def run(work: Work) -> dict[str, Any]:
         while measuring.is_alive():
             measuring.join(LOOK_S)
             keeper.keep(came)
+            keeper.use(places)
             work.progress(*keeper.progress(), unit="requests")
     keeper.keep(came)
     return {"requests": keeper.done}
@@ -200,6 +200,7 @@ class Keeper:
             for index, level in enumerate(wanted.levels)
         )
         self.step = "warming up"
+        self.used_at = -USE_S
 
     def keep(self, came: "SimpleQueue[Told]") -> None:
         """Take in all that came since."""
@@ -256,6 +257,15 @@ class Keeper:
         self.requests = []
         if told.why:
             self.result["left"][str(told.place.column.pk)] = told.why
+
+    def use(self, places: list[Place]) -> None:
+        """None of the columns idles, not even one whose turn is still to come."""
+        if time.monotonic() < self.used_at + USE_S:
+            return
+        self.used_at = time.monotonic()
+        for place in places:
+            if place.column.deployment:
+                deployments.touch(place.column.deployment)
 
     def progress(self) -> tuple[str, int, int]:
         return self.step, self.done, max(self.total, self.done)

@@ -151,7 +151,7 @@ def _lines(
 def _mark(point: Point, name: str, best: bool, label: Place, across: Scale, up: Scale) -> Mark:
     words = f"{name}, {point.label}: {_digits(point.throughput)} tok/s, {_digits(point.latency)} ms"
     x, y = across.at(point.throughput), up.at(point.latency)
-    return Mark(x, y, point.label, *(round(one, 1) for one in label), best, words)
+    return Mark(x, y, point.label, round(label[0], 1), round(label[1], 1), best, words)
 
 
 def _labelled(points: Sequence[Place], labels: Sequence[str]) -> list[Place]:

@@ -78,7 +78,7 @@ def of(settings: Mapping[str, Any], result: Mapping[str, Any]) -> Results:
         wanted,
         columns,
         tuple(one for one in charts if one),
-        sharing(described),
+        " ".join(filter(None, (sharing(described), distance(settings.get("node", ""), described)))),
         limits(wanted),
         _loops(wanted),
     )
@@ -195,6 +195,14 @@ def sharing(columns: Sequence[Mapping[str, Any]]) -> str:
     shared = [f"{', '.join(names)} share {place}" for place, names in places.items() if len(names) > 1]
     said = "; ".join(shared)
     return "Columns are measured one after another, not interleaved." + (f" {said}." if said else "")
+
+
+def distance(node: str, columns: Sequence[Mapping[str, Any]]) -> str:
+    """Where it was measured from, where a column is elsewhere: the network is in its figures."""
+    away = [
+        one["name"] for one in columns if any(not place.startswith(f"{node}, ") for place in one["hardware"])
+    ]
+    return f"Measured from {node}: the way to {', '.join(away)} is in its figures." if node and away else ""
 
 
 def limits(wanted: Wanted) -> str:

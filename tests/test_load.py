@@ -13,7 +13,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
 
-from playground import jobs, load, load_chart, load_form, load_report, load_results
+from playground import jobs, load, load_chart, load_form, load_measuring, load_report, load_results
 from playground.asking import Taken
 from playground.load_report import Limits, Request, row
 from playground.models import Column, Conversation, Job, Measurement, Membership, Sample, Team, User
@@ -392,6 +392,21 @@ def test_cancel_ends_everything_within_a_second_and_keeps_what_came(
     assert "Cancelled by ada" in page.get(reverse("load", args=[chat.pk])).content.decode()
 
 
+def test_what_outlasts_the_run_is_cut_off_and_counts_neither_way(
+    page: Client, chat: Conversation, fake: RunningFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_measuring, "RUN_S", 0.6)
+    given = {"source": "prompts", "prompts": "[[tokens=100]] [[delay=200]]", "max_tokens": "100"}
+    run = finished(begun(page, chat, levels="1, 2", requests="3", warm_up="0", **given))
+    assert run.job is not None and run.job.state == Job.State.DONE
+    (sample,) = run.samples.all()
+    assert sample.state == "stopped" and "time of the run was over" in sample.error
+    (found,) = run.result["rows"]
+    assert (found["offered"], found["completed"], found["failed"], found["unfinished"]) == (1, 0, 0, 1)
+    assert "minutes of a run were over" in page.get(reverse("load", args=[chat.pk])).content.decode()
+    fake.wait_idle()
+
+
 def test_a_run_taken_up_again_starts_anew(page: Client, chat: Conversation) -> None:
     run = begun(page, chat, levels="1", requests="3")
     Sample.objects.create(measurement=run, state="complete", sent_ms=1.0)
@@ -436,7 +451,7 @@ def test_a_file_is_read_and_its_lines_stay_when_it_is_refused(page: Client, chat
 def test_one_run_at_a_time_and_none_without_a_ready_column(page: Client, chat: Conversation) -> None:
     run = begun(page, chat)
     again = post(page, chat)
-    assert again.status_code == 422 and "still going" in again.content.decode()
+    assert again.status_code == 422 and "still going: wait for it" in again.content.decode()
     jobs.cancel(run.job, None)
     chat.columns.first().deployment.replicas.update(state="stopped")
     none = post(page, chat)
@@ -533,6 +548,20 @@ def test_columns_on_the_same_hardware_say_so() -> None:
     assert "one after another, not interleaved" in said and "a, b share gpu-1, GPU 0" in said
     assert "GPU 1" not in said and "processor" not in said
     assert load_results.sharing(columns[:1]) == ""
+
+
+def test_a_column_on_another_node_says_that_the_network_is_in_its_figures() -> None:
+    columns = [{"name": "a", "hardware": ["here, processor"]}, {"name": "b", "hardware": ["gpu-1, GPU 0"]}]
+    assert load_results.distance("here", columns) == "Measured from here: the way to b is in its figures."
+    assert load_results.distance("here", columns[:1]) == ""
+
+
+def test_no_column_idles_while_others_are_measured(page: Client, chat: Conversation) -> None:
+    deployment = chat.columns.first().deployment
+    before = deployment.last_used_at
+    finished(begun(page, chat, levels="1", requests="2"))
+    deployment.refresh_from_db()
+    assert before is None and deployment.last_used_at is not None
 
 
 def test_a_deleted_column_leaves_its_run_readable(page: Client, chat: Conversation) -> None:
