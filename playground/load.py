@@ -5,6 +5,8 @@ writes what came, shows how far it is, and ends the first when the job is to end
 """
 
 import time
+from collections import defaultdict
+from collections.abc import Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -12,6 +14,7 @@ from django.db import transaction
 
 from playground import asking, deployments, engines, jobs, load_report
 from playground.answers import Question
+from playground.asking import Taken
 from playground.engine_client import EngineError
 from playground.figures import figures
 from playground.load_form import RUN_S, Estimate, LoadRefused, Prompt, Wanted, estimate
@@ -127,6 +130,25 @@ def too_long(taking: Estimate) -> str:
         f"This would take at least {minutes:.0f} min, and a run ends after {RUN_S / 60:.0f}: "
         "take fewer levels, fewer requests or seconds a level, or a higher rate."
     )
+
+
+def under(run: Measurement, limits: Mapping[str, float | None]) -> dict[str, Any]:
+    """What a run found, its goodput by other limits: reckoned from its samples anew."""
+    stated = load_report.limits_of(limits)
+    requests: dict[tuple[int | None, int], list[load_report.Request]] = defaultdict(list)
+    for one in run.samples.iterator():
+        found = load_report.request(taken(one), one.scheduled_ms, one.sent_ms or 0.0)
+        requests[one.column_id, one.round].append(found)
+    rows = []
+    for row in run.result.get("rows", []):
+        anew = load_report.row(requests[row["column"], row["level"]], stated)
+        rows.append({**row, "good": anew["good"], "goodput": anew["goodput"]})
+    return {**run.result, "rows": rows}
+
+
+def taken(one: Sample) -> Taken:
+    """A sample as what was taken of the engine."""
+    return Taken(one.state, 0.0, usage=one.usage, timings=one.timings)
 
 
 # The job

@@ -8,7 +8,6 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import Any
 
 from playground import policy
@@ -20,6 +19,7 @@ AT_ONCE = 512
 A_SECOND = 200.0
 TOKENS = 8192
 WARM_UP = 50
+LIMIT_MS = 3_600_000.0
 BYTES = 1 << 20
 LINE_ERRORS = 5
 DEFAULTS = {
@@ -122,9 +122,11 @@ def read(typed: Mapping[str, str], message: str) -> Wanted:
     max_tokens = taken("max_tokens", lambda: _whole(typed["max_tokens"], 1, TOKENS), 1)
     warm_up = taken("warm_up", lambda: _whole(typed["warm_up"], 0, WARM_UP), 0)
     seed = taken("seed", lambda: _whole(typed["seed"], 0, 2**31 - 1), 1)
-    limits = {
-        name: taken(name, partial(_limit, typed[name], 3_600_000.0), None) for name in ("ttft", "tpot", "e2e")
-    }
+    limits: dict[str, float | None] = {}
+    try:
+        limits = read_limits(typed)
+    except LoadRefused as refusal:
+        wrong |= refusal.fields
     source = "prompts" if typed["source"] == "prompts" else "message"
     prompts: tuple[Prompt, ...] = (message,)
     if source == "prompts":
@@ -135,6 +137,20 @@ def read(typed: Mapping[str, str], message: str) -> Wanted:
         raise LoadRefused(wrong)
     fixed = typed.get("fixed") == "on"
     return Wanted(levels, requests, max_tokens, prompts, seconds, warm_up, seed, fixed, limits, source)
+
+
+def read_limits(typed: Mapping[str, str]) -> dict[str, float | None]:
+    """The limits of goodput alone. LoadRefused."""
+    limits: dict[str, float | None] = {}
+    wrong: dict[str, str] = {}
+    for name in ("ttft", "tpot", "e2e"):
+        try:
+            limits[name] = _limit(typed.get(name, ""), LIMIT_MS)
+        except ValueError as problem:
+            wrong[name] = str(problem)
+    if wrong:
+        raise LoadRefused(wrong)
+    return limits
 
 
 def read_levels(text: str) -> tuple[Level, ...]:

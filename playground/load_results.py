@@ -56,6 +56,12 @@ class Results:
     loops: tuple[str, ...] = field(default=())
 
     @property
+    def stated(self) -> dict[str, str]:
+        """The limits as a form shows them."""
+        known = [(name, value) for name, value in self.wanted.limits.items() if value is not None]
+        return {name: f"{value:.3f}".rstrip("0").rstrip(".") for name, value in known}
+
+    @property
     def rates(self) -> bool:
         """Whether there are open levels."""
         return any(level.open for level in self.wanted.levels)

@@ -556,6 +556,20 @@ def test_a_column_on_another_node_says_that_the_network_is_in_its_figures() -> N
     assert load_results.distance("here", columns[:1]) == ""
 
 
+def test_goodput_is_reckoned_anew_for_other_limits(page: Client, chat: Conversation) -> None:
+    run = finished(begun(page, chat, levels="1", requests="6"))
+    address = reverse("load", args=[chat.pk])
+    assert "no limits" in page.get(address).content.decode()
+    ordered = sorted(one.timings["e2e"] for one in run.samples.all())
+    middle = f"{(ordered[2] + ordered[3]) / 2:.3f}"
+    shown = page.get(address, {"run": run.pk, "e2e": middle, "ttft": ""}).content.decode()
+    assert "3 of 6" in shown and f'value="{middle}"' in shown and "Good is what completed with E2E" in shown
+    wrong = page.get(address, {"run": run.pk, "tpot": "quick"}).content.decode()
+    assert "above 0" in wrong and 'value="quick"' in wrong
+    run.refresh_from_db()
+    assert run.settings["limits"]["e2e"] is None, "looking changes nothing"
+
+
 def test_no_column_idles_while_others_are_measured(page: Client, chat: Conversation) -> None:
     deployment = chat.columns.first().deployment
     before = deployment.last_used_at

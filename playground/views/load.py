@@ -23,13 +23,13 @@ from playground import (
     standing,
     thread,
 )
-from playground.asking import Taken
 from playground.load_form import DEFAULTS, LoadRefused
-from playground.models import Conversation, Job, Measurement, Sample
+from playground.models import Conversation, Job, Measurement
 from playground.views.request import Request
 
 PAGE = "playground/load.html"
 EARLIER = 20
+LIMITS = ("ttft", "tpot", "e2e")
 UNSAFE = ("=", "+", "-", "@", "\t", "\r")
 HEADINGS = (
     "column",
@@ -123,7 +123,7 @@ def _cells(row: Measurement) -> Iterator[list[Any]]:
     """A line a sample; TTFT and E2E of an open loop from the scheduled moment, as in the tables."""
     names = {one["pk"]: one["name"] for one in row.settings.get("columns", [])}
     for number, one in enumerate(row.samples.select_related("configuration").iterator(), 1):
-        found = load_report.request(taken(one), one.scheduled_ms, one.sent_ms or 0.0)
+        found = load_report.request(load.taken(one), one.scheduled_ms, one.sent_ms or 0.0)
         line: list[Any] = [names.get(one.column_id, ""), one.configuration and one.configuration.digest[:12]]
         line += [one.arm, one.level, number, one.prompt + 1, one.scheduled_ms, one.sent_ms, one.state]
         line += [found.ttft, found.tpot, found.e2e]
@@ -135,11 +135,6 @@ def _cells(row: Measurement) -> Iterator[list[Any]]:
 def safe(cell: Any) -> Any:
     """A cell that no spreadsheet takes for a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(UNSAFE) else cell
-
-
-def taken(one: Sample) -> Taken:
-    """A sample as what was taken of the engine."""
-    return Taken(one.state, 0.0, usage=one.usage, timings=one.timings)
 
 
 # What the page shows
@@ -180,15 +175,28 @@ def _shown(request: Request, conversation: Conversation, run: Measurement | None
     """A run, and what the person may do with it."""
     job = run.job if run else None
     going = job is not None and job.state in Job.ACTIVE
+    shown: dict[str, Any] = {"results": load_results.of(run.settings, run.result) if run else None}
+    if run and not going and any(name in request.GET for name in LIMITS):
+        shown |= _under(run, {name: request.GET.get(name, "").strip() for name in LIMITS})
     return {
+        **shown,
         "conversation": conversation,
         "run": run,
         "job": job,
         "going": going,
         "line": standing.job_line(job) if job and going else None,
-        "results": load_results.of(run.settings, run.result) if run else None,
         "may_write": sharing_rules.may_write(request.user, conversation),
     }
+
+
+def _under(run: Measurement, typed: dict[str, str]) -> dict[str, Any]:
+    """The run by other limits than it was begun with, or what is wrong with them."""
+    try:
+        limits = load_form.read_limits(typed)
+    except LoadRefused as refusal:
+        return {"limits_typed": typed, "limits_errors": refusal.fields}
+    found = load_results.of({**run.settings, "limits": limits}, load.under(run, limits))
+    return {"limits_typed": typed, "results": found}
 
 
 def _estimate(conversation: Conversation, typed: dict[str, str]) -> dict[str, Any]:

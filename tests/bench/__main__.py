@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("gateway", "page_stream", "columns")
+NAMES = ("gateway", "page_stream", "columns", "agreement")
 
 
 def main() -> None:

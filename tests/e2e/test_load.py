@@ -53,7 +53,7 @@ def test_a_run_goes_from_the_form_to_its_charts(
     # The page heard of it by itself.
     expect(page.locator("#results .state").first).to_have_text("done")
     expect(page.locator("svg.chart")).to_have_count(2)
-    expect(page.locator("#run-column-1 tbody tr")).to_have_count(4)
+    expect(page.locator("#run-column-1 tbody th")).to_have_count(4)
     expect(page.locator("#run-column-2")).to_contain_text(re.compile(r"12 of 12"))
     expect(page.locator("svg.chart .level").filter(has_text="30/s")).to_have_count(4)
     assert violations(page) == []
