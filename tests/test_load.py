@@ -3,6 +3,9 @@
 import csv
 import io
 import itertools
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +23,7 @@ from playground.models import Column, Conversation, Job, Measurement, Membership
 from playground.views.load import safe
 from tests import chats
 from tests.fakes import RunningFake
+from tests.fleet import ROOT
 
 FORM = load_form.DEFAULTS | {"requests": "6", "max_tokens": "5", "warm_up": "1", "levels": "1, 2"}
 PROMPT = "[[tokens=5]] [[delay=5]]"
@@ -405,6 +409,25 @@ def test_what_outlasts_the_run_is_cut_off_and_counts_neither_way(
     assert (found["offered"], found["completed"], found["failed"], found["unfinished"]) == (1, 0, 0, 1)
     assert "minutes of a run were over" in page.get(reverse("load", args=[chat.pk])).content.decode()
     fake.wait_idle()
+
+
+def test_a_runner_told_to_end_stops_the_engine_and_gives_the_run_back(
+    page: Client, chat: Conversation, fake: RunningFake
+) -> None:
+    given = {"source": "prompts", "prompts": "[[tokens=8]] [[delay=300]]", "max_tokens": "8"}
+    run = begun(page, chat, levels="2", requests="20", warm_up="0", **given)
+    assert run.job is not None
+    runner = subprocess.Popen([sys.executable, "manage.py", "run_job", str(run.job.pk)], cwd=ROOT)
+    try:
+        chats.until("a sample came", lambda: run.samples.exists(), 40)
+        runner.send_signal(signal.SIGTERM)
+        assert runner.wait(15) == 0
+    finally:
+        runner.kill()
+        runner.wait()
+    fake.wait_idle()
+    run.job.refresh_from_db()
+    assert run.job.state == Job.State.QUEUED and run.job.attempt == 0
 
 
 def test_a_run_taken_up_again_starts_anew(page: Client, chat: Conversation) -> None:
