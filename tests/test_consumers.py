@@ -286,8 +286,8 @@ def test_whoever_follows_a_conversation_gets_its_answers_unasked(
         assert page.until_end() == "complete"
     assert page.text["content"] == words(20)
     begun = [message for message in page.seen if message["type"] == "begin"]
-        assert [(one["generation"], one["client"]) for one in begun] == [(pk, "c0")]
-        assert begun[0]["column"] == chat.columns.get().pk
+    assert [(one["generation"], one["client"]) for one in begun] == [(pk, "c0")]
+    assert begun[0]["column"] == chat.columns.get().pk
 
 
 def test_a_stranger_follows_nothing(web: Web, user: User, stranger: User, chat: Conversation) -> None:

@@ -30,6 +30,7 @@ from playground import (
     generation,
     noise,
     pictures,
+    plans,
     results,
     sampling,
     sharing_rules,
@@ -169,6 +170,9 @@ def _conversation(request: Request, conversation: Conversation, point: thread.Po
         **composer_images(request, conversation, found),
         "longest": generation.CHARACTERS,
         "shape": _shape(found),
+        "crowded": plans.fits_together(asking.columns_of(conversation), request.user).why
+        if len(found) > 1
+        else "",
         "typed": request.GET.get("text", "")[:2000],
         **_settings(conversation, {}),
     }
