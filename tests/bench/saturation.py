@@ -25,10 +25,6 @@ SECONDS = float(os.environ.get("SATURATION_S", "600"))
 CLIENTS = 16
 
 
-def main() -> None:
-    raise SystemExit(pytest.main([__file__, "-q", "-s"]))
-
-
 @pytest.mark.django_db
 def test_saturation_restarts_nobody(tmp_path: Path) -> None:
     folder = environments.path(real_engines.environment("llama.cpp"))
