@@ -38,7 +38,7 @@ class Words {
   /** A fresh writer for one kind of text, in place of what is shown of it. */
   open(kind) {
     const text = $(`.text[data-kind=${kind}]`, this.article);
-    const root = plain ? text : prose(text);
+    const root = plain ? text : markdown.prose(text);
     root.replaceChildren();
     this.writers[kind] = plain ? { write: (more) => root.append(more), end() {} } : markdown.stream(root);
     this.article.dataset.begun = "";
@@ -107,17 +107,6 @@ class Live extends Words {
     live.delete(this.id);
     mark_live();
   }
-}
-
-/** Where Markdown of `source` (the raw text, kept beside it) is shown. */
-function prose(source) {
-  const before = source.previousElementSibling;
-  if (before?.matches(".prose")) return before;
-  const root = document.createElement("div");
-  root.className = "prose";
-  root.setAttribute("hx-ignore", "");
-  source.before(root);
-  return root;
 }
 
 /** A message on its way, and what comes of its answers before the server's own account of both replaces it. */
@@ -199,7 +188,7 @@ function adopt(root) {
     if (["pending", "streaming"].includes(article.dataset.state)) {
       if (!live.has(Number(article.dataset.generation)))
         live.set(Number(article.dataset.generation), new Live(article));
-    } else if (!plain) for (const text of $$(".text", article)) if (text.textContent) markdown.render(text.textContent, prose(text));
+    } else if (!plain) for (const text of $$(".text", article)) if (text.textContent) markdown.render(text.textContent, markdown.prose(text));
   }
   for (const [, one] of live) if (!one.article.isConnected) one.leave();
   mark_live();

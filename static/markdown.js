@@ -297,3 +297,14 @@ function load_katex() {
   document.head.append(sheet);
   return import(`${NPM}/katex/dist/katex.min.js`);
 }
+
+/** Where Markdown of `source` (the raw text, kept beside it) is shown. */
+export function prose(source) {
+  const before = source.previousElementSibling;
+  if (before?.matches(".prose")) return before;
+  const root = document.createElement("div");
+  root.className = "prose";
+  root.setAttribute("hx-ignore", "");
+  source.before(root);
+  return root;
+}

@@ -8,17 +8,6 @@ const $ = (selector, within = document) => within.querySelector(selector);
 const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-/** Where Markdown of `source` (the raw text, kept beside it) is shown. */
-function prose(source) {
-  const before = source.previousElementSibling;
-  if (before?.matches(".prose")) return before;
-  const root = document.createElement("div");
-  root.className = "prose";
-  root.setAttribute("hx-ignore", "");
-  source.before(root);
-  return root;
-}
-
 /** One answer: its text by characters as the server counts them, and how many of them had come when. */
 class Column {
   constructor(article) {
@@ -44,7 +33,7 @@ class Column {
 
   clear() {
     for (const part of this.parts) {
-      const root = prose(part.source);
+      const root = markdown.prose(part.source);
       root.replaceChildren();
       Object.assign(part, { shown: 0, writer: markdown.stream(root) });
     }
@@ -64,7 +53,7 @@ class Column {
   }
 
   whole() {
-    for (const part of this.parts) if (part.characters.length) markdown.render(part.characters.join(""), prose(part.source));
+    for (const part of this.parts) if (part.characters.length) markdown.render(part.characters.join(""), markdown.prose(part.source));
     this.article.removeAttribute("data-waiting");
   }
 }

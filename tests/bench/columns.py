@@ -8,19 +8,15 @@ real page; tasks over 50 ms as the browser reports them, and its heap after a co
 """
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.bench import site
+
 COLUMNS = 6
 WATCH = """() => {
   window.longest = []; window.frames = [];
@@ -39,19 +35,7 @@ def main() -> None:
     parser.add_argument("--delay-ms", type=float, default=10)
     options = parser.parse_args([] if __name__ != "__main__" else None)
     with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slipway-bench-")))
-        os.environ.update(SLIPWAY_HOME=str(home), SLIPWAY_EXTRA_ENGINES="fake=tests.fake_adapter:Fake")
-        os.environ.update(DJANGO_SETTINGS_MODULE="playground.settings", DJANGO_ALLOW_ASYNC_UNSAFE="1")
-        from playground import servers
-
-        servers.start_postgres(home)
-        stack.callback(servers.stop_postgres, home)
-        servers.start_valkey(home)
-        stack.callback(servers.stop_valkey, home)
-        subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, check=True)
-        import django
-
-        django.setup()
+        site.own(stack)
         measure(stack, options)
 
 

@@ -8,22 +8,18 @@ page, from the click to the first and to the whole text being in the document. P
 
 import argparse
 import json
-import os
 import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
+
+from tests.bench import site
 
 # A person types before they send: what a page does as it opens is no part of an answer's time.
 SETTLE_MS = 500
-ROOT = Path(__file__).parent.parent.parent
 BARE = """<!doctype html><title>bare</title><button id="go">Send</button><div id="out"></div><script>
 document.querySelector("#go").addEventListener("click", async () => {
   const answer = await fetch("/v1/chat/completions", {method: "POST", body: document.body.dataset.body});
@@ -100,19 +96,7 @@ def main() -> None:
     parser.add_argument("--delay-ms", type=float, default=5)
     options = parser.parse_args()
     with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slipway-bench-")))
-        os.environ.update(SLIPWAY_HOME=str(home), SLIPWAY_EXTRA_ENGINES="fake=tests.fake_adapter:Fake")
-        os.environ.update(DJANGO_SETTINGS_MODULE="playground.settings", DJANGO_ALLOW_ASYNC_UNSAFE="1")
-        from playground import servers
-
-        servers.start_postgres(home)
-        stack.callback(servers.stop_postgres, home)
-        servers.start_valkey(home)
-        stack.callback(servers.stop_valkey, home)
-        subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, check=True)
-        import django
-
-        django.setup()
+        site.own(stack)
         measure(stack, options)
 
 
