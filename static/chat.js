@@ -556,6 +556,8 @@ async function toggle_panel(button) {
   if (!open) return;
   const shown = $$(".answer[data-generation]", foot.closest(".turn")).map(({ dataset }) => `answer=${dataset.generation}`);
   await htmx.ajax("GET", `${button.dataset.panel}?${shown.join("&")}`, { target: panel, swap: "innerHTML settle:0" });
+  following = false;
+  panel.scrollIntoView({ block: "nearest" });
 }
 
 // --- Small acts ---------------------------------------------------------------------------------------------------
