@@ -1,10 +1,12 @@
 # The one door: `make up` starts everything, `make test` tests it. ARGS="…" goes to pytest.
-# Browser tests run by themselves: Playwright's loop stays in the thread, where no other can run then. Exit code 5
+# Browser tests run in processes of their own: Playwright's loop stays in the thread, where no other can run then. Exit code 5
 # says that ARGS chose nothing in one of the two.
 PYTHON ?= $(shell command -v python3 || command -v python)
 RUN = .venv/bin/python
-# Test files are shared among so many processes, each with PostgreSQL, Valkey and a home of its own.
-JOBS ?= 2
+# Test files are shared among so many processes, each with PostgreSQL, Valkey and a home of its own. Most tests wait for
+# processes of the product more than they compute; browsers and engines compute.
+JOBS ?= 3
+HEAVY_JOBS ?= 2
 SHARE = --dist loadfile --no-loadscope-reorder
 # An engine's tests stay in one process, whichever files they are in: it is installed and started once.
 BY_GROUP = --dist loadgroup --no-loadscope-reorder
@@ -20,11 +22,11 @@ up:
 test:
 	@$(PYTHON) bootstrap.py --dev --browser
 	@$(RUN) -m pytest -n $(JOBS) $(SHARE) -m "not engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
-	@$(RUN) -m pytest -m "browser and not engines" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
+	@$(RUN) -m pytest -n $(HEAVY_JOBS) $(SHARE) -m "browser and not engines" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
 
 test-engines:
 	@$(PYTHON) bootstrap.py --dev --browser
-	@$(RUN) -m pytest -n $(JOBS) $(BY_GROUP) -m "engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
+	@$(RUN) -m pytest -n $(HEAVY_JOBS) $(BY_GROUP) -m "engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
 	@$(RUN) -m pytest -m "engines and browser" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
 
 lint:
