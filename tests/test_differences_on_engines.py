@@ -1,4 +1,4 @@
-"""Tokens, log-probabilities and divergence as real engines tell them, each started alone."""
+"""Where two configurations of the real llama.cpp part. Other engines: `test_whole_on_engines`."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from playground import beside, catalogue, differences, divergence, engine_client, engines, tokenised
+from playground import beside, catalogue, differences, divergence, engine_client, engines
 from playground.engine_client import Target
-from playground.margins import Run
 from playground.models import (
     Column,
     Configuration,
@@ -23,12 +22,10 @@ from playground.models import (
 )
 from playground.orm import orm
 from tests import chats, real_engines
-from tests.real_engines import ROWS, Running, each, running
+from tests.real_engines import Running, running
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-TEXT = "Héllo wörld, it is 3.14 o'clock\n\tin Paris."
-FAMILY = " \U0001f469\u200d\U0001f467"
 PROMPTS = [
     "Say hi in one word.",
     "Write two sentences about the sea.",
@@ -36,7 +33,6 @@ PROMPTS = [
     "List five animals and what they eat.",
     "Tell me a story of a small boat.",
 ]
-SHORT = "What is 2+2? Answer with the number only."
 
 
 @contextmanager
@@ -48,66 +44,6 @@ def started(engine: str, options: dict[str, Any]) -> Iterator[Running]:
 
 def target(live: Running) -> Target:
     return Target(live.base_url, live.headers, "demo", live.adapter.name, 0)
-
-
-async def told(live: Running, text: str) -> Any:
-    try:
-        return await live.adapter.pieces(engine_client.asking(target(live)), "demo", text)
-    finally:
-        await engine_client.close()
-
-
-async def read(live: Running) -> Run:
-    asked = {"max_tokens": 24, "stream": True, "logprobs": True, "top_logprobs": 20}
-    try:
-        return await divergence._read(target(live), real_engines.body(PROMPTS[0], **asked), 10_000)
-    finally:
-        await engine_client.close()
-
-
-async def read_whole(live: Running) -> Run:
-    """An answer that ends by itself after some words."""
-    asked = {"max_tokens": 64, "logprobs": True, "top_logprobs": 20}
-    try:
-        return await divergence._read_whole(target(live), real_engines.body(SHORT, **asked))
-    finally:
-        await engine_client.close()
-
-
-@each("engine")
-def test_its_tokens_and_log_probabilities_are_read_where_it_tells_them(engine: str) -> None:
-    with started(engine, ROWS[engine].options) as live:
-        pieces = asyncio.run(told(live, TEXT))
-        if engine in ("llama.cpp", "vllm", "sglang"):
-            assert b"".join(raw for _, raw in pieces).decode() == TEXT
-        else:
-            assert pieces is None
-        if engine in ("llama.cpp", "vllm"):
-            assert b"".join(raw for _, raw in asyncio.run(told(live, FAMILY))).decode() == FAMILY
-        if engine == "transformers":
-            # What is served from a folder is cut by the tokenizer in it.
-            _, form = real_engines.demo("safetensors")
-            cut = tokenised._by_folder(catalogue.local(form).path, TEXT + FAMILY)
-            assert cut and b"".join(raw for _, raw in cut).decode() == TEXT + FAMILY
-            assert len(cut) > len(tokenised.Tokenised(tuple(cut)).texts)
-        if not live.adapter.tells_logprobs({}).ok:
-            return
-        found = asyncio.run(read(live))
-        again = asyncio.run(read(live))
-        ended = asyncio.run(read_whole(live))
-    assert found.text == again.text and found.text
-    assert [one.raw for one in found.tokens] == [one.raw for one in again.tokens]
-    assert found.text.encode() in b"".join(one.raw for one in found.tokens)
-    for token in found.tokens:
-        assert token.logprob is not None and token.logprob <= 0
-        # The token itself may come beside the twenty.
-        assert len(token.others) in (20, 21)
-        assert token.logprob >= max(one.logprob for one in token.others) - 1e-4
-    assert ended.ended
-    assert ended.tokens[-1].ends
-    assert ended.text.encode() == b"".join(one.raw for one in ended.tokens if not one.ends)
-    print(f"{engine}: ends by {ended.tokens[-1]}")
-    print(f"{engine}: {len(found.tokens)} tokens, ended {found.ended}, last {found.tokens[-1].text!r}")
 
 
 # Two configurations of llama.cpp

@@ -13,10 +13,10 @@ import httpx2 as httpx
 import psutil
 import pytest
 
-from playground import adapters, attaching, deployments, pooling, weights
+from playground import adapters, attaching, deployments, engine_client, pooling, weights
 from playground.figures import figures
 from playground.models import Adapter, Generation, Job, Replica, Start
-from tests import chats, fits
+from tests import chats, fits, token_checks
 from tests import lora as made
 from tests.fleet import assert_sound, engine_processes, runners, until
 from tests.home import HOME
@@ -290,6 +290,13 @@ def test_it_refuses_what_its_quirks_say(live: Live) -> None:
     for name in live.adapter.quirks.refused - elsewhere:
         assert live.ask(messages=said("x"), max_tokens=1, **{name: 1}).status_code >= 400, name
     assert live.ask(messages=said("still there?"), max_tokens=1).status_code == 200
+
+
+@every
+def test_its_tokens_and_log_probabilities_are_read_where_it_tells_them(live: Live) -> None:
+    target = engine_client.target(live.replica)
+    token_checks.check_tokens(target)
+    token_checks.check_log_probabilities(target)
 
 
 @every
