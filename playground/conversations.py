@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from playground import adapters, events, kinds
 from playground.models import Column, Conversation, Deployment, Generation, Model, Team, User
@@ -19,10 +19,14 @@ class ConversationRefused(Exception):
 
 
 def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation:
-    """An empty conversation with one column; an empty one this person already has is taken first."""
+    """An empty conversation with one column; one this person has and did nothing in is taken first."""
     empty = Conversation.objects.filter(
-        team=team, created_by=user, turns=None, title=UNTITLED, system_prompt=""
+        team=team, created_by=user, turns=None, title=UNTITLED, system_prompt="", blind=False
     )
+    several = Column.objects.filter(conversation=OuterRef("pk"), closed=False, position__gt=0)
+    set_up = Q(parameters__isnull=False) | Q(system_prompt__isnull=False)
+    own = Column.objects.filter(set_up, conversation=OuterRef("pk"))
+    empty = empty.filter(~Exists(several), ~Exists(own))
     task = deployment.model.task if deployment else Model.Task.CHAT
     with transaction.atomic():
         row = empty.filter(parameters={}).order_by("-pk").first()
@@ -31,8 +35,8 @@ def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation
         elif row.task != task:
             Conversation.objects.filter(pk=row.pk).update(task=task)
             row.task = task
-        row.columns.all().delete()  # It has no answers: what was set up in them is of no use to anybody.
-        Column.objects.create(conversation=row, position=0, deployment=deployment)
+        answers = {"deployment": deployment, "adapter": ""}
+        Column.objects.update_or_create(conversation=row, closed=False, defaults=answers)
         tell(row)
     return row
 

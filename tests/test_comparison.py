@@ -13,7 +13,19 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from playground import charts, columns, comparison, generation, leases, pace, spending, sums, thread, together
+from playground import (
+    charts,
+    columns,
+    comparison,
+    conversations,
+    generation,
+    leases,
+    pace,
+    spending,
+    sums,
+    thread,
+    together,
+)
 from playground.access import Refused
 from playground.models import (
     Column,
@@ -380,3 +392,15 @@ def test_strangers_and_viewers_change_no_columns(
     with pytest.raises(Refused):
         generation.time_alone(said(chat), stranger)
     assert Column.objects.count() == 3
+
+
+def test_a_conversation_that_was_set_up_is_not_taken_for_a_new_one(user: User, team: Team) -> None:
+    one, two = chats.deployment(team, "one"), chats.deployment(team, "two")
+    first = conversations.begin(team, user, one)
+    assert conversations.begin(team, user, two) == first, "nothing was done in it"
+    assert names(first) == ["two"]
+    comparison.add(first, one)
+    second = conversations.begin(team, user, one)
+    assert second != first and names(first) == ["two", "one"]
+    comparison.configure(comparison.shown(second)[0], "Be brief.", None)
+    assert conversations.begin(team, user, one) not in (first, second)
