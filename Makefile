@@ -27,7 +27,7 @@ test:
 test-engines:
 	@$(PYTHON) bootstrap.py --dev --browser
 	@$(RUN) -m pytest -n $(HEAVY_JOBS) $(BY_GROUP) -m "engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
-	@$(RUN) -m pytest -m "engines and browser" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
+	@$(RUN) -m pytest -n $(HEAVY_JOBS) $(SHARE) -m "engines and browser" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
 
 lint:
 	@$(PYTHON) bootstrap.py --dev

@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ import aiohttp
 import pytest
 from django.conf import settings
 
-from playground import catalogue, engines, environments, jobs, teams
+from playground import catalogue, engine_process, engines, environments, jobs, teams
 from playground.engines.base import Engine, Hardware, LocalModel, NotReady
 from playground.models import EngineEnvironment, Job, Model, ModelFormat, Node
 
@@ -216,13 +215,6 @@ class Running:
         return (await self.metrics(session))[self.adapter.quirks.running_metric]
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
 @contextmanager
 def running(
     engine: str,
@@ -234,7 +226,8 @@ def running(
 ) -> Iterator[Running]:
     """Start the engine as its adapter says; ended by its group, and checked to leave no process."""
     adapter = engines.get(engine)
-    typed, port, key = adapter.Options.model_validate(options), free_port(), secrets.token_hex(16)
+    typed, key = adapter.Options.model_validate(options), secrets.token_hex(16)
+    port = engine_process.free_port()
     folder = environments.path(environment(engine))
     command = adapter.line(folder, model, typed, port, "demo", HARDWARE, extra=extra)
     log = settings.HOME / f"{engine}-{port}.log"
