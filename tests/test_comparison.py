@@ -18,6 +18,7 @@ from playground import (
     columns,
     comparison,
     conversations,
+    examples,
     generation,
     leases,
     pace,
@@ -404,3 +405,34 @@ def test_a_conversation_that_was_set_up_is_not_taken_for_a_new_one(user: User, t
     assert second != first and names(first) == ["two", "one"]
     comparison.configure(comparison.shown(second)[0], "Be brief.", None)
     assert conversations.begin(team, user, one) not in (first, second)
+
+
+def test_a_newcomer_finds_the_same_weights_beside_themselves(client: Client, user: User, team: Team) -> None:
+    client.force_login(user)
+    assert "Start the comparison" in client.get(reverse("home")).content.decode()
+    answer = client.post(reverse("start-comparison"), {"message": examples.LONGER})
+    chat = Conversation.objects.get(title=examples.TITLE)
+    assert answer.headers["Location"].startswith(f"{reverse('conversation', args=[chat.pk])}?text=Write")
+    rows = [column.deployment for column in comparison.shown(chat)]
+    assert [row.wanted["options"] for row in rows if row] == list(examples.SETTINGS)
+    assert {row.model_id for row in rows if row} == {rows[0] and rows[0].model_id}
+    assert all(row and row.desired == Deployment.Desired.RUNNING for row in rows)
+    assert chat.parameters["temperature"] == 0
+    heads = columns.headings(comparison.shown(chat))
+    assert all("KV cache type" in word for head in heads for word in head.differs) and heads[1].differs
+    again = client.post(reverse("start-comparison"), {})
+    assert again.headers["Location"].startswith(reverse("conversation", args=[chat.pk])), (
+        "the empty one again"
+    )
+    assert Deployment.objects.count() == 2
+    said(chat)
+    assert "Start the comparison" not in client.get(reverse("home")).content.decode()
+
+
+def test_who_may_not_start_is_not_offered_the_example(client: Client, team: Team) -> None:
+    person = User.objects.create_user(username="mem")
+    Membership.objects.create(user=person, team=team, role="member")
+    client.force_login(person)
+    assert "Start the comparison" not in client.get(reverse("home")).content.decode()
+    assert client.post(reverse("start-comparison")).status_code == 403
+    assert not Conversation.objects.exists()
