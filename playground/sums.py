@@ -13,10 +13,14 @@ from playground.thread import Shown
 
 @dataclass(frozen=True)
 class Sum:
-    """`answers` were counted; `left_out` were stopped, failed, or timed under load. Times in milliseconds."""
+    """`answers` were whole; of them `late` were timed under load and `left_out` beside them stopped or failed.
+
+    Tokens are of all whole answers; times, in milliseconds, and cost of those that were not timed under load.
+    """
 
     at: int
     answers: int = 0
+    late: int = 0
     left_out: int = 0
     ttft: float | None = None
     tpot: float | None = None
@@ -46,11 +50,12 @@ def _sum(at: int, answers: list[Generation]) -> Sum:
     kept = [one for one in whole if one.comparable]
     return Sum(
         at,
-        answers=len(kept),
-        left_out=len(answers) - len(kept),
+        answers=len(whole),
+        late=sum(one.lagged for one in whole),
+        left_out=len(answers) - len(whole),
         ttft=_median(kept, "ttft"),
         tpot=_median(kept, "tpot"),
-        tokens=_total(kept, "tokens"),
+        tokens=_total([one for one in whole if not one.approximate_tokens], "tokens"),
         e2e=_total(kept, "e2e"),
         queue=_total(kept, "queue"),
         cost=_total(kept, "cost"),

@@ -266,13 +266,13 @@ def test_sums_are_medians_of_speeds_and_totals_of_what_was_made(chat: Conversati
         row.timings |= {"cost": 0.5} if number < 3 else {}
         row.save()
     lagged = said(chat, parent).generations.get(column=column)
-    lagged.timings = {"ttft": 9000.0, "lagged": True}
+    lagged.timings, lagged.usage = {"ttft": 9000.0, "lagged": True}, {"completion_tokens": 7}
     lagged.save()
     places = {one.pk: place for place, one in enumerate(comparison.shown(chat), 1)}
     shown = thread.show(chat)
     found = sums.of(shown, places)[1]
-    assert (found.answers, found.left_out) == (3, 1)
-    assert (found.ttft, found.tpot, found.tokens, found.queue) == (20.0, 10.0, 43, 3.0)
+    assert (found.answers, found.late, found.left_out) == (4, 1, 0)
+    assert (found.ttft, found.tpot, found.tokens, found.queue) == (20.0, 10.0, 50, 3.0)
     assert found.e2e == 110.0 + 230.0 + 120.0
     assert found.tokens_per_s == 100.0
     assert found.cost is None, "one answer has none: a sum of some would mislead"

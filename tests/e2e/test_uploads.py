@@ -157,7 +157,8 @@ def test_a_folder_goes_without_what_is_none_of_a_models(open_page: Opener, user:
     expect(listed).to_contain_text("pytorch_model.bin is left out: its format can run code when it is loaded")
     expect(listed).to_contain_text("convert.py is left out: code is not taken.")
     expect(listed).to_contain_text("empty.txt is left out: it is empty.")
-    assert set(Upload.objects.values_list("path", flat=True)) == set(tiny_files()), "all are named first"
+    named = Upload.objects.values_list("path", flat=True)
+    fleet.until("all are named first", lambda: set(named.all()) == set(tiny_files()))
     assert held.passed == 0 and page.get_by_role("button", name="Pause").is_visible()
     coming = page.locator('[data-upload="tiny-model"]')
     expect(coming).to_contain_text("uploading")
