@@ -84,7 +84,7 @@ def test_four_engines_by_a_plan_and_where_they_part(
     page.get_by_role("button", name="Run it").click()
     expect(page.locator("#progress")).to_contain_text("Under way")
     job = until("the plan runs", Job.objects.filter(kind=Job.Kind.RUN_PLAN).first)
-    until("the plan ends", lambda: Job.objects.exclude(state__in=Job.ACTIVE).filter(pk=job.pk).first(), 420)
+    until("the plan ends", lambda: Job.objects.exclude(state__in=Job.ACTIVE).filter(pk=job.pk).first(), 700)
     job.refresh_from_db()
     assert job.state == Job.State.DONE, job.error
     answers = {row.column.deployment.engine: row for row in Generation.objects.all() if row.column.deployment}
