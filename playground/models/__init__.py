@@ -9,6 +9,7 @@ from .batches import (
     Dataset,
     DatasetRow,
     DatasetVersion,
+    WebhookDelivery,
 )
 from .comparisons import Measurement, Sample, Vote
 from .conversations import Column, Conversation, Generation, Image, Turn
@@ -61,4 +62,5 @@ __all__ = [
     "Upload",
     "User",
     "Vote",
+    "WebhookDelivery",
 ]

@@ -1,6 +1,8 @@
 """Datasets, versioned and shared; batches that run one over deployments; one recorded result a row and column."""
 
 from django.db import models
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast
 
 from .deployments import Configuration, Deployment, Replica
 from .teams import TeamOwned
@@ -86,7 +88,7 @@ class Batch(TeamOwned):
     parameters = models.JSONField(default=dict)
     # What scores its rows: [{"kind": "exact", …}, …], see `scoring`.
     scorers = models.JSONField(default=list)
-    webhook = models.URLField(blank=True)
+    webhook = models.URLField(max_length=500, blank=True)
     problem = models.TextField(blank=True)
     expires_at = models.DateTimeField(null=True)
     started_at = models.DateTimeField(null=True)
@@ -101,6 +103,8 @@ class BatchColumn(models.Model):
     deployment = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="+")
     adapter = models.CharField(max_length=100, blank=True)
     parameters = models.JSONField(null=True, help_text="Null: the batch's.")
+    # Under the row's own: the sampling of the release that it began with. A page's batch has none.
+    defaults = models.JSONField(default=dict)
     # How many requests at once the last slice found to be enough.
     concurrency = models.PositiveIntegerField(default=4)
     started_it = models.BooleanField(
@@ -138,7 +142,13 @@ class BatchItem(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["column", "number"], name="batch_item_once")]
-        indexes = [models.Index(fields=["column", "state", "place"], name="batch_item_next")]
+        indexes = [
+            models.Index(fields=["column", "state", "place"], name="batch_item_next"),
+            # Pages of a million rows that show only what failed.
+            models.Index(
+                fields=["column", "number"], condition=models.Q(state="failed"), name="batch_item_failed"
+            ),
+        ]
 
 
 class BatchResult(models.Model):
@@ -161,10 +171,45 @@ class BatchResult(models.Model):
     configuration = models.ForeignKey(Configuration, on_delete=models.SET_NULL, null=True, related_name="+")
     replica = models.ForeignKey(Replica, on_delete=models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
+    # Kept by the database beside `timings` and `usage`, so that a million rows can be sorted and summed.
+    ttft = models.GeneratedField(
+        expression=Cast(KeyTextTransform("ttft", "timings"), models.FloatField()),
+        output_field=models.FloatField(null=True),
+        db_persist=True,
+    )
+    e2e = models.GeneratedField(
+        expression=Cast(KeyTextTransform("e2e", "timings"), models.FloatField()),
+        output_field=models.FloatField(null=True),
+        db_persist=True,
+    )
+    tokens = models.GeneratedField(
+        expression=Cast(KeyTextTransform("completion_tokens", "usage"), models.FloatField()),
+        output_field=models.FloatField(null=True),
+        db_persist=True,
+    )
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["column", "number", "attempt"], name="batch_result_once")
+        ]
+        indexes = [
+            # Of a row and column at most one succeeded.
+            models.Index(
+                fields=["column", "number"],
+                include=["ttft", "e2e", "tokens"],
+                condition=models.Q(ok=True),
+                name="batch_result_ok",
+            ),
+            models.Index(
+                fields=["column", "ttft", "number"], condition=models.Q(ok=True), name="batch_result_ttft"
+            ),
+            models.Index(
+                fields=["column", "e2e", "number"], condition=models.Q(ok=True), name="batch_result_e2e"
+            ),
+            models.Index(
+                fields=["column", "tokens", "number"], condition=models.Q(ok=True), name="batch_result_tokens"
+            ),
+            models.Index(fields=["column", "created_at"], name="batch_result_when"),
         ]
 
 
@@ -181,3 +226,22 @@ class BatchScore(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["column", "number", "scorer"], name="batch_score_once")
         ]
+
+
+class WebhookDelivery(models.Model):
+    """One message to a team's own server: tried until it is taken, or given up."""
+
+    team = models.ForeignKey("Team", on_delete=models.CASCADE, related_name="+")
+    # What it is about, once: "batch:5".
+    subject = models.CharField(max_length=80, unique=True)
+    url = models.URLField(max_length=500)
+    payload = models.JSONField()
+    attempts = models.PositiveSmallIntegerField(default=0)
+    # Null: nothing more is tried.
+    due_at = models.DateTimeField(null=True)
+    delivered_at = models.DateTimeField(null=True)
+    problem = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["due_at"], name="webhook_due")]
