@@ -156,6 +156,7 @@ class ApiBatch(TeamOwned):
     usage = models.JSONField(null=True)
     output_file = models.ForeignKey(ApiFile, on_delete=models.SET_NULL, null=True, related_name="+")
     error_file = models.ForeignKey(ApiFile, on_delete=models.SET_NULL, null=True, related_name="+")
+    output_life_s = models.PositiveIntegerField(null=True, help_text="Of those two; null: for ever.")
     # When somebody should look at it next; null: never again.
     due_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField()

@@ -279,6 +279,7 @@ CELERY_TASK_DEFAULT_QUEUE = "control"
 CELERY_BEAT_SCHEDULE = {
     "reconcile": {"task": "playground.reconcile", "schedule": SWEEP_S, "options": {"expires": SWEEP_S * 2}},
     "settle": {"task": "endpoints.settle", "schedule": 1.0, "options": {"expires": 2.0}},
+    "webhooks": {"task": "playground.webhooks", "schedule": 2.0, "options": {"expires": 4.0}},
 }
 
 LOGGING = {
