@@ -260,7 +260,12 @@ def _write(row: ApiBatch, work: Batch) -> None:
     with transaction.atomic():
         output = files.render(row, f"{row.token}_output.jsonl", good)
         error = files.render(row, f"{row.token}_error.jsonl", bad)
-        values = {"output_file": output, "error_file": error, "counts": counts, "usage": usage}
+        values: dict[str, Any] = {
+            "output_file": output,
+            "error_file": error,
+            "counts": counts,
+            "usage": usage,
+        }
         if work.state == Batch.State.FAILED:
             values["errors"] = [LineError("batch_failed", work.problem or "The batch failed.").facts()]
         _end(row, ENDED[Batch.State(work.state)], **values)

@@ -124,7 +124,7 @@ def take_apart(raw: Path, content_type: str, sent: Sent) -> None:
     _judge(sent)
 
 
-def _judge(sent: Sent, kept: Path) -> None:
+def _judge(sent: Sent) -> None:
     if sent.size is None:
         raise Refusal(400, "Send the file as the form's field file.", "missing_required_parameter", "file")
     purpose = sent.fields.get("purpose", "")

@@ -253,15 +253,16 @@ class Exchange:
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         """An upload as it comes. It may take long, as long as it goes on at UPLOAD_RATE."""
-        size, message = 0, {"more_body": True}
-        while message.get("more_body"):
+        size, more = 0, True
+        while more:
             self._body_until = self.began + settings.BODY_TIMEOUT_S + size / UPLOAD_RATE
             message = await self._receive()
             if message["type"] != "http.request":
                 self._hang_up("hang-up")
                 raise asyncio.CancelledError
-            size += len(message.get("body", b""))
-            yield message.get("body", b"")
+            data, more = message.get("body", b""), message.get("more_body", False)
+            size += len(data)
+            yield data
         self._body_until = float("inf")
 
     # POST: read, choose, relay
