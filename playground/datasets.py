@@ -17,7 +17,7 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Max, Sum
 from django.db.models.functions import Now
 
-from playground import access, events, reading
+from playground import access, disk, events, reading
 from playground.models import Batch, Dataset, DatasetRow, DatasetVersion, Team, User
 from playground.reading import Looked, Problem, Refusal, Row, Shape
 
@@ -187,10 +187,12 @@ def begin(
         )
 
 
-def fill(version: DatasetVersion, made: Made, *, sha256: str = "", skip_bad: bool = True) -> DatasetVersion:
-    """Write what was made into the version, and complete it. Whatever fails leaves nothing of it."""
+def fill(
+    version: DatasetVersion, made: Made, *, sha256: str = "", skip_bad: bool = True, after: int = 0
+) -> DatasetVersion:
+    """Write what was made into the version, behind `after` rows, and complete it. Failed, all of it goes."""
     try:
-        told = _write(version, made, skip_bad)
+        told = _write(version, made, skip_bad, after)
         if not told.row_count:
             first = told.problems[0] if told.problems else None
             why = f"No row of it can be used. Line {first.line}: {first.why}" if first else "It has no rows."
@@ -198,7 +200,7 @@ def fill(version: DatasetVersion, made: Made, *, sha256: str = "", skip_bad: boo
     except BaseException:
         _delete_versions(DatasetVersion.objects.filter(pk=version.pk))
         raise
-    version.row_count, version.bad_rows = told.row_count, told.bad_rows
+    version.row_count, version.bad_rows = after + told.row_count, told.bad_rows
     version.problems = [{"line": one.line, "why": one.why} for one in told.problems]
     version.size_bytes = max(version.size_bytes, told.sent_bytes)
     version.sha256, version.complete = sha256, True
@@ -209,14 +211,14 @@ def fill(version: DatasetVersion, made: Made, *, sha256: str = "", skip_bad: boo
     return version
 
 
-def _write(version: DatasetVersion, made: Made, skip_bad: bool) -> Preview:
+def _write(version: DatasetVersion, made: Made, skip_bad: bool, after: int) -> Preview:
     told = Preview(Looked("", version.kind), Shape(version.kind))
     for piece in _pieces(made):
         rows = []
         for one in piece:
             told.add(one)
             if isinstance(one, Row):
-                rows.append(_row(version, told.row_count, one))
+                rows.append(_row(version, after + told.row_count, one))
             elif not skip_bad:
                 raise DatasetRefused(one.why, one.line)
         DatasetRow.objects.bulk_create(rows)
@@ -284,7 +286,7 @@ def most() -> int:
 
 
 def check_room(team: Team, wanted: int) -> None:
-    """DatasetRefused when `wanted` more bytes go past the team's quota."""
+    """DatasetRefused when `wanted` more bytes go past the team's quota, or past what the disk may take."""
     used = usage(team)
     if used + wanted > most():
         raise DatasetRefused(
@@ -292,6 +294,10 @@ def check_room(team: Team, wanted: int) -> None:
             "delete one first, or ask whoever runs this site for more (SLIPWAY_DATASETS_QUOTA_GB).",
             status=507,
         )
+    try:
+        disk.brake(settings.HOME, wanted)
+    except disk.DiskFull as problem:
+        raise DatasetRefused(str(problem), status=507) from problem
 
 
 def _digest(path: Path) -> str:

@@ -70,6 +70,8 @@ def main(path: str) -> int:
         return 0  # Whoever asked has read enough.
     except (arrow.ArrowException, OSError, ValueError, MemoryError, RecursionError) as problem:
         told = " ".join(str(problem).split())
+        if isinstance(problem, MemoryError):
+            told = f"it takes more than {MEMORY >> 30} GB of memory to read."
         sys.stderr.write(f"{told or type(problem).__name__}\n")
         return 1
     return 0

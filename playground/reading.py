@@ -224,6 +224,8 @@ def _patiently(rows: Iterator[Row | Problem]) -> Iterator[Row | Problem]:
         yield from rows
     except TooManyLines as problem:
         raise Refusal(str(problem), MAX_LINES) from problem
+    except NoTable as problem:
+        raise Refusal(str(problem), problem.line) from problem
 
 
 def _check_shape(looked: Looked, shape: Shape) -> None:
@@ -265,9 +267,9 @@ def _of_line(number: int, line: str, shape: Shape, columns: tuple[str, ...]) -> 
     try:
         data = policy.loads(line.strip().encode())
         if shape.kind == OPENAI:
-            return _checked(_openai(number, data))
+            return checked(_openai(number, data))
         if shape.kind == PROMPTS:
-            return _checked(_prompt(number, data))
+            return checked(_prompt(number, data))
         return _of_cells(number, tables.of_object(data, columns), shape)
     except policy.BadRequest as problem:
         return Problem(number, re.sub(r"^The body\b", "The line", problem.message))
@@ -284,12 +286,12 @@ def _of_cells(number: int, cells: dict[str, str], shape: Shape) -> Row | Problem
             number, f"{', '.join(filling.used(shape.template))} is empty, so there is nothing to ask."
         )
     body = {"messages": filling.fill(shape.template, cells)}
-    expected = cells[shape.expected] if shape.expected else None
+    expected = (cells[shape.expected] or None) if shape.expected else None
     try:
         identity = (
             _identity(cells[shape.identity].strip() or None, number) if shape.identity else f"line-{number}"
         )
-        return _checked(Row(number, identity, CHAT, body, cells, expected))
+        return checked(Row(number, identity, CHAT, body, cells, expected))
     except policy.BadRequest as problem:
         return Problem(number, problem.message)
     except ValueError as problem:
@@ -346,7 +348,7 @@ def _without_ours(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name not in OURS}
 
 
-def _checked(row: Row) -> Row:
+def checked(row: Row) -> Row:
     """The row with its size, within the request policy; BadRequest or ValueError with why not."""
     if row.url == EMBEDDINGS:
         pooling.check(row.body, "embedding")

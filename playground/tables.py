@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from playground import parquet
+from playground import cells, parquet
 from playground.lines import BadLine, Lines
 
 MAX_COLUMNS = 500
@@ -60,7 +60,7 @@ def _csv(path: Path, columns: Sequence[str], name: str) -> Iterator[Found]:
         while True:
             first = lines.number + 1
             try:
-                cells = next(reader)
+                found = next(reader)
             except StopIteration:
                 return
             except BadLine as problem:
@@ -68,22 +68,24 @@ def _csv(path: Path, columns: Sequence[str], name: str) -> Iterator[Found]:
             except csv.Error as problem:
                 yield first, _in_words(str(problem), first, lines.number)
             else:
-                if cells:
-                    yield first, _matched(cells, columns)
+                if found:
+                    yield first, _matched(found, columns, first, lines.number)
 
 
-def _matched(cells: list[str], columns: Sequence[str]) -> dict[str, str] | str:
-    if len(cells) != len(columns):
-        count = f"{len(cells)} cell{'s' if len(cells) > 1 else ''}"
-        return f"The row has {count}, the header {len(columns)}: is a comma or a quote missing, or too many?"
-    return dict(zip(columns, cells, strict=True))
+def _matched(found: list[str], columns: Sequence[str], first: int, last: int) -> dict[str, str] | str:
+    if len(found) != len(columns):
+        count = f"{len(found)} cell{'s' if len(found) > 1 else ''}"
+        where = f", down to line {last}," if last > first else ""
+        return (
+            f"The row{where} has {count}, the header {len(columns)}: a comma or a quote too many or too few?"
+        )
+    return dict(zip(columns, map(cells.plain, found), strict=True))
 
 
 def _in_words(problem: str, first: int, last: int) -> str:
     if "unexpected end of data" in problem or "field larger" in problem:
-        return (
-            f"A quote opened here is not closed (read up to line {last}), or a cell has more than a megabyte."
-        )
+        lost = f", and {last - first:,} lines after it are lost" if last > first else ""
+        return f"A quote is not closed{lost}; or a cell has more than a megabyte."
     return f"The row is no CSV: {problem}."
 
 
@@ -127,7 +129,9 @@ def _parquet(path: Path) -> Iterator[Found]:
             else:
                 yield number, _cells({str(name).strip(): value for name, value in data.items()}, names)
     except parquet.Unreadable as problem:
-        yield number + 1, f"The Parquet file cannot be read on from here: {problem}"
+        raise NoTable(
+            f"The Parquet file cannot be read on from row {number + 1}: {problem}", number + 1
+        ) from problem
     finally:
         found.close()
 
