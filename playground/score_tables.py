@@ -11,7 +11,7 @@ from playground.models import Batch, BatchColumn, BatchItem, BatchResult, BatchS
 from playground.score_report import PairSums, Sums
 from playground.scorers import Scorer
 
-WHICH = ("worse", "better", "low", "null")
+WHICH = ("worse", "better", "low", "null", "all")
 _SCORES = BatchScore._meta.db_table
 _WRONG = f"{scoring.FAILED}%"
 
@@ -82,7 +82,7 @@ def compared(
     limit: int = 25,
 ) -> list[Compared]:
     """Rows of `column`: "worse" or "better" than the baseline's, most first; "low": not wholly right,
-    lowest first; "null": without a score.
+    lowest first; "null": without a score; "all" in their order.
     """
     told = _told(place, column, baseline, which, offset, limit)
     numbers = [number for number, *_ in told]
@@ -112,6 +112,7 @@ _ORDERS = {
     "better": ("a.value > b.value", "b.value - a.value, a.number"),
     "low": ("a.value < 1", "a.value, a.number"),
     "null": ("a.value IS NULL", "a.number"),
+    "all": ("true", "a.number"),
 }
 
 
