@@ -33,6 +33,11 @@ class RowAnswer:
     writing: dict[str, str] | None = None
 
     @property
+    def claimed(self) -> bool:
+        """It is being answered now."""
+        return self.item is not None and self.item.state == BatchItem.State.CLAIMED
+
+    @property
     def figures(self) -> Figures | None:
         return figures(self.result) if self.result and self.result.ok else None
 
@@ -59,7 +64,7 @@ def answers(batch: Batch, columns: Sequence[BatchColumn], row: DatasetRow) -> li
             results[column.pk][0] if results[column.pk] else None,
             results[column.pk][1:],
             [
-                (scorer_title(batch, at), score)
+                (batch_table.scorer_title(batch, at), score)
                 for at, score in scores.get((row.number, column.pk), {}).items()
             ],
             _writing(items.get(column.pk)),
@@ -73,12 +78,6 @@ def _writing(item: BatchItem | None) -> dict[str, str] | None:
     if item is None or item.state != BatchItem.State.CLAIMED:
         return None
     return batch_live.watch(item.column_id, item.number)
-
-
-def scorer_title(batch: Batch, at: int) -> str:
-    """What a scorer is called: its own name, else its kind."""
-    scorer = batch.scorers[at] if at < len(batch.scorers) else {}
-    return str(scorer.get("name") or scorer.get("kind") or f"score {at + 1}")
 
 
 def said(body: dict[str, Any]) -> list[Said]:

@@ -38,11 +38,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a column made of a row: its item, the last result of its attempts, its scores by scorer."""
+    """What a column made of a row: its item, the last result of its attempts, its scores by their names."""
 
     item: BatchItem | None
     result: BatchResult | None
-    scores: dict[int, BatchScore] = field(default_factory=dict)
+    scores: list[tuple[str, BatchScore]] = field(default_factory=list)
 
     @property
     def state(self) -> str:
@@ -121,7 +121,11 @@ def lines(batch: Batch, columns: Sequence[BatchColumn], numbers: Sequence[int]) 
         Line(
             by_number[number],
             [
-                Cell(items.get((number, pk)), results.get((number, pk)), scores.get((number, pk), {}))
+                Cell(
+                    items.get((number, pk)),
+                    results.get((number, pk)),
+                    [(scorer_title(batch, at), score) for at, score in scores.get((number, pk), {}).items()],
+                )
                 for pk in pks
             ],
             columns,
@@ -150,6 +154,12 @@ def scores_of(columns: Sequence[int], numbers: Sequence[int]) -> dict[tuple[int,
     for score in BatchScore.objects.filter(column__in=columns, number__in=numbers).order_by("scorer"):
         found.setdefault((score.number, score.column_id), {})[score.scorer] = score
     return found
+
+
+def scorer_title(batch: Batch, at: int) -> str:
+    """What a scorer is called: its own name, else its kind."""
+    scorer = batch.scorers[at] if at < len(batch.scorers) else {}
+    return str(scorer.get("name") or scorer.get("kind") or f"score {at + 1}")
 
 
 def asked(body: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Batches: the list, one batch with its table as it fills, a row side by side, the verbs, files."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
@@ -110,11 +111,13 @@ def row(request: Request, pk: int, number: int) -> HttpResponse:
     asked = DatasetRow.objects.filter(version=batch.version_id, number=number).first()
     if asked is None:
         raise Http404("no such row")
+    answers = batch_row.answers(batch, columns, asked)
     context = {
         "batch": batch,
         "row": asked,
         "asked": batch_row.said(asked.body),
-        "answers": batch_row.answers(batch, columns, asked),
+        "answers": answers,
+        "writing": any(answer.claimed for answer in answers),
         "live": batch.state in Batch.OPEN,
         "before": number - 1,
         "after": number + 1 if number < batch.version.row_count else 0,
@@ -149,7 +152,7 @@ def ended(request: Request) -> HttpResponse:
     if since is None or timezone.is_naive(since):
         raise Http404("no such moment")
     own = access.visible(request.user, Batch.objects.filter(created_by=request.user, ended_at__gt=since))
-    context = {"ended": list(own.order_by("ended_at")[:5]), "since": timezone.now()}
+    context = {"ended": list(own.order_by("ended_at")[:5]), "since": timezone.now().isoformat()}
     return render(request, f"{LIST}#ended", context)
 
 
@@ -217,7 +220,9 @@ def _live(request: Request, batch: Batch, columns: list[BatchColumn]) -> dict[st
         "whole": batch_report.whole(list(parts.values())),
         "going": batch.state in Batch.OPEN,
         "may": access.can(request.user, "chat", batch.team),
-        "parameters": batch.parameters.items(),
+        "parameters": [
+            (name, json.dumps(value, ensure_ascii=False)) for name, value in batch.parameters.items()
+        ],
     }
 
 
@@ -237,7 +242,6 @@ def _table(request: Request, batch: Batch, columns: list[BatchColumn]) -> dict[s
         "query": urlencode(query),
         "first": urlencode(base),
         "next": urlencode(base | {"after": found.after}) if found.after else "",
-        "scorers": batch.scorers,
     }
 
 
