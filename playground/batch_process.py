@@ -51,6 +51,13 @@ class Child:
                 return
             self._begun_at = time.monotonic()
             self.process = _popen()
+            threading.Thread(target=self._watch, args=[self.process], daemon=True).start()
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """One that was killed is begun again at once: rows wait for it."""
+        if process.wait() != 0:
+            time.sleep(max(0.0, self._begun_at + AGAIN_S - time.monotonic()))
+            self.ensure()
 
     def end(self) -> None:
         """End it, for good; returns when it is gone."""
@@ -88,13 +95,14 @@ def run() -> int:
         if freed:
             logger.info("%d rows that an earlier process held are asked again", freed)
         serving = slices.serve()
-        connections.close_all()
 
         def stop(**_: Any) -> None:
             serving.stop()
 
         worker_shutting_down.connect(stop, weak=False)
         threading.Thread(target=_end_when_idle, args=[serving], daemon=True).start()
+        batch_sweep.settle_all()
+        connections.close_all()
         worker = _worker()
         worker.start()
         serving.stop()
@@ -125,7 +133,8 @@ def _only_one() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1):
+        continue
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(END_S)
     os._exit(1)
