@@ -48,19 +48,22 @@ class Typed:
 
 
 def begin(dataset: Dataset | None, team: Team) -> Typed:
-    """An empty form; with the template of the dataset's newest table."""
-    values = dict.fromkeys(FIELDS, "")
-    if dataset:
-        rows = dataset.versions.filter(complete=True, kind=DatasetVersion.Kind.TABLE)
-        if (before := rows.order_by("-number").first()) and _fits(before.template):
-            values["prompt"] = before.template[-1]["content"]
-            values["system"] = before.template[0]["content"] if len(before.template) > 1 else ""
-    return Typed(team, values, dataset=dataset)
+    """An empty form."""
+    return Typed(team, dict.fromkeys(FIELDS, ""), dataset=dataset)
 
 
-def _fits(template: list[dict[str, str]]) -> bool:
-    """Whether the form's two fields can hold it."""
-    return [message.get("role") for message in template] in (["user"], ["system", "user"])
+def _before(dataset: Dataset | None, looked: Looked) -> list[dict[str, str]]:
+    """The template of the dataset's newest table, if the form can hold it and the file has its columns."""
+    rows = DatasetVersion.objects.filter(dataset=dataset, complete=True, kind=DatasetVersion.Kind.TABLE)
+    newest = rows.order_by("-number").first() if dataset else None
+    template: list[dict[str, str]] = newest.template if newest else []
+    if [message.get("role") for message in template] not in (["user"], ["system", "user"]):
+        return []
+    try:
+        filling.check(template, looked.columns)
+    except filling.TemplateRefused:
+        return []
+    return template
 
 
 def typed(team: Team, posted: Mapping[str, str], file: Arriving | None, dataset: Dataset | None) -> Typed:
@@ -87,12 +90,12 @@ def typed(team: Team, posted: Mapping[str, str], file: Arriving | None, dataset:
 
 def _suggest(form: Typed, anew: bool) -> None:
     assert form.looked is not None
-    suggested = form.looked.suggested()
-    if not form.values["prompt"].strip() and anew:
-        form.values["prompt"] = suggested.template[-1]["content"]
-        form.values["system"] = suggested.template[0]["content"] if len(suggested.template) > 1 else ""
     if anew:
+        suggested = form.looked.suggested()
+        template = _before(form.dataset, form.looked) or [dict(message) for message in suggested.template]
         form.values |= {"expected": suggested.expected, "identity": suggested.identity}
+        form.values["prompt"] = template[-1]["content"]
+        form.values["system"] = template[0]["content"] if len(template) > 1 else ""
     for name in ("expected", "identity"):
         if form.values[name] and form.values[name] not in form.looked.columns:
             form.errors[name] = f"This file has no column {form.values[name]}."
@@ -135,7 +138,7 @@ def keep(form: Typed, user: User, *, skip_bad: bool) -> DatasetVersion | None:
             form.file.path,
             form.file.name,
             None,
-            list(shape.template) if shape.kind == reading.TABLE else None,
+            [dict(message) for message in shape.template] if shape.kind == reading.TABLE else None,
             expected=shape.expected,
             identity=shape.identity,
             skip_bad=skip_bad,

@@ -15,7 +15,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from playground import standing
-from playground.models import Batch, Conversation, Deployment, Job, Model, Node, Replica, Team
+from playground.models import Batch, Conversation, Dataset, Deployment, Job, Model, Node, Replica, Team
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,8 @@ def _own_finds(team: Team, query: str) -> Iterable[Found]:
             yield Found(talk.title, "conversation", reverse("conversation", args=[talk.pk]))
         except NoReverseMatch:
             return
+    for data in Dataset.objects.filter(team=team, name__icontains=query).order_by("name")[:4]:
+        yield Found(data.name, "dataset", reverse("dataset", args=[data.pk]))
     for batch in Batch.objects.filter(team=team, name__icontains=query).order_by("-pk")[:4]:
         yield Found(batch.name, "batch", reverse("batch", args=[batch.pk]))
     for node in Node.objects.filter(name__icontains=query).order_by("name")[:2]:

@@ -12,7 +12,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Unreadable(Exception):
     """The file cannot be read; the text says why."""
 
 
-def rows(path: Path) -> Iterator[str]:
+def rows(path: Path) -> Generator[str]:
     """JSON lines: the columns' names as a list, then each row. Unreadable where it ends early."""
     command = [sys.executable, "-m", "playground.parquet", str(path)]
     root = Path(__file__).resolve().parent.parent

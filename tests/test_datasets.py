@@ -493,7 +493,7 @@ def test_viewers_and_strangers_change_nothing(team: Team, user: User, stranger: 
     Membership.objects.create(user=viewer, team=team, role=Membership.Role.VIEWER)
     routes = [
         (reverse("dataset-new"), {"file": file.key, "action": "keep"}),
-        (reverse("dataset-new"), {"dataset": str(dataset.pk), "file": file.key, "action": "keep"}),
+        (reverse("dataset-new"), {"of": str(dataset.pk), "file": file.key, "action": "keep"}),
         (reverse("dataset-file"), {"name": "a", "size": "1"}),
         (reverse("dataset-piece", args=[file.key]), {"a": "b"}),
         (reverse("dataset-delete", args=[dataset.pk]), {}),

@@ -35,7 +35,7 @@ def listing(request: Request) -> HttpResponse:
     rows = rows.annotate(
         newest=Subquery(whole.values("number")[:1]),
         row_count=Subquery(whole.values("row_count")[:1]),
-        kind=Subquery(whole.values("kind")[:1]),
+        made_from=Subquery(whole.values("kind")[:1]),
         changed=Max("versions__created_at"),
         version_count=Count("versions", filter=Q(versions__complete=True)),
     ).order_by("name")
@@ -43,7 +43,7 @@ def listing(request: Request) -> HttpResponse:
     page = Paginator(rows, PAGE_ROWS).get_page(request.GET.get("page"))
     context = {
         "page": page,
-        "rows": [(row, kinds.get(row.kind, "")) for row in page],
+        "kinds": kinds,
         "q": query,
         "may_add": access.can(request.user, "chat", team),
         "used": datasets.usage(team),
@@ -81,8 +81,8 @@ def new(request: Request) -> HttpResponse:
 
 
 def _named(request: Request, team: Team) -> Dataset | None:
-    """The dataset that gets a version, by ?dataset= or the form's field."""
-    pk = request.POST.get("dataset") or request.GET.get("dataset") or ""
+    """The dataset that gets a version: ?dataset=; `of` in the form, whose own `dataset` scripts read."""
+    pk = request.POST.get("of") or request.GET.get("dataset") or ""
     if not pk:
         return None
     if not pk.isdecimal() or len(pk) > 18:
@@ -166,7 +166,10 @@ def dataset(request: Request, pk: int) -> HttpResponse:
     """One dataset: its versions, and the rows of one of them. ?version=, ?q=, ?page=."""
     row = access.fetch(request.user, Dataset.objects.select_related("team", "created_by"), pk)
     versions = list(
-        row.versions.filter(complete=True).select_related("created_by").annotate(used=Count("batches"))
+        row.versions.filter(complete=True)
+        .select_related("created_by")
+        .annotate(used=Count("batches"))
+        .order_by("-number")
     )
     wanted = request.GET.get("version", "")
     shown = next((one for one in versions if str(one.number) == wanted), versions[0] if versions else None)
