@@ -207,7 +207,8 @@ class Bar:
         self.told = time.monotonic()
         text = line(found, standing)
         if self.screen:
-            width = os.get_terminal_size(sys.stderr.fileno()).columns
+            # A terminal that does not know its width says 0.
+            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
             text = "\r" + text[: max(20, width - 1)] + "\033[K"
         sys.stderr.write(text + ("\n" if last or not self.screen else ""))
         sys.stderr.flush()
