@@ -13,7 +13,7 @@ from typing import Any
 
 from django.utils.text import slugify
 
-from playground import batch_table
+from playground import batch_table, scoring
 from playground.cells import safe
 from playground.figures import figures
 from playground.models import Batch, BatchColumn, BatchItem, BatchResult, BatchScore, DatasetRow
@@ -130,7 +130,7 @@ def _fields(batch: Batch) -> list[tuple[str, str]]:
     """What a table says of each column: name, and type as Parquet has it."""
     texts = [(title, "string") for title in ("deployment", "state", "answer", "reasoning", "finish_reason")]
     known = [(title, "int64" if title in COUNTS else "double") for title in FIGURES]
-    scores = [(f"score.{place}.{scorer['kind']}", "double") for place, scorer in enumerate(batch.scorers, 1)]
+    scores = [(f"score.{at + 1}.{scorer.kind}", "double") for at, scorer in scoring.scorers_of(batch)]
     return [*texts, *known, ("attempt", "int64"), ("error", "string"), *scores]
 
 
@@ -154,7 +154,7 @@ def table(batch: Batch, columns: Sequence[BatchColumn], rows: Sequence[DatasetRo
             key = (row.number, column.pk)
             values += [column.deployment.name, states.get(key)]
             values += _answer(results.get(key))
-            values += [scores.get((*key, at)) for at in range(len(batch.scorers))]
+            values += [scores.get((*key, at)) for at, _ in scoring.scorers_of(batch)]
         yield values
 
 

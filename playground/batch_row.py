@@ -56,7 +56,7 @@ def answers(batch: Batch, columns: Sequence[BatchColumn], row: DatasetRow) -> li
     rows = BatchResult.objects.filter(column__in=pks, number=row.number).order_by("-attempt")
     for result in rows.select_related("replica__node", "configuration"):
         results[result.column_id].append(result)
-    scores = batch_table.scores_of(pks, [row.number])
+    scores, titles = batch_table.scores_of(pks, [row.number]), dict(batch_table.titles_of(batch))
     return [
         RowAnswer(
             column,
@@ -64,8 +64,9 @@ def answers(batch: Batch, columns: Sequence[BatchColumn], row: DatasetRow) -> li
             results[column.pk][0] if results[column.pk] else None,
             results[column.pk][1:],
             [
-                (batch_table.scorer_title(batch, at), score)
+                (titles[at], score)
                 for at, score in scores.get((row.number, column.pk), {}).items()
+                if at in titles
             ],
             _writing(items.get(column.pk)),
         )

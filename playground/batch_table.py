@@ -11,6 +11,7 @@ from typing import Any
 from django.db import connection
 from django.db.models.functions import Left
 
+from playground import scoring
 from playground.models import Batch, BatchColumn, BatchItem, BatchResult, BatchScore, DatasetRow
 
 SIZE = 50
@@ -116,7 +117,7 @@ def lines(batch: Batch, columns: Sequence[BatchColumn], numbers: Sequence[int]) 
         for item in BatchItem.objects.filter(column__in=pks, number__in=numbers)
     }
     results = last_results(pks, numbers)
-    scores = scores_of(pks, numbers)
+    scores, titles = scores_of(pks, numbers), dict(titles_of(batch))
     return [
         Line(
             by_number[number],
@@ -124,7 +125,11 @@ def lines(batch: Batch, columns: Sequence[BatchColumn], numbers: Sequence[int]) 
                 Cell(
                     items.get((number, pk)),
                     results.get((number, pk)),
-                    [(scorer_title(batch, at), score) for at, score in scores.get((number, pk), {}).items()],
+                    [
+                        (titles[at], score)
+                        for at, score in scores.get((number, pk), {}).items()
+                        if at in titles
+                    ],
                 )
                 for pk in pks
             ],
@@ -156,10 +161,9 @@ def scores_of(columns: Sequence[int], numbers: Sequence[int]) -> dict[tuple[int,
     return found
 
 
-def scorer_title(batch: Batch, at: int) -> str:
-    """What a scorer is called: its own name, else its kind."""
-    scorer = batch.scorers[at] if at < len(batch.scorers) else {}
-    return str(scorer.get("name") or scorer.get("kind") or f"score {at + 1}")
+def titles_of(batch: Batch) -> list[tuple[int, str]]:
+    """Each scorer's place and what it is called."""
+    return [(place, scorer.title) for place, scorer in scoring.scorers_of(batch)]
 
 
 def asked(body: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from playground import batch_chart, batch_report, batch_table
+from playground import batch_chart, batch_report, batch_table, scorers
 from playground.batch_table import Wanted
 from playground.figures import figures
 from playground.models import (
@@ -346,7 +346,7 @@ def test_a_row_shows_what_was_asked_every_answer_and_earlier_attempts(
         "First it was busy.",
         "1 earlier attempt",
         "It is not Paris.",
-        "exact",
+        scorers.KINDS["exact"],
     ):
         assert words in shown, words
     assert "Not answered yet." in shown

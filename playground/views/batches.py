@@ -265,7 +265,7 @@ def _shows(batch: Batch, columns: list[BatchColumn]) -> list[tuple[str, str]]:
     shows = [("all", "All rows"), ("failed", "Failed")]
     if len(columns) > 1:
         shows.append(("differs", "Answers differ"))
-    if len(columns) > 1 and batch.scorers:
+    if len(columns) > 1 and batch_table.titles_of(batch):
         shows.append(("regressions", "Regressions"))
     return shows
 
