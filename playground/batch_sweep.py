@@ -10,7 +10,7 @@ from django.db import DatabaseError, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from playground import batches, deployments, nudges
+from playground import batches, deployments, nudges, scoring
 from playground.models import Batch, BatchColumn, BatchItem, Deployment, Replica
 
 State = Batch.State
@@ -80,6 +80,7 @@ def _end(batch: Batch) -> None:
                 batches.move(batch, [State.FINALIZING], State.COMPLETED, ended_at=Now())
     if batch.state not in Batch.OPEN:
         batches.release(batch)
+        scoring.after(batch)
 
 
 def _rests(batch: Batch) -> bool:

@@ -113,8 +113,10 @@ def _versus(pairs: PairSums, chance: float | None, decision: statistics.Decision
     if decision is None:
         return Versus(pairs, middle)
     found = _paired(pairs.n, pairs.total, pairs.squares)
-    low, high = found.interval(decision.level) if found.error else (None, None)
-    return Versus(pairs, middle, low, high, chance, decision.level, decision.found)
+    if not found.error:
+        return Versus(pairs, middle, None, None, chance, decision.level, decision.found)
+    low, high = found.interval(decision.level)
+    return Versus(pairs, middle, max(-1.0, low), min(1.0, high), chance, decision.level, decision.found)
 
 
 def _chance(pairs: PairSums) -> float:

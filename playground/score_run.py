@@ -51,7 +51,7 @@ class Run:
     async def _score(self, place: int, scorer: Scorer) -> None:
         columns = await orm(lambda: list(self.batch.columns.all()))
         for column in columns:
-            self.total += await orm(lambda column=column: scoring.due(column, place).count())
+            self.total += await orm(scoring.count_due, column, place)
         for column in columns:
             self.dear = 0
             await self._score_column(place, scorer, column)
@@ -100,7 +100,8 @@ class Run:
 
     def _targets(self, scorer: Scorer) -> list[Target]:
         """Where the scorer's deployment serves now; JobFailed where nowhere."""
-        row = Deployment.objects.filter(pk=scorer.deployment, team=self.batch.team_id).first()
+        rows = Deployment.objects.filter(team=self.batch.team_id)
+        row = rows.filter(pk=scorer.deployment).first() if scorer.deployment is not None else None
         ready = deployments.ready_replicas(row) if row else []
         try:
             targets = [engine_client.target(replica) for replica in ready]

@@ -1,7 +1,7 @@
 """A batch's scores out of the database, summed there: a table may hold a million. Reads only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db import connection
@@ -31,7 +31,9 @@ def sums(batch: Batch, columns: Sequence[BatchColumn]) -> dict[tuple[int, int], 
             """,
             [_WRONG, keys],
         )
-        found = {(place, pk): Sums(*values, rows[pk]) for place, pk, *values in cursor.fetchall()}
+        found = {
+            (place, pk): replace(Sums(*values), rows=rows[pk]) for place, pk, *values in cursor.fetchall()
+        }
     places = [place for place, _ in scoring.scorers_of(batch)]
     return {(place, pk): found.get((place, pk), Sums(rows=rows[pk])) for place in places for pk in keys}
 

@@ -102,27 +102,28 @@ def _versus(versus: Versus, binary: bool) -> str:
     if not versus.pairs.wins and not versus.pairs.losses:
         return "the same on every row"
     amount = _difference(versus.mean or 0.0, binary)
-    found = (
-        f"{versus.verdict} by {amount.lstrip('+' + MINUS)}" if versus.found else f"not told apart: {amount}"
-    )
-    if versus.low is None or versus.high is None:
-        return found
-    return f"{found}, {_difference(versus.low, binary, bare=True)} to {_difference(versus.high, binary)}"
+    if versus.found:
+        amount = f"{versus.verdict} by {amount.lstrip('+' + MINUS)}"
+    else:
+        amount = f"not told apart: {amount}"
+    if versus.low is not None and versus.high is not None:
+        amount += f" ({_difference(versus.low, binary)} to {_difference(versus.high, binary)})"
+    return amount + " points" * binary
 
 
-def _difference(value: float, binary: bool, *, bare: bool = False) -> str:
+def _difference(value: float, binary: bool) -> str:
     """With its sign; of shares in percentage points."""
     digits = f"{100 * abs(value):.1f}" if binary else f"{abs(value):.3f}"
     sign = "" if not float(digits) else "+" if value > 0 else MINUS
-    return sign + digits + (" points" if binary and not bare else "")
+    return sign + digits
 
 
 def _test(versus: Versus) -> str:
-    if versus.p is None or versus.level is None:
+    if versus.p is None:
         return ""
     test = "sign test" if versus.pairs.even else "paired t test"
     chance = "p < 0.0001" if versus.p < 0.0001 else f"p = {versus.p:.4f}"
-    return f"{chance} by the {test}, decided at {versus.level:.4f}"
+    return f"{chance} by the {test}"
 
 
 def _partial(scorer: Scorer, columns: Sequence[Any]) -> str:
@@ -138,8 +139,9 @@ def _partial(scorer: Scorer, columns: Sequence[Any]) -> str:
 
 
 def says(scorer: Scorer) -> str:
-    """In words, with everything that was chosen."""
-    return f"{KINDS[scorer.kind]}{SAYS[scorer.kind](scorer)}."
+    """In words, with everything that was chosen; its kind too where its title does not say it."""
+    told = f"{SAYS[scorer.kind](scorer)}."
+    return f"{KINDS[scorer.kind]}: {told}" if scorer.name else told[0].upper() + told[1:]
 
 
 def _wanted(scorer: Scorer) -> str:
@@ -151,30 +153,30 @@ def _wanted(scorer: Scorer) -> str:
 def _ignoring(scorer: Scorer) -> str:
     names = {"case": "case", "space": "white space", "punctuation": "punctuation"}
     found = [words for name, words in names.items() if getattr(scorer, name)]
-    return f", whatever the {' and '.join(found)}" if found else ", to the letter"
+    return f", ignoring {' and '.join(found)}" if found else ", to the letter"
 
 
 def _number(scorer: Scorer) -> str:
     which = {"last": "the last number", "first": "the first number", "only": "the only number"}[scorer.pick]
     near = [f"{scorer.absolute}"] if float(scorer.absolute or 0) else []
     near += [f"{scorer.relative} of it"] if float(scorer.relative or 0) else []
-    return f": {which} is {_wanted(scorer)}{', within ' + ' or '.join(near) if near else ''}"
+    return f"{which} is {_wanted(scorer)}{', within ' + ' or '.join(near) if near else ''}"
 
 
 SAYS: Mapping[str, Any] = {
-    "exact": lambda one: f": the answer is {_wanted(one)}{_ignoring(one)}",
+    "exact": lambda one: f"the answer is {_wanted(one)}{_ignoring(one)}",
     "contains": lambda one: (
-        f": {_wanted(one)} stands in the answer{' as whole words' * one.whole}{_ignoring(one)}"
+        f"{_wanted(one)} stands in the answer{' as whole words' * one.whole}{_ignoring(one)}"
     ),
     "regex": lambda one: (
-        f": {_wanted(one)} {'matches all of' if one.whole else 'is found in'} the answer"
-        f"{', whatever the case' * one.case}"
+        f"{_wanted(one)} {'matches all of' if one.whole else 'is found in'} the answer"
+        f"{', ignoring case' * one.case}"
     ),
     "number": _number,
-    "schema": lambda one: f": the answer is JSON that fits{', in a code block or not' * one.fenced}",
+    "schema": lambda one: f"the answer is JSON that fits{', in a code block or not' * one.fenced}",
     "similarity": lambda one: (
-        f": the cosine of the answer and {_wanted(one)} by {one.served}"
+        f"the cosine of the answer and {_wanted(one)} by {one.served}"
         f"{'' if one.least is None else f' is at least {one.least:g}'}"
     ),
-    "judge": lambda one: f": {one.served} reads the answer and says 0 to 10",
+    "judge": lambda one: f"{one.served} reads the answer and says 0 to 10",
 }

@@ -182,6 +182,10 @@ def due(column: BatchColumn, place: int) -> QuerySet[BatchItem]:
     return BatchItem.objects.filter(~Exists(final), column=column, state__in=ended).order_by("number")
 
 
+def count_due(column: BatchColumn, place: int) -> int:
+    return due(column, place).count()
+
+
 def group(column: BatchColumn, place: int, scorer: Scorer, after: int, size: int) -> list[Row]:
     """The next of them, by number."""
     items = list(due(column, place).filter(number__gt=after).select_related("row")[:size])

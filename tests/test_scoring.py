@@ -10,8 +10,8 @@ import pytest
 from django.core.exceptions import PermissionDenied
 from django.utils import timezone
 
-from playground import jobs, score_judge, score_report, score_run, score_tables, scoring
-from playground.models import Batch, BatchScore, Deployment, Job, Membership, Model, Team, User
+from playground import batch_sweep, jobs, score_judge, score_report, score_run, score_tables, scoring
+from playground.models import Batch, BatchScore, Deployment, Job, Membership, Model, Node, Team, User
 from playground.score_report import PairSums, Sums
 from playground.scorers import BadScorer, Scorer
 from playground.scoring import ScoringRefused
@@ -160,6 +160,33 @@ def test_a_second_run_scores_only_what_has_no_lasting_score(team: Team, user: Us
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("state", ["running", "cancelling"])
+def test_what_is_not_scored_when_a_batch_ends_is_scored_then(team: Team, user: User, state: str) -> None:
+    batch = scored.batch(team, ["a", "b"], ["a", None])
+    place = scored.score(batch, EXACT, user)
+    column = batch.columns.get()
+    scored.answer(column, 2, "b")
+    Batch.objects.update(state=state)
+    batch.refresh_from_db()
+    batch_sweep.settle(batch)
+    assert batch.state not in Batch.OPEN
+    assert scored.finished(batch).result == {"scores": 1}
+    assert scored.values(batch, place) == [1, 1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_batch_without_scorers_or_a_worker_ends_without_a_run(team: Team, user: User) -> None:
+    plain, scored_one = (scored.batch(team, ["a"], ["a"], name=name) for name in ("plain", "scored"))
+    scored.score(scored_one, EXACT, user)
+    jobs_before = Job.objects.count()
+    Node.objects.update(heartbeat_at=None)
+    for batch in (plain, scored_one):
+        batch_sweep.settle(batch)
+        assert batch.state == Batch.State.COMPLETED
+    assert Job.objects.count() == jobs_before
+
+
+@pytest.mark.django_db(transaction=True)
 def test_right_answers_come_from_a_cell_too(team: Team, user: User) -> None:
     cells = [{"capital": "Paris", "people": 5}, {"capital": None, "people": 7}]
     batch = scored.batch(team, [None, None], ["It is Paris, of 5 people", "7"], cells=cells)
@@ -221,12 +248,8 @@ def test_regressions_come_first_and_biggest_first(team: Team, user: User) -> Non
     assert shown("worse", offset=1, limit=1) == [(4, 1, 0)]
     assert shown("better") == [(3, 0, 1)]
     assert shown("low") == [(1, 1, 0), (4, 1, 0), (6, 0, 0)]
-    assert [score_tables.count(place, column, baseline, which) for which in score_tables.WHICH] == [
-        2,
-        1,
-        3,
-        0,
-    ]
+    counts = [score_tables.count(place, column, baseline, which) for which in score_tables.WHICH]
+    assert counts == [2, 1, 3, 0, 5]
     first = score_tables.compared(place, scorer, column, baseline, "worse")[0]
     assert (first.question, first.wanted) == ("Question 1?", "a")
     assert first.new_result and first.old_result

@@ -190,9 +190,9 @@ def _results(request: Request, batch: Batch) -> dict[str, Any]:
 
 def _regressions(
     shown: score_words.Shown, others: list[BatchColumn], baseline: BatchColumn
-) -> list[tuple[int, list[score_tables.Compared]]]:
-    """(column's place on the page, its worst rows) of those that lost any."""
-    lost = {line.column.pk: line.place for line in shown.lines if line.versus and line.versus.pairs.losses}
+) -> list[tuple[score_words.Line, list[score_tables.Compared]]]:
+    """A column's line and its worst rows, of those that lost any."""
+    lost = {line.column.pk: line for line in shown.lines if line.versus and line.versus.pairs.losses}
     return [
         (
             lost[column.pk],
