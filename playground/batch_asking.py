@@ -25,6 +25,7 @@ TASKS = {path: task for task, path in PATHS.items()}
 # What is asked, beside how.
 CONTENT = ("messages", "prompt", "input", "query", "documents")
 OURS = ("model", "stream", "stream_options")
+DEFAULT = BatchColumn._meta.get_field("concurrency").default
 LENGTHS = ("max_tokens", "max_completion_tokens")
 
 
@@ -86,9 +87,11 @@ def _talks(deployment: int) -> int:
 
 
 def started(column_pk: int) -> int:
-    """How many at once its last slice found to be enough."""
-    found = BatchColumn.objects.filter(pk=column_pk).values_list("concurrency", flat=True).first()
-    return found or 1
+    """How many at once to begin with: what was enough for its deployment last."""
+    column = BatchColumn.objects.get(pk=column_pk)
+    same = BatchColumn.objects.filter(deployment=column.deployment_id)
+    known = same.exclude(concurrency=DEFAULT).order_by("-pk").values_list("concurrency", flat=True).first()
+    return known or column.concurrency
 
 
 def question(row: Row, column: Standing, target: Target) -> Question:

@@ -268,7 +268,7 @@ class Column:
         assert self.standing is not None
         answer = Answer(Feed(0), _told)
         self.feeds[row.number] = answer.feed
-        busy = len(self.tasks) >= self.limit == self.knee.limit
+        begun, busy = time.monotonic(), len(self.tasks) >= self.limit == self.knee.limit
         try:
             result = await batch_asking.ask(row, self.standing, place, answer)
         except EngineError as problem:
@@ -278,7 +278,7 @@ class Column:
             self.process.keep(self, batch_asking.failed(row, place, "internal", BUG))
         else:
             units = result.usage.get("completion_tokens") or 1
-            self.knee.note(time.monotonic(), units, busy and not row.deaths)
+            self.knee.note(units, time.monotonic() - begun, busy and not row.deaths)
             self.process.keep(self, result)
         finally:
             self.feeds.pop(row.number, None)

@@ -1,9 +1,10 @@
 """Batches that run: a real worker, its process for batches, runners and fake engines."""
 
 import hashlib
-import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import psutil
@@ -16,7 +17,7 @@ from pytest_django import DjangoDbBlocker
 
 from playground import batches, deployments, processes
 from playground.models import Batch, BatchItem, BatchResult, Deployment, Model, Replica, Team
-from tests import fleet
+from tests import dying_batch, fleet
 from tests.batch_rows import version
 from tests.fleet import Fleet, assert_sound, engine_processes, ready, start, until
 from tests.home import HOME
@@ -35,6 +36,9 @@ def worker(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterato
         workers.work(**QUICK)
         yield workers
         workers.close()
+        import shutil
+
+        shutil.copy(HOME / "worker-test-node.log", "/tmp/w/m-worker.log")
         until("the process for batches ends", lambda: not asking())
         call_command("flush", interactive=False, verbosity=0)
         Team.objects.create(slug="default", name="Default")
@@ -66,6 +70,11 @@ def asking() -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
     return found
+
+
+def kill_asking() -> None:
+    for process in asking():
+        process.kill()
 
 
 def begin(deployment: Deployment, prompts: Sequence[Any], **more: Any) -> Batch:
@@ -112,3 +121,147 @@ def test_every_row_is_answered_once_in_time_and_shape(engine: Deployment) -> Non
     assert first.usage["completion_tokens"] > 0
     assert first.replica and first.configuration_id == first.replica.configuration_id
     assert not BatchItem.objects.filter(column__batch=batch).exclude(claimed_by="").exists()
+
+
+def test_an_idle_site_has_no_process_for_batches_and_a_worker_ends_its_own(
+    worker: Fleet, engine: Deployment
+) -> None:
+    begun = worker.workers["test-node"]
+    batch = begin(engine, ["[[tokens=2]]"])
+    ended(batch)
+    (process,) = asking()
+    assert process.parent() == psutil.Process(begun.pid)
+    begun.terminate()
+    begun.wait(20)
+    assert not process.is_running()
+    worker.work(**QUICK)
+    ended(begin(engine, ["[[tokens=2]]"]))
+    worker.workers["test-node"].kill()
+    until("it ends with a killed parent", lambda: not asking(), 10)
+    worker.work(**QUICK)
+
+
+def test_it_survives_killed_processes_a_flushed_redis_and_killed_engines(
+    worker: Fleet, engine: Deployment
+) -> None:
+    """The short form of tests/bench/batches.py."""
+    prompts = [f"[[delay=20]] [[text=answer number {i}]]" for i in range(300)]
+    plain = begin(engine, prompts)
+    assert ended(plain) == {"done": 300}
+    batch = begin(engine, prompts)
+    faults: list[Callable[[], object]] = [
+        lambda: (kill_asking(), redis.Redis.from_url(settings.REDIS_URL).flushall()),
+        lambda: processes.kill(engine_processes(ready(engine))),
+        worker.workers["test-node"].kill,
+    ]
+    for place, fault in enumerate(faults):
+        until(f"fault {place}", lambda place=place: done(batch) >= 20 + 80 * place, 40)
+        fault()
+    worker.work(**QUICK)
+    assert ended(batch, 60) == {"done": 300}
+    assert_once(batch, 300)
+    assert hash_of(batch) == hash_of(plain)
+    assert_sound()
+
+
+def test_killed_at_every_commit_each_row_is_recorded_once(worker: Fleet, engine: Deployment) -> None:
+    worker.workers["test-node"].terminate()
+    worker.workers["test-node"].wait(20)
+    prompts = [f"[[delay=30]] [[text=answer {i}]]" for i in range(400)]
+    # Its connection is cut, as if the engine had died; so rows are given back, too.
+    prompts[3] = "[[delay=30]] [[cut=1]] [[tokens=4]]"
+    batch = begin(engine, prompts)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.dying_batch"],
+        cwd=fleet.ROOT,
+        env=worker.environments["test-node"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as dying:
+        assert dying.stdout
+        for moment in dying_batch.MOMENTS:
+            assert dying.stdout.readline().split() == [*moment, "-9"]
+        worker.work(**QUICK)
+        assert ended(batch, 60) == {"done": 399, "failed": 1}
+    results = BatchResult.objects.filter(column__batch=batch)
+    assert sorted(results.values_list("number", flat=True)) == list(range(1, 401))
+
+
+def test_a_row_that_kills_the_engine_is_tried_alone_three_times(engine: Deployment) -> None:
+    """Once in company, three times alone, then an error row; who was in flight with it is answered."""
+    before = engine.replicas.count()
+    prompts = [f"[[delay=10]] [[text=answer {i}]]" for i in range(40)]
+    prompts[7] = "[[delay=10]] [[die=3]] [[tokens=9]]"
+    batch = begin(engine, prompts)
+    assert ended(batch, 60) == {"done": 39, "failed": 1}
+    killer = BatchItem.objects.get(column__batch=batch, state="failed")
+    result = BatchResult.objects.get(column__batch=batch, number=killer.number)
+    assert (killer.number, killer.deaths, result.error_code) == (8, 3, "died_midway")
+    assert "nothing else in flight" in result.error
+    ready(engine)
+    assert engine.replicas.count() == before + 4
+
+
+def test_what_fails_is_an_error_row_and_is_asked_again_when_asked_to(engine: Deployment) -> None:
+    prompts: list[Any] = [
+        "[[tokens=2]]",
+        "[[error=500]]",
+        "[[malformed]]",
+        {"messages": [], "max_tokens": 4},
+        {"messages": [{"role": "user", "content": "x"}], "chat_template": "no"},
+        "[[error=400]]",
+    ]
+    batch = begin(engine, prompts)
+    assert ended(batch) == {"done": 1, "failed": 5}
+    wrong = BatchResult.objects.filter(column__batch=batch, ok=False).order_by("number")
+    assert [one.error_code for one in wrong] == [
+        "refused",
+        "malformed",
+        "bad_request",
+        "bad_request",
+        "bad_request",
+    ]
+    assert all(one.error for one in wrong)
+    assert batches.retry_failed(batch, None) == 5
+    assert ended(batch) == {"done": 1, "failed": 5}
+    kept = BatchResult.objects.filter(column__batch=batch)
+    assert sorted(kept.values_list("number", "attempt")) == sorted(
+        [(1, 0)] + [(n, attempt) for n in range(2, 7) for attempt in (0, 1)]
+    )
+
+
+def test_pause_lets_rows_in_flight_end_and_resume_goes_on(engine: Deployment) -> None:
+    batch = begin(engine, [f"[[delay=30]] [[text=answer {i}]]" for i in range(120)])
+    until("it answers", lambda: done(batch) >= 5)
+    batches.pause(batch, None)
+    claimed = BatchItem.objects.filter(column__batch=batch, state="claimed")
+    until("nothing is in flight", lambda: not claimed.exists())
+    stood = done(batch)
+    assert 0 < stood < 120
+    time.sleep(1.5)
+    assert done(batch) == stood
+    assert not BatchResult.objects.filter(column__batch=batch, ok=False).exists()
+    batches.resume(batch, None)
+    assert ended(batch) == {"done": 120}
+
+
+def test_cancel_hangs_up(engine: Deployment) -> None:
+    batch = begin(engine, ["[[hang]]", "[[a]] [[tokens=2]]", *["[[hang]]"] * 8])
+    until("it hangs", lambda: done(batch) == 1)
+    batches.cancel(batch, None)
+    assert ended(batch, 10) == {"done": 1, "cancelled": 9}
+    assert batch.state == State.CANCELLED
+
+
+def test_a_stopped_deployment_is_started_for_it_and_stopped_after_it(model: Model) -> None:
+    deployment = start(model.team, model, tokens=3)
+    ready(deployment)
+    deployments.stop(deployment, None)
+    until("it stops", lambda: not deployment.replicas.exclude(state__in=Replica.TERMINAL).exists())
+    batch = begin(deployment, ["a", "b", "c"])
+    assert ended(batch) == {"done": 3}
+    deployment.refresh_from_db()
+    assert deployment.desired == "stopped"
+    until("it stops again", lambda: not deployment.replicas.exclude(state__in=Replica.TERMINAL).exists())

@@ -5,18 +5,17 @@ import pytest
 from playground.knee import MOST, Knee
 
 
-def run(knee: Knee, slots: int, row_s: float = 0.2, seconds: float = 60.0, overhead_s: float = 0.0) -> None:
+def run(knee: Knee, slots: int, row_s: float = 0.2, seconds: float = 60.0) -> None:
     """Let `knee` ask an engine that works on `slots` rows at once, in a queue, for so long."""
-    now, free, flying = 0.0, [0.0] * slots, list[float]()
+    now, free, flying = 0.0, [0.0] * slots, list[tuple[float, float]]()
     while now < seconds:
         while len(flying) < knee.limit:
             place = min(range(slots), key=free.__getitem__)
-            began = max(now, free[place])
-            free[place] = began + row_s + overhead_s * min(knee.limit, slots)
-            flying.append(free[place])
-        now = min(flying)
-        flying.remove(now)
-        knee.note(now, 1.0, busy=len(flying) + 1 >= knee.limit)
+            free[place] = max(now, free[place]) + row_s
+            flying.append((free[place], now))
+        now, begun = min(flying)
+        flying.remove((now, begun))
+        knee.note(1.0, now - begun, busy=True)
 
 
 @pytest.mark.parametrize("slots", [1, 4, 16, 64])
@@ -47,6 +46,6 @@ def test_a_refusal_halves_it_and_it_stays_above_none() -> None:
 
 def test_what_was_not_at_the_limit_says_nothing() -> None:
     knee = Knee()
-    for at in range(1000):
-        knee.note(at * 0.01, 1.0, busy=False)
+    for _ in range(1000):
+        knee.note(1.0, 0.1, busy=False)
     assert knee.limit == 4
