@@ -10,7 +10,16 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from playground import arriving, datasets
-from playground.models import Dataset, DatasetVersion, Membership, Team, User
+from playground.models import (
+    Conversation,
+    Dataset,
+    DatasetVersion,
+    Generation,
+    Membership,
+    Team,
+    Turn,
+    User,
+)
 from tests.e2e.axe import violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -156,3 +165,22 @@ def test_a_new_version_begins_with_the_last_template_and_others_see_it(
     page.locator("#confirm").get_by_role("button", name="Delete").click()
     expect(page.get_by_role("heading", name="No datasets yet")).to_be_visible()
     assert not Dataset.objects.exists()
+
+
+def test_a_conversations_share_leads_to_a_dataset(open_page: Opener, user: User, team: Team) -> None:
+    talk = Conversation.objects.create(team=team, created_by=user, title="Capitals")
+    turn = Turn.objects.create(conversation=talk, text="France?", client_id="1")
+    Generation.objects.create(turn=turn, column=talk.columns.create(), state="complete", text="Paris")
+    page = open_page(user)
+    page.goto(f"/playground/{talk.pk}/share/")
+    page.get_by_role("link", name="Add to a dataset…").click()
+    expect(page.get_by_role("heading", name="1 message with an answer")).to_be_visible()
+    shot(page, "add")
+    assert violations(page) == []
+    page.get_by_label("Name of a new one").fill("")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("alert").first).to_contain_text("Give the dataset a name")
+    page.get_by_label("Name of a new one").fill("Capitals")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("heading", name="Capitals", exact=True)).to_be_visible()
+    expect(page.locator(".given-rows dd")).to_have_text(["France?", "Paris"])
