@@ -80,7 +80,9 @@ def line(
         why = {"code": result.error_code or "failed", "message": result.error}
         return shape | {"response": None, "error": why}
     if state == BatchItem.State.CANCELLED:
-        why = {"code": "batch_cancelled", "message": "The batch ended before this row was asked."}
+        expired = column.batch.state == Batch.State.EXPIRED
+        code = "batch_expired" if expired else "batch_cancelled"
+        why = {"code": code, "message": "The batch ended before this row was asked."}
         return shape | {"response": None, "error": why}
     return None
 
@@ -162,9 +164,11 @@ def _answer(result: BatchResult | None) -> list[Any]:
     if result is None:
         return [None] * (3 + len(FIGURES) + 2)
     known = figures(result)
-    said = [result.text, result.reasoning or None, result.finish_reason or None] if result.ok else [None] * 3
-    if result.ok and not result.text and result.response is not None:
-        said[0] = json.dumps(result.response, ensure_ascii=False)
+    text = result.text
+    if not text and result.response is not None:
+        text = json.dumps(result.response, ensure_ascii=False)
+    said: list[Any] = [text, result.reasoning or None, result.finish_reason or None]
+    said = said if result.ok else [None] * 3
     numbers = [getattr(known, figure) if result.ok else None for figure in FIGURES.values()]
     return [*said, *numbers, result.attempt, None if result.ok else result.error]
 

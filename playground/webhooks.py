@@ -189,10 +189,13 @@ def send(row: WebhookDelivery) -> None:
         connection.request("POST", target, body, headers)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as problem:
-        raise WebhookRefused(f"It could not be reached: {problem or type(problem).__name__}.") from problem
+        why = "took too long to answer" if connection.hurried else f"could not be reached: {problem}"
+        raise WebhookRefused(f"It {why}.") from problem
     finally:
         hurry.cancel()
         connection.close()
+    if connection.hurried:
+        raise WebhookRefused("It took too long to answer.")
     if not 200 <= status < 300:
         raise WebhookRefused(f"It answered {status}.")
 
@@ -203,7 +206,7 @@ class _Pinned(http.client.HTTPConnection):
     def __init__(self, server: addresses.Server, address: str) -> None:
         super().__init__(server.host, server.port, timeout=WAIT_S)
         self.default_port = 443 if server.secure else 80
-        self._server, self._address = server, address
+        self._server, self._address, self.hurried = server, address, False
 
     def connect(self) -> None:
         self.sock = socket.create_connection((self._address, self._server.port), self.timeout)
@@ -213,6 +216,7 @@ class _Pinned(http.client.HTTPConnection):
 
     def hang_up(self) -> None:
         """From another thread: what is being read ends at once."""
+        self.hurried = True
         if self.sock is not None:
             with suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)

@@ -19,7 +19,8 @@ from openai import OpenAI
 from endpoints import batches as api_batches
 from endpoints import files, keys
 from endpoints.models import ApiBatch, ApiFile
-from playground.models import Membership, Team, User
+from playground import batch_files, batch_sweep, datasets
+from playground.models import Batch, BatchItem, BatchResult, Membership, Team, User
 from tests.fakes import RunningFake
 from tests.gateway_site import Site, deployment, endpoint, replica, running_site
 
@@ -473,3 +474,125 @@ def test_a_file_is_read_once_for_several_batches(client: OpenAI) -> None:
     got = client.batches.retrieve(first.token)
     assert got.status == "in_progress" and got.model == "words" and got.in_progress_at
     assert got.request_counts and got.request_counts.total == 2
+
+
+# What it comes to
+
+
+def answer(row: ApiBatch, number: int, text: str) -> None:
+    """What a slice writes down of a row that was answered."""
+    assert row.batch
+    column = row.batch.columns.get()
+    BatchResult.objects.create(
+        column=column,
+        number=number,
+        attempt=0,
+        ok=True,
+        text=text,
+        finish_reason="stop",
+        usage={"prompt_tokens": 4, "completion_tokens": 2},
+    )
+    column.items.filter(number=number).update(state=BatchItem.State.DONE)
+
+
+def test_a_batch_whose_day_is_over_gives_what_it_has(client: OpenAI) -> None:
+    row = advance(begin(client, jsonl(line("a"), line("b"), line("c"))).id)
+    assert row.batch
+    answer(row, 2, "two")
+    Batch.objects.filter(pk=row.batch.pk).update(expires_at=timezone.now() - timedelta(seconds=1))
+    batch_sweep.settle(Batch.objects.get(pk=row.batch.pk))
+    advance(row.token)
+    batch = client.batches.retrieve(row.token)
+    assert batch.status == "expired" and batch.expired_at and batch.output_file_id and batch.error_file_id
+    counts = batch.request_counts
+    assert counts and (counts.total, counts.completed, counts.failed) == (3, 1, 2)
+    assert batch.usage and (batch.usage.input_tokens, batch.usage.total_tokens) == (4, 6)
+    (good,) = client.files.content(batch.output_file_id).text.splitlines()
+    assert json.loads(good)["custom_id"] == "b"
+    bad = [json.loads(one) for one in client.files.content(batch.error_file_id).text.splitlines()]
+    assert [(one["custom_id"], one["error"]["code"]) for one in bad] == [
+        ("a", "batch_expired"),
+        ("c", "batch_expired"),
+    ]
+
+
+def test_a_batch_without_failures_has_no_error_file(client: OpenAI) -> None:
+    wanted = {"output_expires_after": {"anchor": "created_at", "seconds": 7200}}
+    row = advance(begin(client, jsonl(line("a")), **wanted).id)
+    answer(row, 1, "one")
+    batch_sweep.settle(Batch.objects.get(pk=row.batch_id))
+    advance(row.token)
+    batch = client.batches.retrieve(row.token)
+    assert batch.status == "completed" and batch.error_file_id is None and batch.output_file_id
+    output = client.files.retrieve(batch.output_file_id)
+    assert output.expires_at == pytest.approx(output.created_at + 7200, abs=5)
+    with pytest.raises(openai.BadRequestError):
+        client.batches.create(
+            input_file_id=output.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+    assert client.files.delete(output.id).deleted
+    assert client.batches.retrieve(row.token).output_file_id is None
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        (datasets, "begin"),
+        (datasets, "_write"),
+        (api_batches, "_begin"),
+        (api_batches.batches, "begin"),
+        (batch_files, "line"),
+        (files, "render"),
+        (files, "_settle_down"),
+        (api_batches.batch_facts, "usage"),
+    ],
+    ids=lambda place: place[1],
+)
+def test_whoever_is_killed_over_a_batch_leaves_it_whole(
+    client: OpenAI, place: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = begin(client, jsonl(line("a"), line("b"))).id
+
+    def once(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as killing:
+        killing.setattr(*place, once)
+        try:
+            advance(token)
+        except Killed:
+            pass
+    row = advance(token)
+    assert row.batch and row.batch.version.row_count == 2
+    assert row.batch.version.dataset.versions.count() == 1 and Batch.objects.count() == 1
+    for number in (1, 2):
+        answer(row, number, str(number))
+    batch_sweep.settle(Batch.objects.get(pk=row.batch_id))
+    with monkeypatch.context() as killing:
+        killing.setattr(*place, once)
+        try:
+            advance(token)
+        except Killed:
+            pass
+    advance(token)
+    batch = client.batches.retrieve(token)
+    assert batch.status == "completed" and batch.output_file_id
+    assert ApiFile.objects.filter(purpose="batch_output").count() == 1
+    lines = [json.loads(one) for one in client.files.content(batch.output_file_id).text.splitlines()]
+    assert [one["custom_id"] for one in lines] == ["a", "b"]
+
+
+def test_what_is_due_is_sent_again(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(api_batches.nudges, "send", lambda task, pk, queue: sent.append(pk))
+    token = begin(client, jsonl(line("a"))).id
+    api_batches.settle()
+    assert sent == []
+    ApiBatch.objects.update(due_at=timezone.now() - timedelta(seconds=1))
+    api_batches.settle()
+    api_batches.settle()
+    assert sent == [ApiBatch.objects.get(token=token).pk]
