@@ -69,18 +69,24 @@ def _expire(batch: Batch) -> None:
 def _end(batch: Batch) -> None:
     """The last steps, once no row waits or is being answered."""
     with transaction.atomic():
-        rests = _rests(batch)
-        if rests:
+        if _rests(batch):
             batches.move(batch, [State.RUNNING], State.FINALIZING)
-            ended = State.EXPIRED if batch.problem == WINDOW_OVER else State.CANCELLED
-            batches.move(batch, [State.CANCELLING], ended, ended_at=Now())
+            _close(batch, State.CANCELLING, State.EXPIRED if _expired(batch) else State.CANCELLED)
     if batch.state == State.FINALIZING and all([finish(batch) for finish in FINISHERS]):
         with transaction.atomic():
             if _rests(batch):
-                batches.move(batch, [State.FINALIZING], State.COMPLETED, ended_at=Now())
-    if batch.state not in Batch.OPEN:
+                _close(batch, State.FINALIZING, State.COMPLETED)
+
+
+def _close(batch: Batch, state: str, ended: str) -> None:
+    """It has ended, and with it what it held: in one transaction, since nobody looks at it again."""
+    if batches.move(batch, [state], ended, ended_at=Now()):
         batches.release(batch)
         scoring.after(batch)
+
+
+def _expired(batch: Batch) -> bool:
+    return batch.problem == WINDOW_OVER
 
 
 def _rests(batch: Batch) -> bool:

@@ -1,10 +1,12 @@
 """Batches that run: a real worker, its process for batches, runners and fake engines."""
 
+import asyncio
 import hashlib
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import psutil
@@ -13,10 +15,23 @@ import redis
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
+from django.db.models.functions import Now
 from pytest_django import DjangoDbBlocker
 
-from playground import batches, deployments, processes
-from playground.models import Batch, BatchItem, BatchResult, Deployment, Model, Replica, Team
+from playground import batch_live, batches, deployments, engine_client, processes
+from playground.models import (
+    Batch,
+    BatchItem,
+    BatchResult,
+    Column,
+    Conversation,
+    Deployment,
+    Generation,
+    Model,
+    Replica,
+    Team,
+    Turn,
+)
 from tests import dying_batch, fleet
 from tests.batch_rows import version
 from tests.fleet import Fleet, assert_sound, engine_processes, ready, start, until
@@ -36,9 +51,6 @@ def worker(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterato
         workers.work(**QUICK)
         yield workers
         workers.close()
-        import shutil
-
-        shutil.copy(HOME / "worker-test-node.log", "/tmp/w/m-worker.log")
         until("the process for batches ends", lambda: not asking())
         call_command("flush", interactive=False, verbosity=0)
         Team.objects.create(slug="default", name="Default")
@@ -265,3 +277,58 @@ def test_a_stopped_deployment_is_started_for_it_and_stopped_after_it(model: Mode
     deployment.refresh_from_db()
     assert deployment.desired == "stopped"
     until("it stops again", lambda: not deployment.replicas.exclude(state__in=Replica.TERMINAL).exists())
+
+
+def running(replica: Replica) -> int:
+    """How many requests its engine works on."""
+    return asyncio.run(_running(engine_client.target(replica))) or 0
+
+
+async def _running(target: engine_client.Target) -> int | None:
+    try:
+        return await engine_client.running(target)
+    finally:
+        await engine_client.close()
+
+
+def talk(deployment: Deployment) -> Generation:
+    """An answer that a person waits for there, as a web process holds it."""
+    conversation = Conversation.objects.create(team=deployment.team)
+    column = Column.objects.create(conversation=conversation, deployment=deployment, position=0)
+    turn = Turn.objects.create(conversation=conversation, client_id="1", text="Hello")
+    return Generation.objects.create(
+        turn=turn, column=column, state="streaming", owner="w", lease_expires_at=Now() + timedelta(minutes=5)
+    )
+
+
+def test_it_gives_way_while_people_wait_for_answers(model: Model) -> None:
+    deployment = start(model.team, model, tokens=20, token_delay_ms=10)
+    replica = ready(deployment)
+    batch = begin(deployment, [f"row {i}" for i in range(4000)])
+    before = until("many are in flight", lambda: (now := running(replica)) >= 16 and now)
+    waits = talk(deployment)
+    until("fewer are in flight", lambda: running(replica) <= before // 2)
+    assert max(running(replica) for _ in range(5)) <= before // 2
+    assert done(batch) < 4000, "the rows were over before anyone was waited for"
+    waits.delete()
+    until("as many are in flight again", lambda: running(replica) > before // 2)
+    batches.cancel(batch, None)
+    ended(batch)
+    deployments.stop(deployment, None)
+
+
+def test_a_row_that_is_watched_shows_its_text_while_it_is_written(engine: Deployment) -> None:
+    batch = begin(engine, ["[[delay=150]] [[text=It was a dark and stormy night, and the rain fell.]]"])
+    column = batch.columns.get().pk
+    seen: list[str] = []
+
+    def grows() -> bool:
+        found = batch_live.watch(column, 1)
+        seen.append(found["content"] if found else "")
+        return len({text for text in seen if text}) >= 3
+
+    until("its text grows", grows)
+    assert ended(batch) == {"done": 1}
+    whole = BatchResult.objects.get(column__batch=batch).text
+    assert all(whole.startswith(text) for text in seen) and whole not in seen
+    assert batch_live.watch(column, 2) is None

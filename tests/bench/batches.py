@@ -50,9 +50,8 @@ def main() -> None:
 @contextmanager
 def site() -> Iterator[Any]:
     """A home with servers, migrated, and its worker."""
-    from tests.home import HOME
-
     from playground import servers
+    from tests.home import HOME
 
     servers.start_postgres(HOME)
     servers.start_valkey(HOME)
@@ -211,10 +210,9 @@ def real() -> Any:
     from playground import deployments
     from tests import real_engines
 
-    row = real_engines.prepared("llama.cpp", team())
-    return deployments.request(
-        team=team(), user=None, model=row, engine="llama.cpp", options={"context": 2048, "parallel": 4}
-    )
+    real_engines.environment("llama.cpp")
+    model, _ = real_engines.demo("gguf")
+    return deployments.request(team=team(), user=None, model=model, engine="llama.cpp", options={})
 
 
 def body(engine: str, number: int) -> dict[str, Any]:
