@@ -1,9 +1,11 @@
 """A batch's pages: what rows they show, what they count, and how all of it does with many rows."""
 
+import asyncio
 import json
 import re
 import time
 from html import unescape
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
@@ -14,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from playground import batch_chart, batch_report, batch_table, scorers
+from playground import batch_chart, batch_live, batch_report, batch_table, scorers
 from playground.batch_table import Wanted
 from playground.figures import figures
 from playground.models import (
@@ -352,6 +354,31 @@ def test_a_row_shows_what_was_asked_every_answer_and_earlier_attempts(
     assert "Not answered yet." in shown
     for number in (0, 121, 10**9):
         assert page.get(f"/batches/{batch.pk}/rows/{number}/").status_code == 404
+
+
+def test_an_open_row_shows_what_is_written_so_far(
+    page: Client, made: tuple[Batch, list[BatchColumn]]
+) -> None:
+    batch, (one, two) = made
+    BatchItem.objects.filter(column=one, number=3).update(state=BatchItem.State.CLAIMED)
+    address = reverse("batch-row", args=[batch.pk, 3])
+    assert "every 600ms" in page.get(address).content.decode()
+
+    async def write() -> None:
+        """What the process that answers does with every row it has; only watched ones come across."""
+        shown = batch_live.Shown()
+        said = SimpleNamespace(content="The capital <i>of", reasoning="Which country?")
+        await shown.show(one.pk, {3: said, 4: said})
+        await shown.show(two.pk, {3: said})
+        await shown.close()
+
+    asyncio.run(write())
+    live = page.get(address, headers={"HX-Request": "true"}).content.decode()
+    assert "The capital &lt;i&gt;of" in live and "Which country?" in live
+    assert batch_live.watch(one.pk, 4) is None and live.count("The capital") == 1
+    batch_tables.answer(one, 3, "Bern")
+    done = page.get(address, headers={"HX-Request": "true"}).content.decode()
+    assert "Bern" in done and "The capital &lt;" not in done and "every 600ms" not in done
 
 
 def test_strange_wishes_show_rows_or_none_and_never_an_error(

@@ -106,12 +106,17 @@ def _read(team: Team, typed: QueryDict) -> Form:
         webhook=typed.get("webhook", "").strip(),
     )
     try:
-        form.parameters = sampling.read(typed.dict())
+        form.parameters = sampling.read(_texts(typed))
     except sampling.BadParameters as problem:
         form.errors |= problem.fields
     if form.webhook:
         _check_webhook(form)
     return form
+
+
+def _texts(typed: QueryDict) -> dict[str, str]:
+    """The parameters as typed."""
+    return {one.name: str(typed.get(one.name, "")) for one in sampling.PARAMETERS}
 
 
 def _check_webhook(form: Form) -> None:
@@ -146,7 +151,7 @@ def _context(team: Team, typed: QueryDict, form: Form, request: Request) -> dict
         "versions": _versions(team)[:VERSIONS],
         "choices": _choices(team),
         "values": {one.value for one in form.chosen},
-        "fields": sampling.typed(typed.dict(), ()),
+        "fields": sampling.typed(_texts(typed), ()),
         "may": access.can(request.user, "chat", team),
         "may_start": access.can(request.user, "start", team),
     }

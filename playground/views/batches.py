@@ -24,7 +24,7 @@ PAGE, ROW, LIST = "playground/batch.html", "playground/batch_row.html", "playgro
 LISTED = 25
 HTTP_CONFLICT = 409
 State = Batch.State
-# Beyond so many results the report is worked out less often: it reads them all.
+# Beyond so many results progress and report are worked out less often: they count them all.
 MANY = 50_000
 SPREADS = (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2e", "E2E"))
 
@@ -219,6 +219,7 @@ def _live(request: Request, batch: Batch, columns: list[BatchColumn]) -> dict[st
         "progress": [(column, parts[column.pk]) for column in columns],
         "whole": batch_report.whole(list(parts.values())),
         "going": batch.state in Batch.OPEN,
+        "live_every": "5s" if batch.version.row_count * len(columns) > MANY else "1s",
         "may": access.can(request.user, "chat", batch.team),
         "parameters": [
             (name, json.dumps(value, ensure_ascii=False)) for name, value in batch.parameters.items()
