@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Callable
 from html import unescape
 from types import SimpleNamespace
 from typing import Any
@@ -11,12 +12,12 @@ from urllib.parse import unquote
 
 import pytest
 from django.db import connection
-from django.test import Client
+from django.test import AsyncClient, Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from playground import batch_chart, batch_live, batch_report, batch_table, scorers
+from playground import batch_chart, batch_live, batch_report, batch_table, engine_client, scorers
 from playground.batch_table import Wanted
 from playground.figures import figures
 from playground.models import (
@@ -31,6 +32,7 @@ from playground.models import (
     User,
 )
 from tests import batch_rows, batch_tables, chats
+from tests.fakes import RunningFake
 
 MANY = 200_000
 
@@ -454,13 +456,14 @@ def form(version: DatasetVersion, **more: Any) -> dict[str, Any]:
 def test_a_batch_begins_from_the_form(page: Client, team: Team, version: DatasetVersion) -> None:
     one, two = chats.deployment(team, "one"), chats.deployment(team, "two")
     answer = page.post(
-        reverse("batch-new"), form(version, deployment=[one.pk, two.pk], webhook="https://a.example/x")
+        reverse("batch-new"), form(version, deployment=[one.pk, two.pk], webhook="https://93.184.216.34/x")
     )
     batch = Batch.objects.get()
     assert answer.headers["Location"] == reverse("batch", args=[batch.pk])
     assert [column.deployment_id for column in batch.columns.all()] == [one.pk, two.pk]
     assert (
-        batch.parameters == {"temperature": 0.0, "max_tokens": 20} and batch.webhook == "https://a.example/x"
+        batch.parameters == {"temperature": 0.0, "max_tokens": 20}
+        and batch.webhook == "https://93.184.216.34/x"
     )
     assert batch.name == "questions"
     assert BatchItem.objects.filter(column__batch=batch).count() == 240
@@ -474,7 +477,12 @@ def test_what_is_wrong_in_the_form_is_said_and_nothing_typed_is_lost(
     answer = page.post(reverse("batch-new"), typed)
     shown = answer.content.decode()
     assert answer.status_code == 422
-    for words in ("Max tokens is a whole number", "That is no address", 'value="many"', 'value="My batch"'):
+    for words in (
+        "Max tokens is a whole number",
+        "It begins with https://",
+        'value="many"',
+        'value="My batch"',
+    ):
         assert words in shown, words
     assert re.search(rf'value="{one.pk}" checked', shown)
     empty = page.post(reverse("batch-new"), {}).content.decode()
@@ -511,6 +519,37 @@ def test_the_estimate_says_what_it_was_taken_from(page: Client, team: Team, vers
     BatchResultTimes(column).spread(seconds=10)
     shown = page.post(estimate, asked).content.decode()
     assert f"by the last 25 rows of batch {earlier.pk}" in shown and "About 2 min" in shown
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_trial_asks_rows_or_says_why_not(
+    user: User, team: Team, fake_engine: Callable[..., RunningFake]
+) -> None:
+    asked = batch_rows.version(team, [f"[[tokens=3]] [[delay=5]] {n}" for n in range(50)], name="asked")
+    runs, rests = chats.deployment(team, "runs"), chats.deployment(team, "rests")
+    chats.ready(runs, fake_engine(key="k"))
+    person = User.objects.create_user(username="vera")
+    Membership.objects.create(user=person, team=team, role=Membership.Role.VIEWER)
+    address = reverse("batch-trial")
+    page, viewer = AsyncClient(), AsyncClient()
+    page.force_login(user)
+    viewer.force_login(person)
+
+    async def tried() -> list[str]:
+        """In one loop, as a web process has it: the engine's connections are kept in it."""
+        try:
+            both = await page.post(address, form(asked, deployment=[runs.pk]))
+            one = await page.post(address, form(asked, deployment=[runs.pk, rests.pk]))
+            wrong = await page.post(address, form(asked, deployment=[runs.pk], max_tokens="many"))
+            assert (await viewer.post(address, form(asked, deployment=[runs.pk]))).status_code == 403
+            return [answer.content.decode() for answer in (both, one, wrong)]
+        finally:
+            await engine_client.close()
+
+    both, one, wrong = asyncio.run(tried())
+    assert "by 20 trial rows, 4 at once" in both and "About" in both
+    assert "it does not run now" in one and "How long it takes is not known" in one
+    assert "Max tokens is a whole number" in wrong and "trial rows" not in wrong
 
 
 # Notices

@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.core.exceptions import ValidationError
-from django.core.validators import URLValidator
 from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
-from playground import access, batch_estimate, batch_trial, batches, columns, sampling
+from playground import access, batch_estimate, batch_trial, batches, columns, sampling, webhooks
 from playground.batch_estimate import Estimate
 from playground.columns import Choice
 from playground.models import DatasetRow, DatasetVersion, Model, Team
@@ -63,14 +61,15 @@ def page(request: Request) -> HttpResponse:
 def estimate(request: Request) -> HttpResponse:
     """How long it would take and what would be sent, as far as the form is filled in. Changes nothing."""
     team = team_of(request)
-    return render(request, f"{PAGE}#estimate", _estimated(_read(team, request.POST)))
+    form = _read(team, request.POST)
+    return render(request, f"{PAGE}#estimate", _estimated(form) | {"wrong": form.errors})
 
 
 @require_POST
 async def trial(request: Request) -> HttpResponse:
     """The same by rows that are really asked, of all chosen deployments side by side."""
     form = await sync_to_async(_tried)(request)
-    context = await sync_to_async(_estimated)(form)
+    context = await sync_to_async(_estimated)(form) | {"wrong": form.errors}
     if form.version and not form.errors:
         version = form.version
         found = await asyncio.gather(
@@ -109,8 +108,6 @@ def _read(team: Team, typed: QueryDict) -> Form:
         form.parameters = sampling.read(_texts(typed))
     except sampling.BadParameters as problem:
         form.errors |= problem.fields
-    if form.webhook:
-        _check_webhook(form)
     return form
 
 
@@ -119,14 +116,12 @@ def _texts(typed: QueryDict) -> dict[str, str]:
     return {one.name: str(typed.get(one.name, "")) for one in sampling.PARAMETERS}
 
 
-def _check_webhook(form: Form) -> None:
-    try:
-        URLValidator(schemes=["http", "https"])(form.webhook)
-    except ValidationError:
-        form.errors["webhook"] = "That is no address: it begins with https:// or http://."
-
-
 def _require(form: Form) -> None:
+    """What a batch needs, and an address that may be told of its end."""
+    try:
+        form.webhook = webhooks.check(form.webhook) if form.webhook else ""
+    except webhooks.WebhookRefused as refusal:
+        form.errors["webhook"] = str(refusal)
     if form.version is None:
         form.errors["version"] = "Choose the rows."
     if not form.chosen:

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from playground import access, batch_chart, batch_files, batch_report, batch_row, batch_table, batches
 from playground.batch_table import Wanted
-from playground.models import Batch, BatchColumn, DatasetRow
+from playground.models import Batch, BatchColumn, DatasetRow, WebhookDelivery
 from playground.views.request import Request
 
 PAGE, ROW, LIST = "playground/batch.html", "playground/batch_row.html", "playground/batches.html"
@@ -221,6 +221,9 @@ def _live(request: Request, batch: Batch, columns: list[BatchColumn]) -> dict[st
         "going": batch.state in Batch.OPEN,
         "live_every": "5s" if batch.version.row_count * len(columns) > MANY else "1s",
         "may": access.can(request.user, "chat", batch.team),
+        "told": WebhookDelivery.objects.filter(subject=f"batch:{batch.pk}").first()
+        if batch.webhook
+        else None,
         "parameters": [
             (name, json.dumps(value, ensure_ascii=False)) for name, value in batch.parameters.items()
         ],
