@@ -38,23 +38,36 @@ def sums(batch: Batch, columns: Sequence[BatchColumn]) -> dict[tuple[int, int], 
     return {(place, pk): found.get((place, pk), Sums(rows=rows[pk])) for place in places for pk in keys}
 
 
+# Two columns' scores beside each other by row. Grouped, not joined: what the planner does not know yet of a
+# table that was just filled makes it take a join that looks through all of it for each row.
+_PAIRS = f"""
+    SELECT scorer, number,
+           max(value) FILTER (WHERE column_id = %s) AS new, max(why) FILTER (WHERE column_id = %s) AS new_why,
+           max(value) FILTER (WHERE column_id = %s) AS old, max(why) FILTER (WHERE column_id = %s) AS old_why
+    FROM {_SCORES} WHERE column_id IN (%s, %s)"""
+
+
+def _pair(column: BatchColumn, baseline: BatchColumn | None) -> list[int]:
+    old = (baseline or column).pk
+    return [column.pk, column.pk, old, old, column.pk, old]
+
+
 def pair_sums(baseline: BatchColumn, others: Sequence[BatchColumn]) -> dict[tuple[int, int], PairSums]:
     """By (scorer's place, other column's pk), over rows that both have a score of."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"""
-            SELECT scorer, pk, count(*), sum(d), sum(d * d), count(*) FILTER (WHERE d > 0),
-                   count(*) FILTER (WHERE d < 0), bool_and(d IN (-1, 0, 1))
-            FROM (
-                SELECT a.scorer AS scorer, a.column_id AS pk, a.value - b.value AS d
-                FROM {_SCORES} a JOIN {_SCORES} b
-                  ON b.column_id = %s AND b.number = a.number AND b.scorer = a.scorer
-                WHERE a.column_id = ANY(%s) AND a.value IS NOT NULL AND b.value IS NOT NULL
-            ) pairs GROUP BY scorer, pk
-            """,
-            [baseline.pk, [column.pk for column in others]],
-        )
-        return {(place, pk): PairSums(*values) for place, pk, *values in cursor.fetchall()}
+    found: dict[tuple[int, int], PairSums] = {}
+    for column in others:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"""
+                SELECT scorer, count(*), sum(d), sum(d * d), count(*) FILTER (WHERE d > 0),
+                       count(*) FILTER (WHERE d < 0), bool_and(d IN (-1, 0, 1))
+                FROM (SELECT scorer, new - old AS d FROM ({_PAIRS} GROUP BY scorer, number) pairs) differences
+                WHERE d IS NOT NULL GROUP BY scorer
+                """,
+                _pair(column, baseline),
+            )
+            found |= {(place, column.pk): PairSums(*values) for place, *values in cursor.fetchall()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -109,12 +122,13 @@ def _compared(
     return Compared(number, row, value, why, new, old_value, old_why or "", old, question, wanted, prompt)
 
 
+# Which rows, and in which order. `new_why` is null where the column has no score at all.
 _ORDERS = {
-    "worse": ("a.value < b.value", "a.value - b.value, a.number"),
-    "better": ("a.value > b.value", "b.value - a.value, a.number"),
-    "low": ("a.value < 1", "a.value, a.number"),
-    "null": ("a.value IS NULL", "a.number"),
-    "all": ("true", "a.number"),
+    "worse": ("new < old", "new - old, number"),
+    "better": ("new > old", "old - new, number"),
+    "low": ("new < 1", "new, number"),
+    "null": ("new IS NULL", "number"),
+    "all": ("true", "number"),
 }
 
 
@@ -126,13 +140,11 @@ def _told(
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT a.number, a.value, a.why, b.value, b.why
-            FROM {_SCORES} a LEFT JOIN {_SCORES} b
-              ON b.column_id = %s AND b.number = a.number AND b.scorer = a.scorer
-            WHERE a.column_id = %s AND a.scorer = %s AND {where}
-            ORDER BY {order} LIMIT %s OFFSET %s
+            SELECT number, new, new_why, old, old_why
+            FROM ({_PAIRS} AND scorer = %s GROUP BY scorer, number) pairs
+            WHERE new_why IS NOT NULL AND {where} ORDER BY {order} LIMIT %s OFFSET %s
             """,
-            [baseline.pk if baseline else None, column.pk, place, limit, offset],
+            [*_pair(column, baseline), place, limit, offset],
         )
         return list(cursor.fetchall())
 
@@ -143,12 +155,10 @@ def count(place: int, column: BatchColumn, baseline: BatchColumn | None, which: 
     with connection.cursor() as cursor:
         cursor.execute(
             f"""
-            SELECT count(*)
-            FROM {_SCORES} a LEFT JOIN {_SCORES} b
-              ON b.column_id = %s AND b.number = a.number AND b.scorer = a.scorer
-            WHERE a.column_id = %s AND a.scorer = %s AND {where}
+            SELECT count(*) FROM ({_PAIRS} AND scorer = %s GROUP BY scorer, number) pairs
+            WHERE new_why IS NOT NULL AND {where}
             """,
-            [baseline.pk if baseline else None, column.pk, place],
+            [*_pair(column, baseline), place],
         )
         found: int = cursor.fetchone()[0]
         return found

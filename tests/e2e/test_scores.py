@@ -133,7 +133,7 @@ def test_a_judge_is_shown_with_its_prompt(open_page: Callable[..., Page], batch:
     expect(page.locator("#scores")).to_contain_text("judges its own answers in column 1")
     page.get_by_role("link", name="SmolLM2-vLLM").click()
     first = page.locator(".score-rows > li").first
-    expect(first).to_contain_text("The row failed")
+    expect(first).to_contain_text("failed: The engine broke off")
     page.locator("summary", has_text="Prompt as the judge was sent it").first.click()
     expect(page.locator("details pre").first).to_contain_text("Score: 9]] Question")
     looks_right(page, "judged")
