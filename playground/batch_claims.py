@@ -113,11 +113,19 @@ def claim(column: int, owner: str, count: int) -> list[Row]:
 
 
 def _claim(column: int, owner: str, count: int, which: str) -> list[Row]:
-    values = {"column": column, "owner": owner, "count": count, "lease": settings.LEASE_S}
+    values: dict[str, int | float | str] = {
+        "column": column,
+        "owner": owner,
+        "count": count,
+        "lease": settings.LEASE_S,
+    }
     with connection.cursor() as cursor:
         cursor.execute(_CLAIM.format(which=which), values)
         found = sorted(cursor.fetchall())
-    return [Row(*one[1:6], body=json.loads(one[6])) for one in found]
+    return [
+        Row(item, number, attempt, deaths, url, json.loads(body))
+        for _, item, number, attempt, deaths, url, body in found
+    ]
 
 
 def renew(items: Sequence[int], owner: str) -> None:

@@ -32,7 +32,7 @@ STEP_S = 0.25
 # Nothing was due: asked again after this.
 EMPTY_S = 0.5
 # Without a ready replica for so long, a slice gives its rows back; the sweep sends another when one is ready.
-ABANDONED_S = 5.0
+ABANDONED_S = 20.0
 # People are waited for this long after their last answer, by a share of what would go at once.
 GIVES_WAY_S = 2.0
 SHARE = 4

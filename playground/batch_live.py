@@ -56,14 +56,14 @@ class Shown:
 
     def __init__(self) -> None:
         self._client = redis.asyncio.Redis.from_url(
-            settings.REDIS_URL, socket_connect_timeout=0.5, socket_timeout=0.5
+            settings.REDIS_URL, socket_connect_timeout=0.5, socket_timeout=0.5, decode_responses=True
         )
 
     async def show(self, column: int, texts: Mapping[int, Any]) -> None:
         """Write the text of those of `texts` (row's number → its feed) that somebody watches."""
         try:
             raw = await self._client.zrangebyscore(_watched(column), time.time(), "+inf")
-            feeds = {number: texts[number] for number in map(int, raw) if number in texts}
+            feeds = {number: texts[number] for number in (int(str(one)) for one in raw) if number in texts}
             for number, feed in feeds.items():
                 said = json.dumps({"content": feed.content, "reasoning": feed.reasoning})
                 await self._client.set(_text(column, number), said, ex=TEXT_S)

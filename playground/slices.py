@@ -118,9 +118,10 @@ class Process:
         self, results: Sequence[tuple[Column, Result]], deaths: Sequence[tuple[Column, Row]]
     ) -> None:
         del self.results[: len(results)], self.deaths[: len(deaths)]
-        for column, one in (*results, *deaths):
-            column.held.pop(one.item, None)
-            column.refused.pop(one.item, None)
+        ended = [(column, result.item) for column, result in results]
+        for column, item in [*ended, *((column, row.item) for column, row in deaths)]:
+            column.held.pop(item, None)
+            column.refused.pop(item, None)
             column.changed.set()
         for column, _ in deaths:
             column.look_again()

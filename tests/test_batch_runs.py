@@ -167,10 +167,10 @@ def test_it_survives_killed_processes_a_flushed_redis_and_killed_engines(
         worker.workers["test-node"].kill,
     ]
     for place, fault in enumerate(faults):
-        until(f"fault {place}", lambda place=place: done(batch) >= 20 + 80 * place, 40)
+        until(f"fault {place}", lambda place=place: done(batch) >= 20 + 80 * place, 60)
         fault()
     worker.work(**QUICK)
-    assert ended(batch, 60) == {"done": 300}
+    assert ended(batch, 120) == {"done": 300}
     assert_once(batch, 300)
     assert hash_of(batch) == hash_of(plain)
     assert_sound()
@@ -196,7 +196,7 @@ def test_killed_at_every_commit_each_row_is_recorded_once(worker: Fleet, engine:
         for moment in dying_batch.MOMENTS:
             assert dying.stdout.readline().split() == [*moment, "-9"]
         worker.work(**QUICK)
-        assert ended(batch, 60) == {"done": 399, "failed": 1}
+        assert ended(batch, 120) == {"done": 399, "failed": 1}
     results = BatchResult.objects.filter(column__batch=batch)
     assert sorted(results.values_list("number", flat=True)) == list(range(1, 401))
 
@@ -207,7 +207,7 @@ def test_a_row_that_kills_the_engine_is_tried_alone_three_times(engine: Deployme
     prompts = [f"[[delay=10]] [[text=answer {i}]]" for i in range(40)]
     prompts[7] = "[[delay=10]] [[die=3]] [[tokens=9]]"
     batch = begin(engine, prompts)
-    assert ended(batch, 60) == {"done": 39, "failed": 1}
+    assert ended(batch, 120) == {"done": 39, "failed": 1}
     killer = BatchItem.objects.get(column__batch=batch, state="failed")
     result = BatchResult.objects.get(column__batch=batch, number=killer.number)
     assert (killer.number, killer.deaths, result.error_code) == (8, 3, "died_midway")
