@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from endpoints import batch_facts, batch_lines, batch_targets, files
+from endpoints import batch_facts, batch_lines, batch_targets, files, protocol
 from endpoints.batch_lines import LineError
 from endpoints.models import ApiBatch, ApiFile
 from endpoints.protocol import Refusal
@@ -95,7 +95,7 @@ def _input(team: int, token: Any) -> ApiFile:
 
 def find(team: int, token: str) -> ApiBatch:
     """A team's batch; 404 where it has none of that name."""
-    row = _rows().filter(team=team, token=token).first()
+    row = _rows().filter(team=team, token=token).first() if protocol.is_name(token) else None
     if row is None:
         raise Refusal(404, "No such Batch object.", "not_found", "batch_id")
     return row
@@ -185,8 +185,7 @@ def _read(row: ApiBatch) -> None:
         _fail(row, judged.errors)
         return
     try:
-        user = _maker(row)
-        scopes = row.key.scopes if row.key else []
+        user, scopes = _maker(row), _scopes(row)
         target = batch_targets.find(row.team, user, scopes, judged.model, row.endpoint)
         version = _version(row, row.input_file, user)
         _begin(row, judged.model, target, version, user)
@@ -196,6 +195,12 @@ def _read(row: ApiBatch) -> None:
         _fail(row, [LineError("file_refused", str(problem), problem.line)])
     except batches.BatchRefused as problem:
         _fail(row, [LineError("batch_refused", str(problem))])
+
+
+def _scopes(row: ApiBatch) -> list[str]:
+    if row.key is None or row.key.revoked_at:
+        raise LineError("key_revoked", "The key that made this batch was revoked.")
+    return list(row.key.scopes)
 
 
 def _maker(row: ApiBatch) -> User | None:

@@ -22,6 +22,7 @@ from django.db.models import Q, QuerySet, Sum
 from django.db.models.functions import Now
 from django.http.multipartparser import MultiPartParser, MultiPartParserError
 
+from endpoints import protocol
 from endpoints.models import ApiBatch, ApiFile
 from endpoints.protocol import Refusal
 from playground import disk, reading
@@ -278,7 +279,7 @@ def _living(team: int) -> QuerySet[ApiFile]:
 
 def find(team: int, token: str) -> ApiFile:
     """A team's file; 404 where it has none of that name."""
-    row = _living(team).filter(token=token).first()
+    row = _living(team).filter(token=token).first() if protocol.is_name(token) else None
     if row is None:
         raise Refusal(404, "No such File object.", "not_found", "file_id")
     return row
@@ -288,7 +289,7 @@ def listed(team: int, *, after: str, limit: int, order: str, purpose: str) -> tu
     """A page of the team's files, and whether there are more."""
     rows = _living(team).order_by("id" if order == "asc" else "-id")
     if purpose:
-        rows = rows.filter(purpose=purpose)
+        rows = rows.filter(purpose=purpose) if purpose in ApiFile.Purpose.values else rows.none()
     if after:
         edge = find(team, after).pk
         rows = rows.filter(id__gt=edge) if order == "asc" else rows.filter(id__lt=edge)

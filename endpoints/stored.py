@@ -6,6 +6,7 @@ nothing of the connection: the gateway passes a way to read the body, and sends 
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -36,12 +37,13 @@ ROUTES: Mapping[tuple[str, bytes, bool, bytes], str] = {
     ("GET", b"batches", True, b""): "batch",
     ("POST", b"batches", True, b"cancel"): "cancel",
 }
-UPLOADS_AT_ONCE = 8
+# Of this process, and of one team.
+UPLOADS_AT_ONCE, UPLOADS_OF_ONE = 8, 4
 # Written at once; so much more is asked of the disk's room each time.
 PIECE = 1 << 20
 TIDY_S = 600.0
 
-_uploads = 0
+_uploads: Counter[int] = Counter()
 _tidied = float("-inf")
 
 
@@ -130,7 +132,7 @@ async def _answer(
 async def _upload(key: Key, found: Mapping[bytes, bytes], body: Body) -> dict[str, Any]:
     kind = _multipart(found)
     await orm(files.check_quota, key.team, 0)
-    async with _turn():
+    async with _turn(key.team):
         raw = files.incoming()
         sent = files.Sent(raw.with_suffix(".part"))
         try:
@@ -156,19 +158,19 @@ def _multipart(found: Mapping[bytes, bytes]) -> str:
 
 
 @asynccontextmanager
-async def _turn() -> AsyncIterator[None]:
+async def _turn(team: int) -> AsyncIterator[None]:
     """A seat among the uploads of this process; what earlier ones left behind is removed now and then."""
-    global _uploads, _tidied
-    if _uploads >= UPLOADS_AT_ONCE:
+    global _tidied
+    if _uploads.total() >= UPLOADS_AT_ONCE or _uploads[team] >= UPLOADS_OF_ONE:
         raise protocol.unavailable("Too much is being uploaded here.", 5, "too_busy")
-    _uploads += 1
+    _uploads[team] += 1
     try:
         if monotonic() - _tidied > TIDY_S:
             _tidied = monotonic()
             await orm(files.tidy)
         yield
     finally:
-        _uploads -= 1
+        _uploads[team] -= 1
 
 
 async def _gather(raw: Path, pieces: AsyncIterator[bytes]) -> None:

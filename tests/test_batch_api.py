@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import socket
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -18,7 +19,7 @@ from openai import OpenAI
 
 from endpoints import batches as api_batches
 from endpoints import files, keys
-from endpoints.models import ApiBatch, ApiFile
+from endpoints.models import ApiBatch, ApiFile, ApiKey
 from playground import batch_files, batch_sweep, datasets
 from playground.models import Batch, BatchItem, BatchResult, Membership, Team, User
 from tests.fakes import RunningFake
@@ -124,7 +125,7 @@ def test_a_file_is_kept_listed_read_and_deleted(client: OpenAI) -> None:
     assert gone.value.code == "not_found"
 
 
-def test_files_come_in_pages(client: OpenAI) -> None:
+def test_files_come_in_pages(site: Site, client: OpenAI) -> None:
     made = [upload(client, jsonl(line(str(n)))).id for n in range(5)]
     assert [one.id for one in client.files.list(limit=2)] == made[::-1]
     assert [one.id for one in client.files.list(limit=2, order="asc")] == made
@@ -134,6 +135,11 @@ def test_files_come_in_pages(client: OpenAI) -> None:
             client.files.list(**wrong)  # type: ignore[arg-type]
     with pytest.raises(openai.NotFoundError):
         client.files.list(after="file-nothing")
+    assert client.files.list(purpose="a\0b").data == []
+    for noun in ("files", "batches"):
+        assert site.get(f"/v1/{noun}?after=a%00b").status_code == 404
+        assert site.get(f"/v1/{noun}?limit=%C3%A9").status_code == 400
+        assert site.get(f"/v1/{noun}?" + "a=1&" * 100).status_code == 400
 
 
 def test_a_file_lives_as_long_as_was_asked(client: OpenAI) -> None:
@@ -356,6 +362,40 @@ def test_a_key_without_the_scope_runs_nothing(site: Site, team: Team, user: User
     assert failed(site.client(secret), jsonl(line())) == [("missing_scope", 1)]
 
 
+def test_a_revoked_key_runs_nothing(site: Site, client: OpenAI) -> None:
+    batch = begin(client, jsonl(line()))
+    keys.revoke(ApiKey.objects.get(), None)
+    row = advance(batch.id)
+    assert row.failed_at and row.errors[0]["code"] == "key_revoked"
+
+
+def test_slow_uploads_of_a_team_take_not_every_seat(site: Site, client: OpenAI, other: OpenAI) -> None:
+    head = (
+        "POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n"
+        f"Authorization: Bearer {site.secret}\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n--x"
+    )
+    slow = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(4)]
+    try:
+        for one in slow:
+            one.sendall(head.encode())
+
+        def refused() -> bool:
+            try:
+                upload(client, jsonl(line()))
+            except openai.InternalServerError as busy:
+                return busy.code == "too_busy"
+            return False
+
+        site.until(refused)
+        assert upload(other, jsonl(line())).id
+        for one in slow:
+            assert b" 408 " in one.recv(4096)
+        assert upload(client, jsonl(line())).id
+    finally:
+        for one in slow:
+            one.close()
+
+
 def test_a_key_starts_only_what_its_maker_may(site: Site, team: Team, user: User) -> None:
     stopped = deployment(team, name="stopped")
     type(stopped).objects.filter(pk=stopped.pk).update(desired="stopped")
@@ -394,7 +434,7 @@ def test_a_batch_asked_wrongly_is_400(client: OpenAI, wrong: dict[str, Any], par
 
 
 def test_a_batch_needs_an_input_file(client: OpenAI) -> None:
-    for token in ("file-nothing", "../x", ""):
+    for token in ("file-nothing", "../x", "", "a\0b", "x" * 9000):
         with pytest.raises(openai.BadRequestError) as refused:
             client.batches.create(
                 input_file_id=token, endpoint="/v1/chat/completions", completion_window="24h"
