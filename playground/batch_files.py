@@ -1,4 +1,4 @@
-"""A batch as a file: JSONL in OpenAI's shape, CSV, Parquet; rows in the file's order, a thousand at a time.
+"""A batch as a file: JSONL in OpenAI's shape, CSV, Parquet; rows in the file's order, piece by piece.
 
 Nothing is ever whole in memory, and no connection is held while a slow client reads: each piece is asked for
 by key. A batch that still runs gives what it has so far.
@@ -8,9 +8,9 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
+from django.db.models import F, Func, IntegerField
 from django.utils.text import slugify
 
 from playground import batch_table, scoring
@@ -20,6 +20,8 @@ from playground.models import Batch, BatchColumn, BatchItem, BatchResult, BatchS
 from playground.orm import orm
 
 PIECE = 1_000
+# Of the rows' requests, as PostgreSQL keeps them (packed).
+PIECE_BYTES = 4 << 20
 FORMATS = {
     "jsonl": "application/jsonl",
     "csv": "text/csv; charset=utf-8",
@@ -216,33 +218,43 @@ async def stream(batch: Batch, columns: Sequence[BatchColumn], kind: str) -> Asy
 
 
 async def _parquet(batch: Batch, columns: Sequence[BatchColumn]) -> AsyncIterator[bytes]:
-    """A row group a piece; what is written is handed on at once."""
-    import pyarrow
-    import pyarrow.parquet
-
-    schema = pyarrow.schema(
-        [(title, getattr(pyarrow, KINDS[kind])()) for title, kind in types(batch, columns)]
-    )
-    sink = _Sink()
-    writer = pyarrow.parquet.ParquetWriter(sink, schema, compression="zstd")
+    """A row group a piece, handed on at once. Written in threads: this loop may be timing answers."""
+    writer = await orm(_Parquet, batch, columns)
     after = 0
     while rows := await orm(_piece, batch, after):
         after = rows[-1].number
-        values = await orm(partial(_columns, batch, columns, rows))
-        arrays = [pyarrow.array(column, field.type) for column, field in zip(values, schema, strict=True)]
-        writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
-        yield sink.taken()
-    writer.close()
-    yield sink.taken()
+        yield await orm(writer.write, rows)
+    yield await orm(writer.close)
 
 
 KINDS = {"string": "string", "int64": "int64", "double": "float64"}
 
 
-def _columns(
-    batch: Batch, columns: Sequence[BatchColumn], rows: Sequence[DatasetRow]
-) -> list[tuple[Any, ...]]:
-    return list(zip(*table(batch, columns, rows), strict=True))
+class _Parquet:
+    """A Parquet file as it is written, a row group at a time."""
+
+    def __init__(self, batch: Batch, columns: Sequence[BatchColumn]) -> None:
+        # 40 MB that a process without such a download does without.
+        import pyarrow
+        import pyarrow.parquet
+
+        named = [(title, getattr(pyarrow, KINDS[kind])()) for title, kind in types(batch, columns)]
+        self._arrow, self._schema = pyarrow, pyarrow.schema(named)
+        self._of, self._sink = (batch, columns), _Sink()
+        self._writer = pyarrow.parquet.ParquetWriter(self._sink, self._schema, compression="zstd")
+
+    def write(self, rows: Sequence[DatasetRow]) -> bytes:
+        """What these rows add to the file."""
+        values = zip(*table(*self._of, rows), strict=True)
+        pairs = zip(values, self._schema, strict=True)
+        arrays = [self._arrow.array(column, field.type) for column, field in pairs]
+        self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
+        return self._sink.taken()
+
+    def close(self) -> bytes:
+        """The file's end."""
+        self._writer.close()
+        return self._sink.taken()
 
 
 class _Sink(io.RawIOBase):
@@ -279,8 +291,16 @@ def _pieces(batch: Batch) -> Iterator[list[DatasetRow]]:
 
 
 def _piece(batch: Batch, after: int) -> list[DatasetRow]:
-    rows = DatasetRow.objects.filter(version=batch.version_id, number__gt=after)
-    return list(rows.order_by("number")[:PIECE])
+    """The next rows: PIECE of them, fewer where they are large."""
+    rows = DatasetRow.objects.filter(version=batch.version_id, number__gt=after).order_by("number")
+    size = Func(F("body"), function="pg_column_size", output_field=IntegerField())
+    total, last = 0, after
+    for number, taken in rows.annotate(size=size).values_list("number", "size")[:PIECE]:
+        total += taken
+        if last > after and total > PIECE_BYTES:
+            break
+        last = number
+    return list(rows.filter(number__lte=last))
 
 
 def _states(columns: Sequence[int], numbers: Sequence[int]) -> dict[tuple[int, int], str]:

@@ -209,6 +209,15 @@ def test_a_file_comes_in_pieces_each_asked_for_by_key(
     assert seen in ([1, 2, 3], [0, 1, 2]) and max(asked) == 4
 
 
+def test_a_piece_of_large_rows_has_few_of_them(
+    made: tuple[Batch, list[BatchColumn]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, _ = made
+    monkeypatch.setattr(batch_files, "PIECE_BYTES", 1)
+    numbers = [[row.number for row in rows] for rows in batch_files._pieces(batch)]
+    assert numbers == [[number] for number in range(1, len(NASTY) + 1)]
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_download_is_named_and_never_sniffed(user: User, made: tuple[Batch, list[BatchColumn]]) -> None:
     batch, (_one, two) = made

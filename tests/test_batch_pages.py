@@ -184,6 +184,7 @@ def queries(batch: Batch, columns: list[BatchColumn], wanted: Wanted) -> tuple[f
     return took, [plan(one["sql"], []) for one in asked.captured_queries], numbers(found)
 
 
+@pytest.mark.slow
 def test_a_page_of_two_hundred_thousand_rows_reads_only_what_it_shows(team: Team) -> None:
     version = batch_tables.emptied(batch_rows.version(team, ["x"]))
     batch, columns = batch_tables.batch(team, version)
