@@ -136,6 +136,8 @@ def renew(items: Sequence[int], owner: str) -> None:
 
 def give_back(items: Sequence[int], owner: str, *, died: bool = False) -> None:
     """Free what is ours unanswered. `died`: an engine died while these were in flight."""
+    if not items:
+        return
     with connection.cursor() as cursor:
         cursor.execute(_GIVE_BACK, [int(died), list(items), owner])
 

@@ -37,12 +37,11 @@ ABANDONED_S = 20.0
 GIVES_WAY_S = 2.0
 SHARE = 4
 AWAY_S = 0.5
-# How often a row is asked alone after an engine died over it, and how often one is refused for want of room.
-ALONE = 3
+# How often one row is refused for want of room before that is its result.
 REFUSALS = 30
 # So many results may wait for PostgreSQL before no more rows are asked.
 UNKEPT = 1000
-DIED = "The engine died each time this row was asked, the last {} times with nothing else in flight."
+DIED = "The engine died each time this row was asked, three times with nothing else in flight."
 BUG = "Something went wrong here while the row was asked; the worker's log tells what."
 
 log = logging.getLogger(__name__)
@@ -59,8 +58,8 @@ class Keeper(Protocol):
     def keep(self, column: "Column", result: Result) -> None:
         """Record it, and free its claim."""
 
-    def died(self, column: "Column", row: Row) -> None:
-        """An engine died while it was in flight."""
+    def died(self, column: "Column", row: Row, result: Result) -> None:
+        """An engine died while it was in flight; `result` is what that makes of it the last time."""
 
     def unkept(self) -> int:
         """How many results are not recorded yet."""
@@ -135,8 +134,9 @@ class Column:
         if self._looking is None and now >= self._looked_at + LOOK_S:
             self._looking = self._begin(self._look())
         if claims:
-            self._claim(now)
             self._send_next(now)
+        if claims and standing.places:
+            self._claim(now)
         if standing.goes_on:
             self._start(now)
         if self.tasks or self._claiming:
@@ -295,12 +295,12 @@ class Column:
             self.waiting.appendleft(row)
         elif problem.code == "overloaded" and self.refused[row.item] < REFUSALS:
             self._refuse(row, now)
-        elif problem.code == "died_midway" and row.deaths < ALONE:
+        elif problem.code == "died_midway":
             self.away[place.replica] = now + AWAY_S
-            self.process.died(self, row)
+            last = batch_asking.failed(row, place, problem.code, DIED, answer)
+            self.process.died(self, row, last)
         else:
-            text = DIED.format(ALONE) if problem.code == "died_midway" else problem.text
-            self.process.keep(self, batch_asking.failed(row, place, problem.code, text, answer))
+            self.process.keep(self, batch_asking.failed(row, place, problem.code, problem.text, answer))
 
     def _refuse(self, row: Row, now: float) -> None:
         """The engine has no room: fewer at once, after a pause that grows with the row's refusals."""

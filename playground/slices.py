@@ -20,6 +20,7 @@ from playground import batch_claims, engine_client, events, nodes
 from playground.batch_claims import Result, Row
 from playground.batch_column import SLICE_S, Column
 from playground.batch_live import Shown
+from playground.models import Replica
 from playground.orm import orm
 
 # Results that came within so long are written together.
@@ -27,8 +28,13 @@ GROUP_S = 0.02
 AGAIN_S = 0.5
 SHOW_S = 0.3
 NOTICE_S = 0.4
+# How often a row is asked alone after an engine died over it.
+ALONE = 3
+# What a person, or an idle time-out, ended.
+STOPPED = (Replica.State.DRAINING, Replica.State.STOPPING, Replica.State.STOPPED)
 MALFORMED = "The engine's answer holds what cannot be stored."
 
+Death = tuple[Column, Row, Result]
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +47,7 @@ class Process:
         self.alone: dict[int, int] = {}
         self.columns: dict[int, Column] = {}
         self.results: list[tuple[Column, Result]] = []
-        self.deaths: list[tuple[Column, Row]] = []
+        self.deaths: list[tuple[Column, Row, Result]] = []
         self.idle_since = time.monotonic()
         self._slices: dict[int, asyncio.Event] = {}
         self._runs: dict[int, asyncio.Task[None]] = {}
@@ -84,8 +90,8 @@ class Process:
         self.results.append((column, result))
         self._came.set()
 
-    def died(self, column: Column, row: Row) -> None:
-        self.deaths.append((column, row))
+    def died(self, column: Column, row: Row, result: Result) -> None:
+        self.deaths.append((column, row, result))
         self._came.set()
 
     def unkept(self) -> int:
@@ -114,27 +120,37 @@ class Process:
             await self._forget(results, deaths)
             await asyncio.sleep(GROUP_S)
 
-    async def _forget(
-        self, results: Sequence[tuple[Column, Result]], deaths: Sequence[tuple[Column, Row]]
-    ) -> None:
+    async def _forget(self, results: Sequence[tuple[Column, Result]], deaths: Sequence[Death]) -> None:
         del self.results[: len(results)], self.deaths[: len(deaths)]
         ended = [(column, result.item) for column, result in results]
-        for column, item in [*ended, *((column, row.item) for column, row in deaths)]:
+        for column, item in [*ended, *((column, row.item) for column, row, _ in deaths)]:
             column.held.pop(item, None)
             column.refused.pop(item, None)
             column.changed.set()
-        for column, _ in deaths:
+        for column, _, _ in deaths:
             column.look_again()
         async with self._written:
             self._written.notify_all()
 
-    def _write(self, results: Sequence[tuple[Column, Result]], deaths: Sequence[tuple[Column, Row]]) -> None:
+    def _write(self, results: Sequence[tuple[Column, Result]], deaths: Sequence[Death]) -> None:
         if results:
             record([one for _, one in results])
         if deaths:
-            batch_claims.give_back([row.item for _, row in deaths], self.owner, died=True)
-        for column in {column for column, _ in (*results, *deaths)}:
+            self._bury(deaths)
+        for column in {one[0] for one in (*results, *deaths)}:
             self._notice(column)
+
+    def _bury(self, deaths: Sequence[Death]) -> None:
+        """A stop that was asked for is nobody's fault. Else the row is asked alone, until it was thrice."""
+        replicas = Replica.objects.filter(pk__in={result.replica for _, _, result in deaths})
+        stopped = set(replicas.filter(state__in=STOPPED).values_list("pk", flat=True))
+        free = [row.item for _, row, result in deaths if result.replica in stopped]
+        over = [(row, one) for _, row, one in deaths if row.item not in free and row.deaths >= ALONE]
+        if over:
+            record([result for _, result in over])
+        batch_claims.give_back(free, self.owner)
+        suspects = {row.item for _, row, _ in deaths} - set(free) - {row.item for row, _ in over}
+        batch_claims.give_back(sorted(suspects), self.owner, died=True)
 
     def _notice(self, column: Column) -> None:
         """Tell pages, a few times a second at most; the last change of all is told when the batch ends."""

@@ -279,6 +279,20 @@ def test_a_stopped_deployment_is_started_for_it_and_stopped_after_it(model: Mode
     until("it stops again", lambda: not deployment.replicas.exclude(state__in=Replica.TERMINAL).exists())
 
 
+def test_a_stop_that_was_asked_for_is_no_row_s_fault(model: Model) -> None:
+    deployment = start(model.team, model, tokens=5)
+    ready(deployment)
+    batch = begin(deployment, ["[[tokens=200]] [[delay=100]]", "[[tokens=3]]"])
+    claimed = BatchItem.objects.filter(column__batch=batch, number=1)
+    until("it is asked", lambda: done(batch) == 1)
+    deployments.stop(deployment, None)
+    until("it is given back", claimed.filter(state="waiting").exists)
+    assert claimed.get().deaths == 0
+    assert not BatchResult.objects.filter(column__batch=batch, ok=False).exists()
+    batches.cancel(batch, None)
+    assert ended(batch) == {"done": 1, "cancelled": 1}
+
+
 def running(replica: Replica) -> int:
     """How many requests its engine works on."""
     return asyncio.run(_running(engine_client.target(replica))) or 0

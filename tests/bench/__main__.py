@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("gateway", "page_stream", "columns", "agreement")
+NAMES = ("gateway", "page_stream", "columns", "agreement", "batches")
 
 
 def main() -> None:
