@@ -345,6 +345,11 @@ def test_a_file_that_cannot_run_fails_its_batch(
     assert failed(client, data) == [error]
 
 
+def test_a_model_that_has_no_vectors_fails_its_batch(client: OpenAI) -> None:
+    one = {**line("a"), "url": "/v1/embeddings", "body": {"model": "words", "input": "hello"}}
+    assert failed(client, jsonl(one), endpoint="/v1/embeddings") == [("unsupported_route", 1)]
+
+
 def test_a_batch_has_at_most_so_many_lines(client: OpenAI) -> None:
     short = line("X", "x")
     text = json.dumps(short).replace('"X"', '"%d"')

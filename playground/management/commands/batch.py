@@ -26,6 +26,7 @@ SHOWN = 10
 
 class Command(shell.Verb):
     help = "Ask a deployment every row of a file (JSONL, CSV, Parquet) and write the answers to another."
+    rows_failed = False
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", nargs="?", help="OpenAI batch lines, prompts, or a table.")
@@ -54,15 +55,20 @@ class Command(shell.Verb):
         except KeyboardInterrupt:
             say(f"\nBatch {batch.pk} goes on. {_ways(batch, options['output'])}")
             raise
-        return _finish(batch, output)
+        value = _finish(batch, output)
+        self.rows_failed = value["failed"] > 0
+        return value
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        super().handle(*args, **options)
+        if self.rows_failed:
+            sys.exit(shell.FAILED)
 
     def show(self, value: dict[str, Any]) -> None:
         told = f"batch {value['id']}  {value['state']}  {value['done']} of {value['rows']} answered"
         failed = f"  {value['failed']} failed" if value["failed"] else ""
         output = f"  {value['output']}" if value.get("output") else ""
         self.stdout.write(told + failed + output)
-        if value["failed"]:
-            sys.exit(shell.FAILED)
 
 
 def facts(batch: Batch) -> dict[str, Any]:
