@@ -61,6 +61,7 @@ def add(batch: Batch, scorer: Scorer, user: User) -> int:
             raise ScoringRefused(f"A batch has at most {MOST} scorers: take one away first.")
         held.scorers.append(scorer.kept())
         held.save(update_fields=["scorers"])
+        access.audit(user, batch.team, "add scorer", f"batch:{batch.pk}", kind=scorer.kind)
         begin(held, user)
     events.notify(batch.team_id, f"batch:{batch.pk}")
     batch.scorers = held.scorers
@@ -77,6 +78,7 @@ def remove(batch: Batch, place: int, user: User) -> bool:
         held.scorers[place]["removed"] = True
         held.save(update_fields=["scorers"])
         BatchScore.objects.filter(column__batch=batch, scorer=place).delete()
+        access.audit(user, batch.team, "remove scorer", f"batch:{batch.pk}", place=place)
     events.notify(batch.team_id, f"batch:{batch.pk}")
     batch.scorers = held.scorers
     return True
