@@ -1,7 +1,8 @@
 """/v1: bare ASGI, in front of Django. Authorise, admit, choose a replica, relay, account.
 
 One `Exchange` a request. What a request may say is `protocol`'s, where it goes is `routing`'s, what happens
-to streamed bytes is `streams`'. Nothing of a request's or an answer's content is ever logged.
+to streamed bytes is `streams`', files and batches are `stored`'s. Nothing of a request's or an answer's
+content is ever logged.
 
 Exchanges have no timers of their own: one janitor a process looks over all of them, ends those whose client
 sends or reads too slowly, and keeps waiting streams alive with comments.
@@ -18,7 +19,7 @@ from urllib.parse import unquote
 
 from django.conf import settings
 
-from endpoints import idempotency, metrics, protocol, routing
+from endpoints import idempotency, metrics, protocol, routing, stored
 from endpoints.protocol import Refusal
 from endpoints.routing import Key, Route
 from endpoints.streams import Malformed, Stream
@@ -37,6 +38,8 @@ MAX_ACTIVE = 4000
 MAX_BUFFERED = 512 * 1024 * 1024
 ANSWER_LIMIT = 64 * 1024 * 1024
 ERROR_LIMIT = 64 * 1024
+# Bytes a second below which an upload counts as too slow, once BODY_TIMEOUT_S is over.
+UPLOAD_RATE = 64 * 1024
 # Answers quicker than this are not watched for a client that hangs up: it costs more than it saves.
 WATCH_AFTER_S = 0.02
 # An unknown key is refused after one look at the next table, at most so much later.
@@ -48,6 +51,7 @@ RETRYABLE = frozenset({"unreachable", "died_midway", "overloaded"})
 
 JSON: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+OCTETS: Headers = [(b"content-type", b"application/octet-stream"), (b"cache-control", b"no-store")]
 REPLAYED: Headers = [*JSON, (b"idempotent-replayed", b"true")]
 KEEP_ALIVE = b": keep-alive\n\n"
 
@@ -108,6 +112,7 @@ class Exchange:
         "label",
         "method",
         "path",
+        "query",
         "raw_headers",
         "request_id",
         "started",
@@ -123,6 +128,7 @@ class Exchange:
         self.began = monotonic()
         self.method: str = scope["method"]
         self.path: bytes = scope.get("raw_path") or scope["path"].encode()
+        self.query: bytes = scope["query_string"]
         self.raw_headers: Headers = scope["headers"]
         self.request_id = ""
         self.label = ""
@@ -175,10 +181,13 @@ class Exchange:
         listing = self.method == "GET" and (
             self.path == protocol.MODELS or self.path.startswith(protocol.MODELS + b"/")
         )
-        if kind is None and not listing:
+        asked = stored.find(self.method, self.path)
+        if kind is None and asked is None and not listing:
             raise protocol.unknown_route(self.method)
         key = await self._authorise(found)
-        if kind is None:
+        if asked is not None:
+            await self._store(key, found, asked)
+        elif kind is None:
             await self._models(key)
         else:
             await self._ask(key, found, kind)
@@ -223,6 +232,38 @@ class Exchange:
         if route is None:
             raise protocol.no_such_model(name)
         return route
+
+    # /v1/files and /v1/batches
+
+    async def _store(self, key: Key, found: dict[bytes, bytes], asked: stored.Asked) -> None:
+        body = stored.Body(lambda: self._body(protocol.body_length(found)), self._pieces)
+        answer = await stored.answer(asked, key, found, self.query, body)
+        if not isinstance(answer, stored.Content):
+            await self._json(answer)
+            return
+        with answer.file:
+            await self._start(200, [*OCTETS, (b"content-length", str(answer.size).encode())])
+            try:
+                async for piece in answer.pieces():
+                    await self._write(piece, more=True)
+            except OSError:
+                self._ended_by = "hang-up"  # Nothing more fits into these bytes: the connection breaks.
+                raise
+            await self._write(b"", more=False)
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        """An upload as it comes. It may take long, as long as it goes on at UPLOAD_RATE."""
+        size, more = 0, True
+        while more:
+            self._body_until = self.began + settings.BODY_TIMEOUT_S + size / UPLOAD_RATE
+            message = await self._receive()
+            if message["type"] != "http.request":
+                self._hang_up("hang-up")
+                raise asyncio.CancelledError
+            data, more = message.get("body", b""), message.get("more_body", False)
+            size += len(data)
+            yield data
+        self._body_until = float("inf")
 
     # POST: read, choose, relay
 
@@ -433,7 +474,7 @@ class Exchange:
         raw = refusal.body()
         headers = [*JSON, (b"content-length", str(len(raw)).encode())]
         headers += [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
-        if refusal.status in (408, 413, 415, 431):
+        if refusal.status in (408, 413, 415, 431, 507):
             headers.append((b"connection", b"close"))
         await self._start(refusal.status, headers)
         await self._write(raw, more=False)

@@ -104,3 +104,72 @@ class IdempotentRequest(models.Model):
             models.UniqueConstraint(fields=["key", "token_hash"], name="idempotency_key_once"),
         ]
         indexes = [models.Index(fields=["created_at"], name="idempotency_by_age")]
+
+
+class ApiFile(TeamOwned):
+    """A file of /v1/files: lines that were sent for a batch, or what a batch came to.
+
+    Its bytes lie in the home of the node that took or rendered it. Written by `endpoints.files` alone.
+    """
+
+    class Purpose(models.TextChoices):
+        BATCH = "batch", "batch"
+        BATCH_OUTPUT = "batch_output", "batch output"
+
+    token = models.CharField(max_length=40, unique=True, help_text="What the API calls it: file-….")
+    key = models.ForeignKey(ApiKey, on_delete=models.SET_NULL, null=True, related_name="+")
+    name = models.CharField(max_length=255)
+    purpose = models.CharField(max_length=16, choices=Purpose.choices)
+    size_bytes = models.BigIntegerField()
+    sha256 = models.CharField(max_length=64)
+    node = models.CharField(max_length=60)
+    expires_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["team", "-id"], name="api_file_newest")]
+
+
+class ApiBatch(TeamOwned):
+    """A batch of /v1/batches: what its client said of it, and how far it is. Its work is `batch`'s.
+
+    The moments say its state; one of ENDS is the last. Written by `endpoints.batches` alone.
+    """
+
+    ENDS = ("completed_at", "failed_at", "expired_at", "cancelled_at")
+
+    token = models.CharField(max_length=40, unique=True, help_text="What the API calls it: batch_….")
+    key = models.ForeignKey(ApiKey, on_delete=models.SET_NULL, null=True, related_name="+")
+    input_file = models.ForeignKey(ApiFile, on_delete=models.SET_NULL, null=True, related_name="+")
+    input_token = models.CharField(max_length=40, help_text="The file's, also once that is deleted.")
+    node = models.CharField(max_length=60, help_text="Where its lines lie.")
+    endpoint = models.CharField(max_length=60, help_text="The route each line asks: /v1/chat/completions.")
+    metadata = models.JSONField(null=True)
+    webhook = models.URLField(max_length=500, blank=True)
+    # Known once the lines have been read.
+    model = models.CharField(max_length=200, blank=True)
+    release = models.ForeignKey(Release, on_delete=models.SET_NULL, null=True, related_name="+")
+    batch = models.OneToOneField("playground.Batch", on_delete=models.PROTECT, null=True, related_name="+")
+    # [{"code", "line", "message", "param"}, …]: why it failed.
+    errors = models.JSONField(default=list)
+    # What its client is told once it is over: {"total", "completed", "failed"}, and tokens.
+    counts = models.JSONField(null=True)
+    usage = models.JSONField(null=True)
+    output_file = models.ForeignKey(ApiFile, on_delete=models.SET_NULL, null=True, related_name="+")
+    error_file = models.ForeignKey(ApiFile, on_delete=models.SET_NULL, null=True, related_name="+")
+    output_life_s = models.PositiveIntegerField(null=True, help_text="Of those two; null: for ever.")
+    # When somebody should look at it next; null: never again.
+    due_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField()
+    in_progress_at = models.DateTimeField(null=True)
+    finalizing_at = models.DateTimeField(null=True)
+    completed_at = models.DateTimeField(null=True)
+    failed_at = models.DateTimeField(null=True)
+    expired_at = models.DateTimeField(null=True)
+    cancelling_at = models.DateTimeField(null=True)
+    cancelled_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["team", "-id"], name="api_batch_newest"),
+            models.Index(fields=["due_at"], name="api_batch_due"),
+        ]

@@ -15,7 +15,16 @@ from django.db.models import Max, QuerySet
 from endpoints.models import Endpoint, EndpointEvent, Release
 from playground import deployments, events, tally
 from playground.engines.base import ReasonCode
-from playground.models import Configuration, Deployment, Generation, Replica, Team, User
+from playground.models import (
+    Batch,
+    BatchColumn,
+    Configuration,
+    Deployment,
+    Generation,
+    Replica,
+    Team,
+    User,
+)
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,78}[a-z0-9])?")
 State = Release.State
@@ -149,6 +158,8 @@ def settle() -> None:
     )
     for release in starting:
         _settle(release)
+    for deployment in Deployment.objects.filter(released=True, desired=Deployment.Desired.RUNNING):
+        _let_go(deployment, None)
 
 
 def _settle(release: Release) -> None:
@@ -233,7 +244,9 @@ def _retire(releases: QuerySet[Release], user: User | None) -> None:
 
 
 def _let_go(deployment: Deployment, user: User | None) -> None:
-    if not Release.objects.filter(deployment=deployment, state__in=RUNNING).exists():
+    """Stop what no running release owns, unless a batch that began with it goes on: `settle` looks again."""
+    asked = BatchColumn.objects.filter(deployment=deployment, batch__state__in=Batch.OPEN)
+    if not Release.objects.filter(deployment=deployment, state__in=RUNNING).exists() and not asked.exists():
         deployments.retire(deployment, user)
 
 

@@ -48,6 +48,7 @@ PARSED = 1 << 20
 SKIMMED = 4096
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _HOST = re.compile(rb"[A-Za-z0-9._-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _NO_JSON = re.compile(rb"[\[,:\s]-?(?:NaN|Infinity)[\],}\s]")
@@ -145,6 +146,11 @@ def secret(found: Mapping[bytes, bytes]) -> str:
         scheme, _, value = bearer.partition(b" ")
         return value.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
     return plain.decode("latin-1") if plain is not None else ""
+
+
+def is_name(token: str) -> bool:
+    """Whether a file or a batch may be called so; what is not is not looked up."""
+    return bool(_NAME.fullmatch(token))
 
 
 def wrong_key() -> Refusal:

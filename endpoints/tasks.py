@@ -1,11 +1,18 @@
-"""Celery's way into the production side: a nudge, with the truth in PostgreSQL."""
+"""Celery's ways into the production side: nudges, with the truth in PostgreSQL."""
 
 from celery import shared_task
 
-from endpoints import promotion
+from endpoints import batches, promotion
 
 
 @shared_task(name="endpoints.settle", ignore_result=True)
 def settle() -> None:
-    """Bring starting releases as far as they can go."""
+    """Bring starting releases and the API's batches as far as they can go."""
     promotion.settle()
+    batches.settle()
+
+
+@shared_task(name="endpoints.batch", ignore_result=True)
+def advance_batch(pk: int) -> None:
+    """Read the lines of a batch that lie on this node, or write what it came to."""
+    batches.advance(pk)

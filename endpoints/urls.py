@@ -10,6 +10,7 @@ urlpatterns: list[URLPattern] = [
     page("", views.listing, "list"),
     page("keys/", views.keys_page, "keys"),
     page("keys/<int:pk>/revoke/", views.revoke, "revoke"),
+    page("keys/webhooks/", views.webhook_secret, "webhook-secret"),
     page("promote/<int:pk>/", views.promote, "promote"),
     page("on/<slug:name>/", views.detail, "detail"),
     page("on/<slug:name>/rollback/", views.rollback, "rollback"),

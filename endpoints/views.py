@@ -13,7 +13,7 @@ from django.views.decorators.http import require_POST
 
 from endpoints import keys, launches, promotion
 from endpoints.models import ApiKey, Endpoint, Release
-from playground import access, snippets, standing
+from playground import access, secrets, snippets, standing, webhooks
 from playground.models import Deployment, Replica
 from playground.views.request import Request, team_of
 
@@ -192,7 +192,18 @@ def _keys(request: Request, errors: dict[str, str] | None = None) -> dict[str, A
         "typed": {"name": request.POST.get("name", ""), "expires": request.POST.get("expires", "")},
         "errors": errors or {},
         "may_make": access.can(request.user, "keys", team),
+        "webhook": secrets.find(team, webhooks.SECRET),
     }
+
+
+@require_POST
+@never_cache
+def webhook_secret(request: Request) -> HttpResponse:
+    """A new secret for the team's webhooks, in this one answer and nowhere else."""
+    team = team_of(request)
+    access.require(request.user, "keys", team)
+    value = webhooks.renew_secret(team, request.user)
+    return render(request, "endpoints/keys.html", {**_keys(request), "typed": {}, "webhook_secret": value})
 
 
 @require_POST

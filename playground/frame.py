@@ -15,7 +15,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from playground import standing
-from playground.models import Conversation, Deployment, Job, Model, Node, Replica, Team
+from playground.models import Batch, Conversation, Dataset, Deployment, Job, Model, Node, Replica, Team
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ ITEMS = [
     Item("Models", "models", 10),
     Item("Running", "running", 20),
     Item("Playground", "playground", 30),
+    Item("Batches", "batches", 40),
+    Item("Datasets", "datasets", 50),
     Item("Nodes", "nodes", 80),
 ]
 NEEDS: list[Callable[[Team], Iterable[Need]]] = []
@@ -153,6 +155,7 @@ def _own_needs(team: Team) -> Iterable[Need]:
         if not is_live(node):
             yield Need(f"Node {node.name} has stopped reporting.", reverse("nodes") + f"#node-{node.pk}")
     yield from _failed_jobs(team)
+    yield from _failed_batches(team)
 
 
 def _failed_jobs(team: Team) -> Iterable[Need]:
@@ -167,6 +170,14 @@ def _failed_jobs(team: Team) -> Iterable[Need]:
     for job in failed.filter(~Exists(newer)).select_related("node"):
         what = job.target.removeprefix("environment:")
         yield Need(f"Installing {what} on {job.node.name} failed.", reverse("nodes") + f"#node-{job.node_id}")
+
+
+def _failed_batches(team: Team) -> Iterable[Need]:
+    """Batches that could not go on, or whose time ran out, today."""
+    ended = Batch.objects.filter(team=team, state__in=[Batch.State.FAILED, Batch.State.EXPIRED])
+    for batch in ended.filter(ended_at__gt=timezone.now() - timedelta(days=1)).order_by("-pk"):
+        why = f": {batch.problem}" if batch.problem else "."
+        yield Need(f"Batch {batch.name} {batch.state}{why}", reverse("batch", args=[batch.pk]))
 
 
 def find(team: Team, query: str) -> list[Found]:
@@ -191,5 +202,9 @@ def _own_finds(team: Team, query: str) -> Iterable[Found]:
             yield Found(talk.title, "conversation", reverse("conversation", args=[talk.pk]))
         except NoReverseMatch:
             return
+    for data in Dataset.objects.filter(team=team, name__icontains=query).order_by("name")[:4]:
+        yield Found(data.name, "dataset", reverse("dataset", args=[data.pk]))
+    for batch in Batch.objects.filter(team=team, name__icontains=query).order_by("-pk")[:4]:
+        yield Found(batch.name, "batch", reverse("batch", args=[batch.pk]))
     for node in Node.objects.filter(name__icontains=query).order_by("name")[:2]:
         yield Found(node.name, "node", reverse("nodes") + f"#node-{node.pk}")

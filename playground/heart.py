@@ -7,7 +7,7 @@ import time
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connections
 
-from playground import nodes, reconcile
+from playground import batch_sweep, nodes, reconcile
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ def _once(due: bool) -> None:
         if reconcile.overdue():
             reconcile.run()
             nodes.start_assigned()
+            batch_sweep.settle_all()
     except (DatabaseError, InterfaceError) as problem:
         logger.warning("the node waits for the database: %s", str(problem).strip())
     except Exception:

@@ -14,7 +14,7 @@ import psutil
 from playground import servers
 
 # Children of `up`. Engines, runners and the servers are not among them: they outlive it on purpose.
-CHILDREN = ("web", "worker", "beat")
+CHILDREN = ("web", "worker", "beat", "batch")
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ KINDS = {
     Job.Kind.MEASURE_NOISE: "playground.noise:run",
     Job.Kind.MEASURE_LOAD: "playground.load:run",
     Job.Kind.RUN_PLAN: "playground.plan_runs:run",
+    Job.Kind.SCORE_BATCH: "playground.scoring:run",
 }
 # What a job leaves on the disk whose runner died for good, taken away by a function of the job.
 LEFTOVERS = {Job.Kind.QUANTISE_MODEL: "playground.quantise:clear"}

@@ -19,7 +19,7 @@ from playground import adapters, deployments, engine_client, engines, events, wi
 from playground.answers import Question, checked
 from playground.engine_client import EngineError, Target
 from playground.history import messages
-from playground.models import Column, Deployment, Generation, Replica, Turn
+from playground.models import BatchColumn, Column, Deployment, Generation, Replica, Turn
 
 BOOT_ID = secrets.token_hex(8)
 UNCLAIMED_S = 60.0
@@ -137,7 +137,7 @@ def question(generation: Generation, replica: Replica) -> Question:
     return Question(target, {"messages": messages(generation, sees=False)}, parameters, unseen=True)
 
 
-def target_of(column: Column, replica: Replica) -> Target:
+def target_of(column: Column | BatchColumn, replica: Replica) -> Target:
     """How to reach it, and which adapter is to answer; EngineError where it does not have that one."""
     reached = engine_client.target(replica)
     if not column.adapter:

@@ -120,6 +120,16 @@ try:
     # The share of a disk that models may never take, and what one team's own models may take together.
     DISK_FREE = env.float("SLIPWAY_DISK_FREE", 0.1)
     TEAM_QUOTA_GB = env.float("SLIPWAY_TEAM_QUOTA_GB", 500.0)
+    # What one team's files of /v1/files may take together.
+    API_FILES_GB = env.float("SLIPWAY_API_FILES_GB", 10.0)
+    # Networks besides the public internet whose addresses may be told that a batch is done.
+    WEBHOOK_NETWORKS: list[str] = env.list("SLIPWAY_WEBHOOK_NETWORKS", [])
+    # Waits before a webhook that was not taken is sent again; after the last it is given up.
+    WEBHOOK_RETRY_S = env.list(
+        "SLIPWAY_WEBHOOK_RETRY_S", [5.0, 30.0, 300.0, 1800.0, 7200.0, 21600.0], subcast=float
+    )
+    # What the datasets of one team may take together in the database.
+    DATASETS_QUOTA_GB = env.float("SLIPWAY_DATASETS_QUOTA_GB", 20.0)
     # Waits before a failed start is tried again; the last one repeats.
     RETRY_S = env.list("SLIPWAY_RETRY_S", [1.0, 5.0, 15.0, 60.0], subcast=float)
     # The gateway: a request's body, a wait for a replica on its way, a client that stops reading, the
@@ -165,11 +175,15 @@ if not (is_loopback(NODE_ADDRESS) or PRIVATE_NETWORK or TLS_CERT):
         f"relays on {NODE_ADDRESS} would speak plain HTTP to other machines: set SLIPWAY_TLS_CERT and "
         "SLIPWAY_TLS_KEY, or SLIPWAY_PRIVATE_NETWORK=1 where that network is yours alone",
     )
-for _network in EXTERNAL_NETWORKS:
-    try:
-        ipaddress.ip_network(_network)
-    except ValueError as problem:
-        stop("SLIPWAY_EXTERNAL_NETWORKS", f"networks like 10.0.0.0/8, with commas between them: {problem}")
+for _variable, _networks in (
+    ("SLIPWAY_EXTERNAL_NETWORKS", EXTERNAL_NETWORKS),
+    ("SLIPWAY_WEBHOOK_NETWORKS", WEBHOOK_NETWORKS),
+):
+    for _network in _networks:
+        try:
+            ipaddress.ip_network(_network)
+        except ValueError as problem:
+            stop(_variable, f"networks like 10.0.0.0/8, with commas between them: {problem}")
 if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", HF_ENDPOINT):
     stop("HF_ENDPOINT", "must be an address like https://huggingface.co, without a password in it")
 SECRET_KEY = SECRET_KEY or _secret_key(HOME)
@@ -265,6 +279,7 @@ CELERY_TASK_DEFAULT_QUEUE = "control"
 CELERY_BEAT_SCHEDULE = {
     "reconcile": {"task": "playground.reconcile", "schedule": SWEEP_S, "options": {"expires": SWEEP_S * 2}},
     "settle": {"task": "endpoints.settle", "schedule": 1.0, "options": {"expires": 2.0}},
+    "webhooks": {"task": "playground.webhooks", "schedule": 2.0, "options": {"expires": 4.0}},
 }
 
 LOGGING = {

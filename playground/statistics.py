@@ -13,6 +13,8 @@ ALPHA = 0.01
 POWER = 0.9
 # Below so many pairs only raw values are shown.
 PAIRS = 10
+# Coins up to which their chances are added one by one; beyond, the same sum as an incomplete beta function.
+EXACT = 500
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -131,8 +133,10 @@ def paired(differences: Sequence[float]) -> Paired | None:
 
 def sign_test(more: int, less: int) -> float:
     """The exact two-sided chance of so uneven a split by a fair coin: McNemar's test of discordant pairs."""
-    n = more + less
-    tail = sum(math.comb(n, k) for k in range(min(more, less) + 1))
+    n, fewer = more + less, min(more, less)
+    if n > EXACT:
+        return min(1.0, 2 * _beta(n - fewer, fewer + 1, 0.5))
+    tail = sum(math.comb(n, k) for k in range(fewer + 1))
     return min(1.0, 2 * tail / 2**n)
 
 

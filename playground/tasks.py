@@ -2,7 +2,8 @@
 
 from celery import shared_task
 
-from playground import leases, nodes, reconcile
+from playground import batch_sweep, leases, nodes, reconcile, webhooks
+from playground.models import Batch
 
 
 @shared_task(name="playground.reconcile")
@@ -13,6 +14,7 @@ def reconcile_due(deployment: int | None = None) -> None:
         return
     reconcile.run()
     leases.sweep()
+    batch_sweep.settle_all()
 
 
 @shared_task(name="playground.start_replica")
@@ -37,3 +39,32 @@ def start_job(pk: int) -> None:
 def sweep_node() -> None:
     """Make processes and rows on this node the same, now."""
     nodes.sweep()
+
+
+@shared_task(name="playground.settle_batch")
+def settle_batch(pk: int) -> None:
+    """Bring one batch as far as it can go now."""
+    if (batch := Batch.objects.filter(pk=pk).first()) is not None:
+        batch_sweep.settle(batch)
+
+
+@shared_task(name="playground.webhooks")
+def send_webhooks() -> None:
+    """Tell the addresses that wait for it that a batch has ended."""
+    webhooks.sweep()
+
+
+@shared_task(name="playground.serve_batches")
+def serve_batches() -> None:
+    """Have this node's process for batches run."""
+    from playground import batch_process
+
+    batch_process.child.ensure()
+
+
+@shared_task(name="playground.batch_slice")
+def batch_slice(column: int) -> None:
+    """Ask rows of a column for under a minute."""
+    from playground import slices
+
+    slices.run(column)

@@ -1,14 +1,14 @@
 """The worker process: Celery for this node's queue and `control`, and a thread that is the node's heart.
 
-One Celery process: tasks are short and claim rows, so a threads pool is enough. A process of its own for
-`batch` comes with batches, when there is a queue that could fill; an idle one costs 80 MB.
+Tasks here are short and claim rows, so a threads pool is enough. Rows of batches are asked by a process of
+its own, begun when there are some (`batch_process`): an idle one would cost 80 MB.
 """
 
 import threading
 
 from django.conf import settings
 
-from playground import heart, nodes
+from playground import batch_process, heart, nodes
 from playground.celery import app
 
 THREADS = 4
@@ -35,5 +35,6 @@ def run() -> int:
         worker.start()
     finally:
         stopping.set()
+        batch_process.child.end()
         beating.join()
     return int(worker.exitcode or 0)

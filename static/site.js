@@ -51,6 +51,16 @@ function mindToast(item) {
     item.addEventListener(type, () => (timer = setTimeout(close, 3_000)));
 }
 
+/** Show what a fragment brought to be told: elements with data-toast, whose value is the kind. */
+function tellBrought() {
+  for (const brought of $$("[data-toast]")) {
+    toast(brought.textContent.trim(), brought.dataset.toast);
+    brought.remove();
+  }
+}
+
+document.addEventListener("htmx:after:swap", tellBrought);
+
 // --- Notices ------------------------------------------------------------------------------------------------------
 
 function announce(topic) {

@@ -1,5 +1,6 @@
 """Keys: made once, shown once, refused when they should be."""
 
+import html
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,7 @@ from django.utils import timezone
 
 from endpoints import keys
 from endpoints.models import ApiKey
+from playground import webhooks
 from playground.models import AuditEntry, Membership, Team, User
 
 pytestmark = pytest.mark.django_db
@@ -92,3 +94,17 @@ def test_a_stranger_cannot_revoke(team: Team, user: User, stranger: User) -> Non
     assert client.post(f"/endpoints/keys/{key.pk}/revoke/").status_code == 404
     assert ApiKey.objects.get(pk=key.pk).revoked_at is None
     assert AuditEntry.objects.filter(action="refused write", object=f"apikey:{key.pk}").exists()
+
+
+def test_the_webhook_secret_is_shown_once_to_who_made_it(browser: Client, team: Team, user: User) -> None:
+    assert "There is none yet" in browser.get("/endpoints/keys/").content.decode()
+    page = browser.post("/endpoints/keys/webhooks/")
+    assert page.status_code == 200 and "no-store" in page["Cache-Control"]
+    secret = webhooks.secret(team)
+    assert secret in html.unescape(page.content.decode())
+    again = html.unescape(browser.get("/endpoints/keys/").content.decode())
+    assert secret not in again and secret[-4:] in again
+    Membership.objects.filter(user=user).update(role=Membership.Role.MEMBER)
+    assert browser.post("/endpoints/keys/webhooks/").status_code == 403
+    assert browser.get("/endpoints/keys/webhooks/").status_code == 405
+    assert webhooks.secret(team) == secret

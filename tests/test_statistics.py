@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 
 import pytest
 
@@ -107,6 +108,20 @@ def test_uneven_splits_have_exact_chances() -> None:
     assert sign_test(5, 5) == 1
     assert sign_test(10, 0) == sign_test(0, 10) == pytest.approx(2 / 1024)
     assert sign_test(8, 2) == pytest.approx(2 * (1 + 10 + 45) / 1024)
+
+
+@pytest.mark.parametrize("fewer", [0, 150, 400, 480, 500])
+def test_many_coins_have_the_chance_that_adding_one_by_one_gives(fewer: int) -> None:
+    n = 1000
+    added = sum(math.comb(n, k) for k in range(fewer + 1))
+    assert sign_test(fewer, n - fewer) == pytest.approx(min(1, 2 * added / 2**n), rel=1e-9)
+
+
+def test_a_million_coins_are_no_work() -> None:
+    before = time.monotonic()
+    # A thousand off the middle is two standard deviations, each of 500.
+    assert sign_test(499_000, 501_000) == pytest.approx(0.0456, abs=1e-4)
+    assert time.monotonic() - before < 0.5
 
 
 def test_holm_steps_down_and_stops_at_the_first_miss() -> None:

@@ -1,5 +1,16 @@
 """Rows of the playground, one file a noun. Nothing here changes state: verbs live in the noun's module."""
 
+from .batches import (
+    Batch,
+    BatchColumn,
+    BatchItem,
+    BatchResult,
+    BatchScore,
+    Dataset,
+    DatasetRow,
+    DatasetVersion,
+    WebhookDelivery,
+)
 from .comparisons import Measurement, Sample, Vote
 from .conversations import Column, Conversation, Generation, Image, Turn
 from .deployments import (
@@ -18,9 +29,17 @@ from .teams import AuditEntry, LoginLink, Membership, Team, TeamOwned, User
 __all__ = [
     "Adapter",
     "AuditEntry",
+    "Batch",
+    "BatchColumn",
+    "BatchItem",
+    "BatchResult",
+    "BatchScore",
     "Column",
     "Configuration",
     "Conversation",
+    "Dataset",
+    "DatasetRow",
+    "DatasetVersion",
     "Deployment",
     "EngineEnvironment",
     "Generation",
@@ -43,4 +62,5 @@ __all__ = [
     "Upload",
     "User",
     "Vote",
+    "WebhookDelivery",
 ]

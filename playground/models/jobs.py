@@ -20,6 +20,7 @@ class Job(TeamOwned):
         MEASURE_NOISE = "measure_noise", "Measure noise floor"
         MEASURE_LOAD = "measure_load", "Measure under load"
         RUN_PLAN = "run_plan", "Run columns one after another"
+        SCORE_BATCH = "score_batch", "Score batch"
 
     class State(models.TextChoices):
         QUEUED = "queued", "queued"

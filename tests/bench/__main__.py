@@ -4,7 +4,7 @@ import importlib
 import subprocess
 import sys
 
-NAMES = ("gateway", "page_stream", "columns", "agreement")
+NAMES = ("gateway", "page_stream", "columns", "agreement", "batches")
 
 # Those that want the databases of tests.
 BY_PYTEST = ("saturation",)

@@ -79,8 +79,10 @@ def networks(names: Iterable[str]) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(name.strip()) for name in names if name.strip())
 
 
-def judge(server: Server, found: Iterable[str], allowed: Sequence[Network]) -> None:
-    """Raise Forbidden unless every address that the server's name led to may be asked."""
+def judge(
+    server: Server, found: Iterable[str], allowed: Sequence[Network], setting: str = "SLIPWAY_EXTERNAL_NETWORKS"
+) -> None:
+    """Raise Forbidden unless every address that the server's name led to may be asked. `setting` names `allowed`."""
     for text in found:
         address = unwrapped(_address(text))
         leads = f"{server.host} leads to {address}, which" if str(address) != server.host else str(address)
@@ -90,7 +92,7 @@ def judge(server: Server, found: Iterable[str], allowed: Sequence[Network]) -> N
             continue
         if not address.is_global:
             raise Forbidden(
-                f"{leads} is in a private network: name that in SLIPWAY_EXTERNAL_NETWORKS on this machine to allow it."
+                f"{leads} is in a private network: name that in {setting} on this machine to allow it."
             )
         if not server.secure:
             raise Forbidden(f"{server.host} is public: use https, or the key and the texts travel in the clear.")

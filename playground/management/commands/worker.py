@@ -2,7 +2,7 @@
 
 import os
 import sys
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from typing import Any
 
 from django.conf import settings
@@ -18,6 +18,8 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--node", help="This node's name; kept in its home from then on.")
         parser.add_argument("--address", help="Where the other machines reach this one's relays.")
+        # What the worker itself starts, to ask rows of batches.
+        parser.add_argument("--batch", action="store_true", help=SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
         _begin_again_as(options["node"], options["address"])
@@ -27,9 +29,9 @@ class Command(BaseCommand):
         except instance.OtherNode as refusal:
             raise CommandError(str(refusal)) from None
         database.wait_until_migrated(self.stderr.write)
-        from playground import worker
+        from playground import batch_process, worker
 
-        sys.exit(worker.run())
+        sys.exit(batch_process.run() if options["batch"] else worker.run())
 
 
 def _begin_again_as(node: str | None, address: str | None) -> None:

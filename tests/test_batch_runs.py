@@ -1,0 +1,348 @@
+"""Batches that run: a real worker, its process for batches, runners and fake engines."""
+
+import asyncio
+import hashlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import psutil
+import pytest
+import redis
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connections
+from django.db.models.functions import Now
+from pytest_django import DjangoDbBlocker
+
+from playground import batch_live, batches, deployments, engine_client, processes
+from playground.models import (
+    Batch,
+    BatchItem,
+    BatchResult,
+    Column,
+    Conversation,
+    Deployment,
+    Generation,
+    Model,
+    Replica,
+    Team,
+    Turn,
+)
+from tests import dying_batch, fleet
+from tests.batch_rows import version
+from tests.fleet import Fleet, assert_sound, engine_processes, ready, start, until
+from tests.home import HOME
+
+pytestmark = pytest.mark.slow
+State = Batch.State
+QUICK = {"SLIPWAY_LEASE_S": "2"}
+
+
+@pytest.fixture(scope="module")
+def worker(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Fleet]:
+    """This machine's worker, for the whole module."""
+    with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0)
+        workers = Fleet()
+        workers.work(**QUICK)
+        yield workers
+        workers.close()
+        until("the process for batches ends", lambda: not asking())
+        call_command("flush", interactive=False, verbosity=0)
+        Team.objects.create(slug="default", name="Default")
+        connections.close_all()
+
+
+@pytest.fixture(scope="module")
+def model(worker: Fleet) -> Model:
+    team, _ = Team.objects.get_or_create(slug="default", defaults={"name": "Default"})
+    return fleet.tiny_model(team)
+
+
+@pytest.fixture(scope="module")
+def engine(model: Model) -> Deployment:
+    """A fast engine that several tests share."""
+    deployment = start(model.team, model, tokens=5, token_delay_ms=2)
+    ready(deployment)
+    return deployment
+
+
+def asking() -> list[psutil.Process]:
+    """The processes that ask rows."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+            if line[-2:] == ["worker", "--batch"] and process.environ().get("SLIPWAY_HOME") == str(HOME):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def kill_asking() -> None:
+    for process in asking():
+        process.kill()
+
+
+def begin(deployment: Deployment, prompts: Sequence[Any], **more: Any) -> Batch:
+    rows = version(deployment.team, prompts, name=f"rows-{time.monotonic()}")
+    return batches.begin(deployment.team, None, "", rows, [{"deployment": deployment}], {}, **more)
+
+
+def done(batch: Batch) -> int:
+    return BatchItem.objects.filter(column__batch=batch, state__in=["done", "failed"]).count()
+
+
+def ended(batch: Batch, within_s: float = 30.0) -> dict[str, int]:
+    """How its only column's rows stand once it has ended."""
+
+    def check() -> bool:
+        batch.refresh_from_db()
+        return batch.state not in Batch.OPEN
+
+    until(f"batch {batch.pk} ends", check, within_s)
+    (found,) = batches.counts(batch).values()
+    return {state: count for state, count in found.items() if count}
+
+
+def hash_of(batch: Batch) -> str:
+    """Of what every row was answered with, in the file's order."""
+    rows = BatchResult.objects.filter(column__batch=batch, ok=True).order_by("number")
+    said = rows.values_list("number", "text", "finish_reason")
+    return hashlib.sha256(repr(list(said)).encode()).hexdigest()
+
+
+def assert_once(batch: Batch, count: int) -> None:
+    """Every row has exactly one good result."""
+    good = BatchResult.objects.filter(column__batch=batch, ok=True)
+    assert sorted(good.values_list("number", flat=True)) == list(range(1, count + 1))
+
+
+def test_every_row_is_answered_once_in_time_and_shape(engine: Deployment) -> None:
+    batch = begin(engine, [f"[[text=answer {i}]]" for i in range(300)])
+    assert ended(batch) == {"done": 300}
+    assert_once(batch, 300)
+    first = BatchResult.objects.get(column__batch=batch, number=1)
+    assert (first.text, first.finish_reason, first.error) == ("answer 0", "stop", "")
+    assert 0 < first.timings["ttft"] <= first.timings["e2e"]
+    assert first.usage["completion_tokens"] > 0
+    assert first.replica and first.configuration_id == first.replica.configuration_id
+    assert not BatchItem.objects.filter(column__batch=batch).exclude(claimed_by="").exists()
+
+
+def test_an_idle_site_has_no_process_for_batches_and_a_worker_ends_its_own(
+    worker: Fleet, engine: Deployment
+) -> None:
+    begun = worker.workers["test-node"]
+    batch = begin(engine, ["[[tokens=2]]"])
+    ended(batch)
+    (process,) = asking()
+    assert process.parent() == psutil.Process(begun.pid)
+    begun.terminate()
+    begun.wait(20)
+    assert not process.is_running()
+    worker.work(**QUICK)
+    ended(begin(engine, ["[[tokens=2]]"]))
+    worker.workers["test-node"].kill()
+    until("it ends with a killed parent", lambda: not asking(), 10)
+    worker.work(**QUICK)
+
+
+def test_it_survives_killed_processes_a_flushed_redis_and_killed_engines(
+    worker: Fleet, engine: Deployment
+) -> None:
+    """The short form of tests/bench/batches.py."""
+    prompts = [f"[[delay=20]] [[text=answer number {i}]]" for i in range(300)]
+    plain = begin(engine, prompts)
+    assert ended(plain) == {"done": 300}
+    batch = begin(engine, prompts)
+    faults: list[Callable[[], object]] = [
+        lambda: (kill_asking(), redis.Redis.from_url(settings.REDIS_URL).flushall()),
+        lambda: processes.kill(engine_processes(ready(engine))),
+        worker.workers["test-node"].kill,
+    ]
+    for place, fault in enumerate(faults):
+        until(f"fault {place}", lambda place=place: done(batch) >= 20 + 80 * place, 60)
+        fault()
+    worker.work(**QUICK)
+    assert ended(batch, 120) == {"done": 300}
+    assert_once(batch, 300)
+    assert hash_of(batch) == hash_of(plain)
+    assert_sound()
+
+
+def test_killed_at_every_commit_each_row_is_recorded_once(worker: Fleet, engine: Deployment) -> None:
+    worker.workers["test-node"].terminate()
+    worker.workers["test-node"].wait(20)
+    prompts = [f"[[delay=30]] [[text=answer {i}]]" for i in range(400)]
+    # Its connection is cut, as if the engine had died; so rows are given back, too.
+    prompts[3] = "[[delay=30]] [[cut=1]] [[tokens=4]]"
+    batch = begin(engine, prompts)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.dying_batch"],
+        cwd=fleet.ROOT,
+        env=worker.environments["test-node"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as dying:
+        assert dying.stdout
+        for moment in dying_batch.MOMENTS:
+            assert dying.stdout.readline().split() == [*moment, "-9"]
+        worker.work(**QUICK)
+        assert ended(batch, 120) == {"done": 399, "failed": 1}
+    results = BatchResult.objects.filter(column__batch=batch)
+    assert sorted(results.values_list("number", flat=True)) == list(range(1, 401))
+
+
+def test_a_row_that_kills_the_engine_is_tried_alone_three_times(engine: Deployment) -> None:
+    """Once in company, three times alone, then an error row; who was in flight with it is answered."""
+    before = engine.replicas.count()
+    prompts = [f"[[delay=10]] [[text=answer {i}]]" for i in range(40)]
+    prompts[7] = "[[delay=10]] [[die=3]] [[tokens=9]]"
+    batch = begin(engine, prompts)
+    assert ended(batch, 120) == {"done": 39, "failed": 1}
+    killer = BatchItem.objects.get(column__batch=batch, state="failed")
+    result = BatchResult.objects.get(column__batch=batch, number=killer.number)
+    assert (killer.number, killer.deaths, result.error_code) == (8, 3, "died_midway")
+    assert "nothing else in flight" in result.error
+    ready(engine)
+    assert engine.replicas.count() == before + 4
+
+
+def test_what_fails_is_an_error_row_and_is_asked_again_when_asked_to(engine: Deployment) -> None:
+    prompts: list[Any] = [
+        "[[tokens=2]]",
+        "[[error=500]]",
+        "[[malformed]]",
+        {"messages": [], "max_tokens": 4},
+        {"messages": [{"role": "user", "content": "x"}], "chat_template": "no"},
+        "[[error=400]]",
+    ]
+    batch = begin(engine, prompts)
+    assert ended(batch) == {"done": 1, "failed": 5}
+    wrong = BatchResult.objects.filter(column__batch=batch, ok=False).order_by("number")
+    assert [one.error_code for one in wrong] == [
+        "refused",
+        "malformed",
+        "bad_request",
+        "bad_request",
+        "bad_request",
+    ]
+    assert all(one.error for one in wrong)
+    assert batches.retry_failed(batch, None) == 5
+    assert ended(batch) == {"done": 1, "failed": 5}
+    kept = BatchResult.objects.filter(column__batch=batch)
+    assert sorted(kept.values_list("number", "attempt")) == sorted(
+        [(1, 0)] + [(n, attempt) for n in range(2, 7) for attempt in (0, 1)]
+    )
+
+
+def test_pause_lets_rows_in_flight_end_and_resume_goes_on(engine: Deployment) -> None:
+    batch = begin(engine, [f"[[delay=30]] [[text=answer {i}]]" for i in range(120)])
+    until("it answers", lambda: done(batch) >= 5)
+    batches.pause(batch, None)
+    claimed = BatchItem.objects.filter(column__batch=batch, state="claimed")
+    until("nothing is in flight", lambda: not claimed.exists())
+    stood = done(batch)
+    assert 0 < stood < 120
+    time.sleep(1.5)
+    assert done(batch) == stood
+    assert not BatchResult.objects.filter(column__batch=batch, ok=False).exists()
+    batches.resume(batch, None)
+    assert ended(batch) == {"done": 120}
+
+
+def test_cancel_hangs_up(engine: Deployment) -> None:
+    batch = begin(engine, ["[[hang]]", "[[a]] [[tokens=2]]", *["[[hang]]"] * 8])
+    until("it hangs", lambda: done(batch) == 1)
+    batches.cancel(batch, None)
+    assert ended(batch, 10) == {"done": 1, "cancelled": 9}
+    assert batch.state == State.CANCELLED
+
+
+def test_a_stopped_deployment_is_started_for_it_and_stopped_after_it(model: Model) -> None:
+    deployment = start(model.team, model, tokens=3)
+    ready(deployment)
+    deployments.stop(deployment, None)
+    until("it stops", lambda: not deployment.replicas.exclude(state__in=Replica.TERMINAL).exists())
+    batch = begin(deployment, ["a", "b", "c"])
+    assert ended(batch) == {"done": 3}
+    deployment.refresh_from_db()
+    assert deployment.desired == "stopped"
+    until("it stops again", lambda: not deployment.replicas.exclude(state__in=Replica.TERMINAL).exists())
+
+
+def test_a_stop_that_was_asked_for_is_no_row_s_fault(model: Model) -> None:
+    deployment = start(model.team, model, tokens=5)
+    ready(deployment)
+    batch = begin(deployment, ["[[tokens=200]] [[delay=100]]", "[[tokens=3]]"])
+    claimed = BatchItem.objects.filter(column__batch=batch, number=1)
+    until("it is asked", lambda: done(batch) == 1)
+    deployments.stop(deployment, None)
+    until("it is given back", claimed.filter(state="waiting").exists)
+    assert claimed.get().deaths == 0
+    assert not BatchResult.objects.filter(column__batch=batch, ok=False).exists()
+    batches.cancel(batch, None)
+    assert ended(batch) == {"done": 1, "cancelled": 1}
+
+
+def running(replica: Replica) -> int:
+    """How many requests its engine works on."""
+    return asyncio.run(_running(engine_client.target(replica))) or 0
+
+
+async def _running(target: engine_client.Target) -> int | None:
+    try:
+        return await engine_client.running(target)
+    finally:
+        await engine_client.close()
+
+
+def talk(deployment: Deployment) -> Generation:
+    """An answer that a person waits for there, as a web process holds it."""
+    conversation = Conversation.objects.create(team=deployment.team)
+    column = Column.objects.create(conversation=conversation, deployment=deployment, position=0)
+    turn = Turn.objects.create(conversation=conversation, client_id="1", text="Hello")
+    return Generation.objects.create(
+        turn=turn, column=column, state="streaming", owner="w", lease_expires_at=Now() + timedelta(minutes=5)
+    )
+
+
+def test_it_gives_way_while_people_wait_for_answers(model: Model) -> None:
+    deployment = start(model.team, model, tokens=20, token_delay_ms=10)
+    replica = ready(deployment)
+    batch = begin(deployment, [f"row {i}" for i in range(4000)])
+    before = until("many are in flight", lambda: (now := running(replica)) >= 16 and now)
+    waits = talk(deployment)
+    until("fewer are in flight", lambda: running(replica) <= before // 2)
+    assert max(running(replica) for _ in range(5)) <= before // 2
+    assert done(batch) < 4000, "the rows were over before anyone was waited for"
+    waits.delete()
+    until("as many are in flight again", lambda: running(replica) > before // 2)
+    batches.cancel(batch, None)
+    ended(batch)
+    deployments.stop(deployment, None)
+
+
+def test_a_row_that_is_watched_shows_its_text_while_it_is_written(engine: Deployment) -> None:
+    batch = begin(engine, ["[[delay=150]] [[text=It was a dark and stormy night, and the rain fell.]]"])
+    column = batch.columns.get().pk
+    seen: list[str] = []
+
+    def grows() -> bool:
+        found = batch_live.watch(column, 1)
+        seen.append(found["content"] if found else "")
+        return len({text for text in seen if text}) >= 3
+
+    until("its text grows", grows)
+    assert ended(batch) == {"done": 1}
+    whole = BatchResult.objects.get(column__batch=batch).text
+    assert all(whole.startswith(text) for text in seen) and whole not in seen
+    assert batch_live.watch(column, 2) is None
