@@ -13,7 +13,7 @@ from playground.thread import Shown
 
 @dataclass(frozen=True)
 class Sum:
-    """`answers` were whole; of them `late` were timed under load and `left_out` beside them stopped or failed.
+    """`answers` were whole, `late` of them timed under load; `left_out` beside them were stopped or failed.
 
     Tokens are of all whole answers; times, in milliseconds, and cost of those that were not timed under load.
     """

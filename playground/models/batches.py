@@ -1,4 +1,4 @@
-"""Datasets, versioned and shared; batches that run one over deployments; one recorded result a row and column."""
+"""Datasets, versioned and shared; batches that run one over deployments; one result a row and column."""
 
 from django.db import models
 from django.db.models.fields.json import KeyTextTransform
