@@ -75,7 +75,7 @@ def again(column: BatchColumn, number: int) -> None:
 
 
 def many(team: Team, version: DatasetVersion, columns: Sequence[BatchColumn], rows: int) -> None:
-    """`rows` rows made by the database, all answered but each thousandth of the first column, which failed."""
+    """`rows` rows made by the database, all answered but each thousandth of the first column: it failed."""
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO playground_datasetrow (version_id, number, line, custom_id, url, body, cells)"
