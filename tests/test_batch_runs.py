@@ -205,7 +205,7 @@ def test_a_row_that_kills_the_engine_is_tried_alone_three_times(engine: Deployme
     """Once in company, three times alone, then an error row; who was in flight with it is answered."""
     before = engine.replicas.count()
     prompts = [f"[[delay=10]] [[text=answer {i}]]" for i in range(40)]
-    prompts[7] = "[[delay=10]] [[die=3]] [[tokens=9]]"
+    prompts[7] = "[[delay=10]] [[crash]]"
     batch = begin(engine, prompts)
     assert ended(batch, 120) == {"done": 39, "failed": 1}
     killer = BatchItem.objects.get(column__batch=batch, state="failed")
