@@ -245,18 +245,18 @@ def test_what_fails_is_an_error_row_and_is_asked_again_when_asked_to(engine: Dep
 
 
 def test_pause_lets_rows_in_flight_end_and_resume_goes_on(engine: Deployment) -> None:
-    batch = begin(engine, [f"[[delay=30]] [[text=answer {i}]]" for i in range(120)])
+    batch = begin(engine, [f"[[delay=60]] [[text=answer {i}]]" for i in range(1000)])
     until("it answers", lambda: done(batch) >= 5)
     batches.pause(batch, None)
     claimed = BatchItem.objects.filter(column__batch=batch, state="claimed")
     until("nothing is in flight", lambda: not claimed.exists())
     stood = done(batch)
-    assert 0 < stood < 120
+    assert 0 < stood < 1000
     time.sleep(1.5)
     assert done(batch) == stood
     assert not BatchResult.objects.filter(column__batch=batch, ok=False).exists()
     batches.resume(batch, None)
-    assert ended(batch) == {"done": 120}
+    assert ended(batch, 60) == {"done": 1000}
 
 
 def test_cancel_hangs_up(engine: Deployment) -> None:
