@@ -27,6 +27,8 @@ from playground.models import Replica
 CONNECT_S = 2.0
 BETWEEN_CHUNKS_S = 120.0
 DRAIN_S = 0.2
+RESENDS = 4
+UNANSWERED = "The engine closed the connection unanswered."
 LINE_BYTES = 1 << 20
 TOTAL_BYTES = 64 << 20
 ERROR_BYTES = 64 << 10
@@ -276,8 +278,11 @@ async def _open(
 async def _request(
     target: Target, method: str, path: str, headers: dict[str, str], body: bytes | None, first_byte_s: float
 ) -> aiohttp.ClientResponse:
-    """Send, once more if a pooled connection turned out closed before any byte came."""
-    for attempt in (1, 2):
+    """Send; again for as long as pooled connections turn out closed before any byte came.
+
+    One that was sent and then finds nobody listening was in flight when the engine died.
+    """
+    for attempt in range(1, RESENDS + 1):
         context = SimpleNamespace(reused=False)
         try:
             async with asyncio.timeout(first_byte_s):
@@ -293,12 +298,14 @@ async def _request(
         except TimeoutError as problem:
             raise _too_slow(problem, first_byte_s) from problem
         except aiohttp.ClientConnectorError as problem:
+            if attempt > 1:
+                raise EngineError("died_midway", UNANSWERED) from problem
             raise EngineError("unreachable", "The engine cannot be reached: it does not listen.") from problem
         except aiohttp.ClientResponseError as problem:
             raise EngineError("malformed", "The engine sent something that is not HTTP.") from problem
         except aiohttp.ClientError as problem:
-            if attempt == 2 or not context.reused:
-                raise EngineError("died_midway", "The engine closed the connection unanswered.") from problem
+            if attempt == RESENDS or not context.reused:
+                raise EngineError("died_midway", UNANSWERED) from problem
     raise AssertionError("unreachable")
 
 

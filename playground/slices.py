@@ -137,7 +137,7 @@ class Process:
             record([one for _, one in results])
         if deaths:
             self._bury(deaths)
-        for column in {*(column for column, _ in results), *(column for column, _, _ in deaths)}:
+        for column in {*(one[0] for one in results), *(one[0] for one in deaths)}:
             self._notice(column)
 
     def _bury(self, deaths: Sequence[Death]) -> None:

@@ -5,6 +5,7 @@ and asks for the bearer key in FAKE_KEY. Options steer the process; directives i
 steer one request:
 
     [[tokens=400]] length          [[delay=5]] ms a token       [[wait=0.5]] s before the first byte
+    [[crash]] process dies before the first byte
     [[die=10]] process dies        [[cut=10]] connection cut    [[hang]] never answers
     [[prefill=2]] s of CPU, deaf   [[error=500]] that status    [[malformed]] broken JSON
     [[html]] a web page            [[redirect]] a 302           [[endless]] one line without end
@@ -406,6 +407,8 @@ class Fake:
     async def _respond(self, request: Request, wanted: Wanted, writer: asyncio.StreamWriter) -> None:
         if "hang" in wanted.found:
             await asyncio.Event().wait()
+        if "crash" in wanted.found:
+            self._die(1)
         burn(float(wanted.found.get("prefill", 0)))
         await asyncio.sleep(float(wanted.found.get("wait", 0)))
         await self.think()

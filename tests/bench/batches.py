@@ -264,11 +264,20 @@ async def _bare(target: Any, bodies: Sequence[dict[str, Any]], at_once: int) -> 
     url = target.base_url + "/v1/chat/completions"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
-        async def client() -> None:
-            for one in left:
+        async def ask(one: dict[str, Any]) -> bool:
+            """Whether it was answered, and not sent on a kept connection that the server had closed."""
+            try:
                 async with session.post(url, json=one, headers=dict(target.headers)) as answer:
                     async for _ in answer.content.iter_any():
                         continue
+            except aiohttp.ServerDisconnectedError:
+                return False
+            return True
+
+        async def client() -> None:
+            for one in left:
+                while not await ask(one):
+                    continue
 
         began = time.monotonic()
         await asyncio.gather(*(client() for _ in range(at_once)))
