@@ -69,8 +69,16 @@ function announce(topic) {
 }
 
 onNotice("*", announce);
+
+/** Ask for everything on screen again, one element after the other: all at once would hold up an answer that streams. */
+function look_again() {
+  for (const [place, element] of $$("[data-topic]").entries()) {
+    setTimeout(() => element.isConnected && element.dispatchEvent(new CustomEvent("notice", { detail: "*" })), 150 * place);
+  }
+}
+
 // Notices may be lost while Redis is away: what is on screen is asked for again now and then.
-setInterval(() => document.hidden || announce("*"), 15_000);
+setInterval(() => document.hidden || look_again(), 15_000);
 
 // --- Offline ------------------------------------------------------------------------------------------------------
 

@@ -20,8 +20,9 @@ from tests.bench import site
 COLUMNS = 6
 WATCH = """() => {
   window.longest = []; window.frames = [];
-  new PerformanceObserver((list) => { for (const one of list.getEntries()) longest.push(one.duration) })
-    .observe({type: "longtask", buffered: true});
+  const keep = ({duration, startTime}) => longest.push([duration, startTime]);
+  const observer = new PerformanceObserver((list) => list.getEntries().forEach(keep));
+  observer.observe({type: "longtask", buffered: true});
   let last = performance.now();
   const next = (now) => { frames.push(now - last); last = now; requestAnimationFrame(next) };
   requestAnimationFrame(next);
@@ -107,6 +108,7 @@ def smooth(context: Any, chat: Any, web: psutil.Process, options: argparse.Names
     devtools = context.new_cdp_session(page)
     page.evaluate(WATCH)
     page.fill("#message", f"[[tokens={options.tokens}]] [[delay={options.delay_ms:g}]]")
+    begun_ms = page.evaluate("() => performance.now()")
     page.click("#composer [type=submit]")
     begun, heaps = time.monotonic(), []
     whole_s = options.tokens * options.delay_ms / 1000
@@ -120,10 +122,11 @@ def smooth(context: Any, chat: Any, web: psutil.Process, options: argparse.Names
         print(f"  {part * 20} %: {heaps[-1]}; longest frame {max(frames):.0f} ms of {len(frames)}")
     page.locator(".answer[data-state=complete]").nth(COLUMNS - 1).wait_for(timeout=240_000)
     took = time.monotonic() - begun
-    long_tasks = page.evaluate("() => window.longest")
+    long_tasks = page.evaluate("(begun) => window.longest.map(([ms, at]) => [ms, at - begun])", begun_ms)
     print(f"six answers of {options.tokens} tokens in {took:.1f} s (the engines need {whole_s:.0f} s)")
-    listed = ", ".join(f"{one:.0f}" for one in sorted(long_tasks, reverse=True)[:8])
-    print(f"tasks over 50 ms: {len(long_tasks)}; the longest: {listed or 'none'} ms")
+    longest = sorted(long_tasks, reverse=True)[:6]
+    listed = ", ".join(f"{ms:.0f} ms at {at / 1000:.1f} s" for ms, at in longest)
+    print(f"tasks over 50 ms: {len(long_tasks)}; the longest: {listed or 'none'}")
 
 
 if __name__ == "__main__":
