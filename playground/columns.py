@@ -89,12 +89,13 @@ class Choice:
         return name + suffix.get(self.state, " (does not run)")
 
 
-def headings(shown: Sequence[Column]) -> list[Heading]:
-    """What stands over each of the open columns, with what sets it apart from the others."""
+def headings(shown: Sequence[Column], only: int | None = None) -> list[Heading]:
+    """What stands over each open column, or the `only` one, with what sets it apart from the others."""
     apart = _apart(shown)
     return [
         replace(heading(column), at=place, differs=apart.get(column.pk, ()))
         for place, column in enumerate(shown, 1)
+        if only in (None, column.pk)
     ]
 
 

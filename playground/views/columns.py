@@ -7,7 +7,7 @@ from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
-from playground import access, comparison, conversations, deployments, sampling
+from playground import access, columns, comparison, conversations, deployments, sampling
 from playground.engines.base import Quirks
 from playground.models import Column, Conversation
 from playground.views.conversations import (
@@ -68,11 +68,12 @@ def start(request: Request, pk: int) -> HttpResponse:
 
 
 def _heading(request: Request, row: Column) -> HttpResponse:
-    found = headings(row.conversation)
-    mine = next((one for one in found if one.column.pk == row.pk), None)
+    there = comparison.shown(row.conversation)
+    mine = next(iter(columns.headings(there, only=row.pk)), None)
     if mine is None:
         raise Http404("no such column")
-    context = {"heading": mine, "headings": found, **heads(request, row.conversation)}
+    # The heading tells of the others how many there are.
+    context = {"heading": mine, "headings": there, **heads(request, row.conversation)}
     return render(request, f"{PAGE}#heading", context)
 
 

@@ -144,6 +144,7 @@ def anew(
     shown = shown or thread.show(conversation, _point(request.GET))
     found = found or headings(conversation)
     context = _said(request, conversation, shown) | heads(request, conversation)
+    context |= _summed(conversation, shown, context["hidden"])
     response = render(request, f"{PAGE}#anew", context | {"headings": found, "shape": _shape(found)})
     response["HX-Retarget"] = "#column-heads"
     return response
@@ -161,8 +162,10 @@ def _conversation(request: Request, conversation: Conversation, point: thread.Po
     """What the page and most fragments need."""
     shown = thread.show(conversation, point)
     found = headings(conversation)
+    said = _said(request, conversation, shown)
     return {
-        **_said(request, conversation, shown),
+        **said,
+        **_summed(conversation, shown, said["hidden"]),
         "headings": found,
         **heads(request, conversation),
         "words": widgets.WORDS[conversation.task],
@@ -174,7 +177,7 @@ def _conversation(request: Request, conversation: Conversation, point: thread.Po
         if len(found) > 1
         else "",
         "typed": request.GET.get("text", "")[:2000],
-        **_settings(conversation, {}),
+        **_settings(conversation, found, {}),
     }
 
 
@@ -187,28 +190,41 @@ def composer_images(
     return {"sees": sees, "attached": attached, "most": pictures.BYTES, "conversation": conversation}
 
 
-def _said(request: Request, conversation: Conversation, shown: thread.Shown) -> dict[str, Any]:
+def _said(
+    request: Request, conversation: Conversation, shown: thread.Shown, *, only: int | None = None
+) -> dict[str, Any]:
+    """The messages with their answers, or the `only` one, and what a message sent now goes on from."""
     known = pictures.of_turns(turn.turn for turn in shown.turns)
     places = _places(conversation)
     hidden = votes.hidden_of(conversation, (turn.turn for turn in shown.turns), request.user)
     turns = [
         _hidden(request, turn, known) if turn.turn.pk in hidden else _turn(turn, known, places)
         for turn in shown.turns
+        if only in (None, turn.turn.pk)
     ]
     last_hidden = bool(shown.parent and shown.parent.pk in hidden)
-    open_to_all = replace(shown, turns=tuple(turn for turn in shown.turns if turn.turn.pk not in hidden))
     return {
         "conversation": conversation,
         "shown": shown,
+        "count": len(places),
+        "hidden": hidden,
         "turns": turns,
         # Keys alone, in an order that tells nothing, where who answered is hidden.
         "previous": sorted(shown.previous, key=lambda one: one.pk) if last_hidden else shown.previous,
         "last_hidden": last_hidden,
         "generates": conversation.task in widgets.GENERATES,
         "several": len(places) > 1,
-        "sums": sums.of(open_to_all, places),
+    }
+
+
+def _summed(conversation: Conversation, shown: thread.Shown, hidden: set[int]) -> dict[str, Any]:
+    """Each column over the conversation, without the turns whose answers are `hidden`."""
+    places = _places(conversation)
+    seen = replace(shown, turns=tuple(turn for turn in shown.turns if turn.turn.pk not in hidden))
+    return {
+        "sums": sums.of(seen, places),
         "best": _best(conversation, places),
-        "charts": charts.of(open_to_all, places),
+        "charts": charts.of(seen, places),
     }
 
 
@@ -309,9 +325,11 @@ def _why_not(request: Request, conversation: Conversation) -> str:
     return sharing_rules.why_not(conversation) if access.can(request.user, "chat", conversation.team) else ""
 
 
-def _settings(conversation: Conversation, errors: dict[str, str]) -> dict[str, Any]:
+def _settings(
+    conversation: Conversation, there: list[columns.Heading], errors: dict[str, str]
+) -> dict[str, Any]:
     ignored: set[str] = set()
-    for heading in headings(conversation):
+    for heading in there:
         ignored |= heading.quirks.ignored | heading.quirks.refused
     fields = sampling.fields(conversation.parameters, ignored)
     return {
@@ -332,6 +350,7 @@ def _turns(request: Request, conversation: Conversation, shown: thread.Shown) ->
     """Every message anew, with where the composer goes on from."""
     may_chat = sharing_rules.may_write(request.user, conversation)
     context = _said(request, conversation, shown) | {"may_chat": may_chat}
+    context |= _summed(conversation, shown, context["hidden"])
     return render(request, f"{PAGE}#replaced", context)
 
 
@@ -394,7 +413,9 @@ def settings(request: Request, pk: int) -> HttpResponse:
     except conversations.ConversationRefused as problem:
         errors = {"system_prompt": str(problem)}
     status = HTTP_UNPROCESSABLE if errors else 200
-    return render(request, f"{PAGE}#kept", _settings(conversation, errors), status=status)
+    return render(
+        request, f"{PAGE}#kept", _settings(conversation, headings(conversation), errors), status=status
+    )
 
 
 @require_GET
@@ -468,8 +489,8 @@ def send(request: Request, pk: int) -> HttpResponse:
     except generation.SendRefused as problem:
         return refused(request, "#composer-note", str(problem))
     shown = thread.alone(turn) or thread.show(conversation, thread.Point(turn.pk))
-    context = _said(request, conversation, shown) | {"may_chat": True, "named": conversation.title != called}
-    context["added"] = [one for one in context["turns"] if one["turn"].pk == turn.pk]
+    context = _said(request, conversation, shown, only=turn.pk)
+    context |= {"may_chat": True, "named": conversation.title != called}
     return render(request, f"{PAGE}#sent", context)
 
 
@@ -572,8 +593,8 @@ def whole(request: Request, pk: int) -> HttpResponse:
     """One message with its answers, anew: those of a blind one show once all have ended or one has voted."""
     row = _own_turn(request, pk)
     shown = thread.show(row.conversation, thread.Point(row.pk))
-    context = _said(request, row.conversation, shown) | heads(request, row.conversation)
-    one = next((one for one in context["turns"] if one["turn"].pk == row.pk), None)
+    context = _said(request, row.conversation, shown, only=row.pk) | heads(request, row.conversation)
+    one = next(iter(context["turns"]), None)
     if one is None:
         raise Http404("no such message")
     return render(request, f"{PAGE}#one", context | {"one": one})
@@ -596,9 +617,9 @@ def answer(request: Request, pk: int) -> HttpResponse:
     row = _own_generation(request, pk)
     conversation = row.turn.conversation
     shown = thread.show(conversation, thread.Point(row.turn_id, row.pk))
-    context = _said(request, conversation, shown) | heads(request, conversation)
-    turns = (one for one in context["turns"] if one["turn"].pk == row.turn_id)
-    one = next(turns, None)
+    context = _said(request, conversation, shown, only=row.turn_id) | heads(request, conversation)
+    context |= _summed(conversation, shown, context["hidden"])
+    one = next(iter(context["turns"]), None)
     answers = one["answers"] if one else []
     found = next((answer for answer in answers if answer["generation"].pk == row.pk), None)
     if one is None or found is None:
