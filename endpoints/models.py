@@ -2,7 +2,7 @@
 
 from django.db import models
 
-from playground.models import Configuration, Deployment, TeamOwned
+from playground.models import Configuration, Deployment, PromptVersion, Team, TeamOwned
 
 
 class Endpoint(TeamOwned):
@@ -10,6 +10,9 @@ class Endpoint(TeamOwned):
 
     name = models.SlugField(max_length=80)
     live = models.ForeignKey("Release", on_delete=models.PROTECT, null=True, related_name="+")
+    # Of how many requests what was asked and answered is kept, 0 to 1, and for how long.
+    log_share = models.FloatField(default=0)
+    log_days = models.PositiveSmallIntegerField(default=7)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["team", "name"], name="endpoint_name_once")]
@@ -33,6 +36,10 @@ class Release(models.Model):
     configuration = models.ForeignKey(Configuration, on_delete=models.PROTECT, related_name="releases")
     deployment = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="releases")
     sampling = models.JSONField(default=dict)
+    # The prompt it was tested with: run only when a request names it.
+    prompt_version = models.ForeignKey(
+        PromptVersion, on_delete=models.PROTECT, null=True, related_name="releases"
+    )
     evidence = models.JSONField(default=dict)
     note = models.TextField(blank=True)
     state = models.CharField(max_length=16, choices=State.choices, default=State.STARTING)
@@ -68,6 +75,12 @@ class ApiKey(TeamOwned):
     secret_hash = models.CharField(max_length=64)
     # "endpoints" reaches endpoints; "playground" also reaches ready deployments as deployment/<id>.
     scopes = models.JSONField(default=list)
+    # Names of endpoints, and routes ("/v1/embeddings"), that it may call; empty: all.
+    endpoints = models.JSONField(default=list)
+    routes = models.JSONField(default=list)
+    # By name: requests, tokens or spend, a minute or a day: {"requests_minute": 600, "spend_day": 5.0}.
+    limits = models.JSONField(default=dict)
+    replaces = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="replaced_by")
     expires_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
     last_used_at = models.DateTimeField(null=True)
@@ -173,3 +186,51 @@ class ApiBatch(TeamOwned):
             models.Index(fields=["team", "-id"], name="api_batch_newest"),
             models.Index(fields=["due_at"], name="api_batch_due"),
         ]
+
+
+class Usage(models.Model):
+    """One request of /v1 that was let in: what it took, and what it cost. Written once, by its request id."""
+
+    request_id = models.CharField(max_length=64, unique=True)
+    at = models.DateTimeField()
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+", db_index=False)
+    key = models.ForeignKey(ApiKey, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False)
+    key_name = models.CharField(max_length=80, blank=True)
+    # The name that was called: an endpoint's, or deployment/<id>.
+    endpoint = models.CharField(max_length=120)
+    release = models.ForeignKey(
+        Release, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False
+    )
+    deployment = models.ForeignKey(
+        Deployment, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False
+    )
+    replica = models.BigIntegerField(null=True)
+    model = models.CharField(max_length=255, blank=True)
+    route = models.CharField(max_length=60)
+    status = models.PositiveSmallIntegerField()
+    stream = models.BooleanField(default=False)
+    # Null where the engine told none.
+    prompt_tokens = models.PositiveIntegerField(null=True)
+    completion_tokens = models.PositiveIntegerField(null=True)
+    cached_tokens = models.PositiveIntegerField(null=True)
+    # Milliseconds; the replica's time that was its share, in seconds, and that at the node's price.
+    ttft_ms = models.FloatField(null=True)
+    e2e_ms = models.FloatField()
+    busy_s = models.FloatField(null=True)
+    cost = models.FloatField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["team", "-at"], name="usage_of_team"),
+            models.Index(fields=["team", "endpoint", "-id"], name="usage_of_endpoint"),
+            models.Index(fields=["at"], name="usage_by_age"),
+        ]
+
+
+class LoggedRequest(models.Model):
+    """What was asked and answered in one of the requests an endpoint keeps."""
+
+    usage = models.OneToOneField(Usage, on_delete=models.CASCADE, related_name="logged")
+    request = models.JSONField(help_text="The body as it came, without the key.")
+    answer = models.JSONField(null=True, help_text="The whole answer; a stream's put together.")
+    cut = models.BooleanField(default=False, help_text="It was longer than what is kept.")

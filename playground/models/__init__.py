@@ -12,7 +12,7 @@ from .batches import (
     WebhookDelivery,
 )
 from .comparisons import Measurement, Sample, Vote
-from .conversations import Column, Conversation, Generation, Image, Turn
+from .conversations import Column, Comment, Conversation, Generation, Image, Turn
 from .deployments import (
     Configuration,
     Deployment,
@@ -24,9 +24,22 @@ from .deployments import (
 )
 from .jobs import Job
 from .models import Adapter, Model, ModelFormat, Secret, Upload
-from .teams import AuditEntry, LoginLink, Membership, Team, TeamOwned, User
+from .prompts import Prompt, PromptVersion
+from .teams import (
+    AccessToken,
+    AuditEntry,
+    Invitation,
+    LoginLink,
+    Membership,
+    ShareLink,
+    Team,
+    TeamOwned,
+    User,
+)
+from .wishes import StartWish
 
 __all__ = [
+    "AccessToken",
     "Adapter",
     "AuditEntry",
     "Batch",
@@ -35,6 +48,7 @@ __all__ = [
     "BatchResult",
     "BatchScore",
     "Column",
+    "Comment",
     "Configuration",
     "Conversation",
     "Dataset",
@@ -44,6 +58,7 @@ __all__ = [
     "EngineEnvironment",
     "Generation",
     "Image",
+    "Invitation",
     "Job",
     "LoginLink",
     "Measurement",
@@ -51,11 +66,15 @@ __all__ = [
     "Model",
     "ModelFormat",
     "Node",
+    "Prompt",
+    "PromptVersion",
     "Replica",
     "ReplicaEvent",
     "Sample",
     "Secret",
+    "ShareLink",
     "Start",
+    "StartWish",
     "Team",
     "TeamOwned",
     "Turn",

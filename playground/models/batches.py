@@ -89,6 +89,10 @@ class Batch(TeamOwned):
     # What scores its rows: [{"kind": "exact", …}, …], see `scoring`.
     scorers = models.JSONField(default=list)
     webhook = models.URLField(max_length=500, blank=True)
+    # The prompt of the library whose variables its rows fill, if any.
+    prompt_version = models.ForeignKey(
+        "PromptVersion", on_delete=models.SET_NULL, null=True, related_name="batches"
+    )
     problem = models.TextField(blank=True)
     expires_at = models.DateTimeField(null=True)
     started_at = models.DateTimeField(null=True)

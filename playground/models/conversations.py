@@ -24,6 +24,11 @@ class Conversation(TeamOwned):
         default=False, help_text="Every column goes on from one chosen answer, not each from its own."
     )
     blind = models.BooleanField(default=False, help_text="Who answers is hidden until one has voted.")
+    # Which prompt of the library it was begun with, and what its variables were given.
+    prompt_version = models.ForeignKey(
+        "PromptVersion", on_delete=models.SET_NULL, null=True, related_name="conversations"
+    )
+    prompt_values = models.JSONField(default=dict)
     updated_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:
@@ -135,6 +140,19 @@ class Generation(models.Model):
     stop_requested_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
     ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["id"]
+
+
+class Comment(models.Model):
+    """What a person says about an answer."""
+
+    generation = models.ForeignKey(Generation, on_delete=models.CASCADE, related_name="comments")
+    user = models.ForeignKey("User", on_delete=models.SET_NULL, null=True, related_name="+")
+    text = models.TextField()
+    created_at = models.DateTimeField(auto_now_add=True)
+    edited_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["id"]
