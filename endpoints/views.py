@@ -22,7 +22,7 @@ LIVES = (("", "never"), ("1", "after a day"), ("30", "after 30 days"), ("90", "a
 
 def listing(request: Request) -> HttpResponse:
     team = team_of(request)
-    rows = access.visible(request.user, Endpoint.objects.filter(team=team))
+    rows = access.visible_to(request.user, Endpoint.objects.filter(team=team))
     rows = rows.select_related("live__configuration__model", "live__created_by", "live__deployment")
     ready = Replica.objects.filter(state=Replica.State.READY)
     rows = rows.prefetch_related(
@@ -45,7 +45,7 @@ def _fetch(request: Request, name: str, *, write: bool = False) -> Endpoint:
     rows = Endpoint.objects.filter(team=team_of(request), name=name).select_related(
         "team", "live__deployment"
     )
-    found = access.visible(request.user, rows).first()
+    found = access.visible_to(request.user, rows).first()
     if found is None:
         if write:
             access.audit(request.user, None, "refused write", f"endpoint:{name}")
@@ -182,7 +182,7 @@ def keys_page(request: Request) -> HttpResponse:
 
 def _keys(request: Request, errors: dict[str, str] | None = None) -> dict[str, Any]:
     team = team_of(request)
-    rows = access.visible(request.user, ApiKey.objects.filter(team=team)).select_related("created_by")
+    rows = access.visible_to(request.user, ApiKey.objects.filter(team=team)).select_related("created_by")
     chosen = request.POST.getlist("scopes") if errors else list(keys.SCOPES)
     return {
         "rows": rows.order_by(F("revoked_at").desc(nulls_first=True), "-created_at"),

@@ -1,10 +1,18 @@
-"""Who may see and do what. Views and tasks fetch rows only through here; a stranger's row is a 404."""
+"""Who may see and do what. Views and tasks fetch rows only through here; a stranger's row is a 404.
+
+What a role may do is in NEEDS, and nowhere else. Rows belong to a team; what belongs to the site (nodes,
+engines, teams themselves) is for site administrators, `User.is_staff`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model as DjangoModel
 from django.db.models import QuerySet
 from django.http import Http404
 
+from playground import acting
 from playground.models import AuditEntry, Membership, Team, User
 
 # What each role may do, each including the ones before it.
@@ -30,21 +38,36 @@ class Refused(PermissionDenied):
     """This person may not do that; the text says what is needed."""
 
 
+class Owned(Protocol):
+    """A row of a team's."""
+
+    team: Any
+
+
+def teams_of(user: User) -> list[Team]:
+    """The teams a person belongs to: the one they work in now first, their personal one last."""
+    rows = user.memberships.select_related("team").order_by("id")
+    order = sorted(
+        rows, key=lambda row: (row.team_id != user.team_id, row.team.person_id is not None, row.pk)
+    )
+    return [row.team for row in order]
+
+
 def team_of(user: User) -> Team:
-    """The team a person works in now."""
-    membership = user.memberships.select_related("team").order_by("id").first()
-    if membership is None:
+    """The team a person works in now; Http404 for one who is in none."""
+    found = teams_of(user)
+    if not found:
         raise Http404("no team")
-    return membership.team
+    return found[0]
 
 
 def role_in(user: User, team: Team) -> str | None:
     return user.memberships.filter(team=team).values_list("role", flat=True).first()
 
 
-def can(user: User, action: str, team: Team) -> bool:
-    """Whether `user` may do `action` (a key of NEEDS) in `team`."""
-    role = role_in(user, team)
+def can(user: User, action: str, where: Team | Owned) -> bool:
+    """Whether `user` may do `action` (a key of NEEDS) in a team, or with a row of a team."""
+    role = role_in(user, _team(where))
     return role is not None and ROLES.index(Membership.Role(role)) >= ROLES.index(NEEDS[action])
 
 
@@ -55,8 +78,15 @@ def holders(action: str, team: Team) -> list[User]:
     return list(people.order_by("username"))
 
 
-def require(user: User, action: str, team: Team) -> None:
-    """Raise Refused, and keep an audit row, unless `user` may do `action` in `team`."""
+def _team(where: Team | Owned) -> Team:
+    found = where if isinstance(where, Team) else where.team
+    assert isinstance(found, Team)
+    return found
+
+
+def require(user: User, action: str, where: Team | Owned) -> None:
+    """Raise Refused, and keep an audit row, unless `user` may do `action` there: see `can`."""
+    team = _team(where)
     if not can(user, action, team):
         audit(user, team, f"refused {action}", f"team:{team.pk}")
         raise Refused(
@@ -64,14 +94,14 @@ def require(user: User, action: str, team: Team) -> None:
         )
 
 
-def visible[Row: DjangoModel](user: User, rows: QuerySet[Row]) -> QuerySet[Row]:
+def visible_to[Row: DjangoModel](user: User, rows: QuerySet[Row]) -> QuerySet[Row]:
     """The rows of `rows` (any TeamOwned) that `user`'s teams own."""
     return rows.filter(team__memberships__user=user)
 
 
 def fetch[Row: DjangoModel](user: User, rows: QuerySet[Row], pk: int | str, *, write: bool = False) -> Row:
     """One visible row, or Http404. A refused write leaves an audit row: someone tried another's object."""
-    row = visible(user, rows).filter(pk=pk).first()
+    row = visible_to(user, rows).filter(pk=pk).first()
     if row is None:
         if write:
             audit(user, None, "refused write", f"{rows.model._meta.model_name}:{pk}")
@@ -79,5 +109,34 @@ def fetch[Row: DjangoModel](user: User, rows: QuerySet[Row], pk: int | str, *, w
     return row
 
 
-def audit(user: User | None, team: Team | None, action: str, object: str, **detail: object) -> None:
-    AuditEntry.objects.create(user=user, team=team, action=action[:60], object=object[:120], detail=detail)
+def audit(
+    user: User | None,
+    team: Team | None,
+    action: str,
+    object: str,
+    *,
+    name: str = "",
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    **detail: Any,
+) -> None:
+    """Remember an act for ever: `object` is "kind:key", `name` what people call it.
+
+    `before` and `after` hold the fields that changed, of a change; secrets never. From where it came is
+    `acting.now`'s.
+    """
+    here = acting.now()
+    AuditEntry.objects.create(
+        user=user,
+        team=team,
+        action=action[:60],
+        object=object[:120],
+        who=user.get_username() if user else here.who[:150],
+        team_name=team.name if team else "",
+        name=name[:200],
+        before=None if before is None else dict(before),
+        after=None if after is None else dict(after),
+        address=here.address or None,
+        via=here.via,
+        detail=detail,
+    )

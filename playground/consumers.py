@@ -352,7 +352,7 @@ def _refusal(user: User, pk: int, kind: str) -> str | None:
     """Why `user` may not follow this conversation, or watch or stop this answer; None when they may."""
     which = {"pk": pk} if kind == "follow" else {"turns__generations": pk}
     rows = Conversation.objects.select_related("team").filter(**which)
-    conversation = access.visible(user, rows).first()
+    conversation = access.visible_to(user, rows).first()
     if conversation is None:
         if kind == "stop":
             access.audit(user, None, "refused write", f"generation:{pk}")

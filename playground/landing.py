@@ -123,7 +123,7 @@ def land(work: Work, team: Team, name: str, landed: dict[str, str]) -> Model:
     for form in model.formats.order_by("pk"):
         form.digest = catalogue.take_digest(catalogue.root() / form.path, work)
         form.save(update_fields=["digest"])
-    access.audit(work.job.created_by, team, "import model", f"model:{model.pk}", **landed)
+    access.audit(work.job.created_by, team, "import model", f"model:{model.pk}", name=name, landed=landed)
     return model
 
 

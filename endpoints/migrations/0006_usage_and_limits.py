@@ -5,94 +5,158 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('endpoints', '0005_files_and_batches'),
-        ('playground', '0011_teams_and_prompts'),
+        ("endpoints", "0005_files_and_batches"),
+        ("playground", "0011_teams_and_prompts"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='apikey',
-            name='endpoints',
+            model_name="apikey",
+            name="endpoints",
             field=models.JSONField(default=list),
         ),
         migrations.AddField(
-            model_name='apikey',
-            name='limits',
+            model_name="apikey",
+            name="limits",
             field=models.JSONField(default=dict),
         ),
         migrations.AddField(
-            model_name='apikey',
-            name='replaces',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='replaced_by', to='endpoints.apikey'),
+            model_name="apikey",
+            name="replaces",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="replaced_by",
+                to="endpoints.apikey",
+            ),
         ),
         migrations.AddField(
-            model_name='apikey',
-            name='routes',
+            model_name="apikey",
+            name="routes",
             field=models.JSONField(default=list),
         ),
         migrations.AddField(
-            model_name='endpoint',
-            name='log_days',
+            model_name="endpoint",
+            name="log_days",
             field=models.PositiveSmallIntegerField(default=7),
         ),
         migrations.AddField(
-            model_name='endpoint',
-            name='log_share',
+            model_name="endpoint",
+            name="log_share",
             field=models.FloatField(default=0),
         ),
         migrations.AddField(
-            model_name='release',
-            name='prompt_version',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='releases', to='playground.promptversion'),
+            model_name="release",
+            name="prompt_version",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="releases",
+                to="playground.promptversion",
+            ),
         ),
         migrations.CreateModel(
-            name='Usage',
+            name="Usage",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('request_id', models.CharField(max_length=64, unique=True)),
-                ('at', models.DateTimeField()),
-                ('key_name', models.CharField(blank=True, max_length=80)),
-                ('endpoint', models.CharField(max_length=120)),
-                ('replica', models.BigIntegerField(null=True)),
-                ('model', models.CharField(blank=True, max_length=255)),
-                ('route', models.CharField(max_length=60)),
-                ('status', models.PositiveSmallIntegerField()),
-                ('stream', models.BooleanField(default=False)),
-                ('prompt_tokens', models.PositiveIntegerField(null=True)),
-                ('completion_tokens', models.PositiveIntegerField(null=True)),
-                ('cached_tokens', models.PositiveIntegerField(null=True)),
-                ('ttft_ms', models.FloatField(null=True)),
-                ('e2e_ms', models.FloatField()),
-                ('busy_s', models.FloatField(null=True)),
-                ('cost', models.FloatField(null=True)),
-                ('deployment', models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='playground.deployment')),
-                ('key', models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='endpoints.apikey')),
-                ('release', models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='endpoints.release')),
-                ('team', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='playground.team')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("request_id", models.CharField(max_length=64, unique=True)),
+                ("at", models.DateTimeField()),
+                ("key_name", models.CharField(blank=True, max_length=80)),
+                ("endpoint", models.CharField(max_length=120)),
+                ("replica", models.BigIntegerField(null=True)),
+                ("model", models.CharField(blank=True, max_length=255)),
+                ("route", models.CharField(max_length=60)),
+                ("status", models.PositiveSmallIntegerField()),
+                ("stream", models.BooleanField(default=False)),
+                ("prompt_tokens", models.PositiveIntegerField(null=True)),
+                ("completion_tokens", models.PositiveIntegerField(null=True)),
+                ("cached_tokens", models.PositiveIntegerField(null=True)),
+                ("ttft_ms", models.FloatField(null=True)),
+                ("e2e_ms", models.FloatField()),
+                ("busy_s", models.FloatField(null=True)),
+                ("cost", models.FloatField(null=True)),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to="playground.deployment",
+                    ),
+                ),
+                (
+                    "key",
+                    models.ForeignKey(
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to="endpoints.apikey",
+                    ),
+                ),
+                (
+                    "release",
+                    models.ForeignKey(
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to="endpoints.release",
+                    ),
+                ),
+                (
+                    "team",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="+",
+                        to="playground.team",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='LoggedRequest',
+            name="LoggedRequest",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('request', models.JSONField(help_text='The body as it came, without the key.')),
-                ('answer', models.JSONField(help_text="The whole answer; a stream's put together.", null=True)),
-                ('cut', models.BooleanField(default=False, help_text='It was longer than what is kept.')),
-                ('usage', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='logged', to='endpoints.usage')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("request", models.JSONField(help_text="The body as it came, without the key.")),
+                (
+                    "answer",
+                    models.JSONField(help_text="The whole answer; a stream's put together.", null=True),
+                ),
+                ("cut", models.BooleanField(default=False, help_text="It was longer than what is kept.")),
+                (
+                    "usage",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="logged",
+                        to="endpoints.usage",
+                    ),
+                ),
             ],
         ),
         migrations.AddIndex(
-            model_name='usage',
-            index=models.Index(fields=['team', '-at'], name='usage_of_team'),
+            model_name="usage",
+            index=models.Index(fields=["team", "-at"], name="usage_of_team"),
         ),
         migrations.AddIndex(
-            model_name='usage',
-            index=models.Index(fields=['team', 'endpoint', '-id'], name='usage_of_endpoint'),
+            model_name="usage",
+            index=models.Index(fields=["team", "endpoint", "-id"], name="usage_of_endpoint"),
         ),
         migrations.AddIndex(
-            model_name='usage',
-            index=models.Index(fields=['at'], name='usage_by_age'),
+            model_name="usage",
+            index=models.Index(fields=["at"], name="usage_by_age"),
         ),
     ]

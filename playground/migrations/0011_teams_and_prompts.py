@@ -8,296 +8,466 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('playground', '0010_batches'),
+        ("playground", "0010_batches"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='AccessToken',
+            name="AccessToken",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=80)),
-                ('scope', models.CharField(choices=[('read', 'read'), ('write', 'read and change')], default='read', max_length=8)),
-                ('prefix', models.CharField(max_length=12, unique=True)),
-                ('secret_hash', models.CharField(max_length=64)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('expires_at', models.DateTimeField(null=True)),
-                ('last_used_at', models.DateTimeField(null=True)),
-                ('revoked_at', models.DateTimeField(null=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=80)),
+                (
+                    "scope",
+                    models.CharField(
+                        choices=[("read", "read"), ("write", "read and change")], default="read", max_length=8
+                    ),
+                ),
+                ("prefix", models.CharField(max_length=12, unique=True)),
+                ("secret_hash", models.CharField(max_length=64)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("expires_at", models.DateTimeField(null=True)),
+                ("last_used_at", models.DateTimeField(null=True)),
+                ("revoked_at", models.DateTimeField(null=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Comment',
+            name="Comment",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('text', models.TextField()),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('edited_at', models.DateTimeField(null=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("text", models.TextField()),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("edited_at", models.DateTimeField(null=True)),
             ],
             options={
-                'ordering': ['id'],
+                "ordering": ["id"],
             },
         ),
         migrations.CreateModel(
-            name='Invitation',
+            name="Invitation",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('role', models.CharField(choices=[('viewer', 'Viewer'), ('member', 'Member'), ('operator', 'Operator'), ('admin', 'Administrator')], default='member', max_length=16)),
-                ('note', models.CharField(blank=True, help_text='For whom it is.', max_length=120)),
-                ('token_hash', models.CharField(max_length=64, unique=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('expires_at', models.DateTimeField()),
-                ('used_at', models.DateTimeField(null=True)),
-                ('revoked_at', models.DateTimeField(null=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "role",
+                    models.CharField(
+                        choices=[
+                            ("viewer", "Viewer"),
+                            ("member", "Member"),
+                            ("operator", "Operator"),
+                            ("admin", "Administrator"),
+                        ],
+                        default="member",
+                        max_length=16,
+                    ),
+                ),
+                ("note", models.CharField(blank=True, help_text="For whom it is.", max_length=120)),
+                ("token_hash", models.CharField(max_length=64, unique=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("expires_at", models.DateTimeField()),
+                ("used_at", models.DateTimeField(null=True)),
+                ("revoked_at", models.DateTimeField(null=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Prompt',
+            name="Prompt",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('name', models.CharField(max_length=120)),
-                ('description', models.TextField(blank=True)),
-                ('tags', models.JSONField(default=list, help_text='Sorted, in lower case.')),
-                ('head', models.PositiveIntegerField(default=0)),
-                ('updated_at', models.DateTimeField(auto_now=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("name", models.CharField(max_length=120)),
+                ("description", models.TextField(blank=True)),
+                ("tags", models.JSONField(default=list, help_text="Sorted, in lower case.")),
+                ("head", models.PositiveIntegerField(default=0)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
             ],
         ),
         migrations.CreateModel(
-            name='PromptVersion',
+            name="PromptVersion",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveIntegerField()),
-                ('messages', models.JSONField()),
-                ('variables', models.JSONField(default=list)),
-                ('parameters', models.JSONField(default=dict)),
-                ('note', models.CharField(blank=True, help_text='What changed, and why.', max_length=500)),
-                ('restores', models.PositiveIntegerField(help_text='The number of the version it brings back.', null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("number", models.PositiveIntegerField()),
+                ("messages", models.JSONField()),
+                ("variables", models.JSONField(default=list)),
+                ("parameters", models.JSONField(default=dict)),
+                ("note", models.CharField(blank=True, help_text="What changed, and why.", max_length=500)),
+                (
+                    "restores",
+                    models.PositiveIntegerField(
+                        help_text="The number of the version it brings back.", null=True
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
             options={
-                'ordering': ['-number'],
+                "ordering": ["-number"],
             },
         ),
         migrations.CreateModel(
-            name='ShareLink',
+            name="ShareLink",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('conversation', 'conversation'), ('prompt', 'prompt'), ('batch', 'batch')], max_length=16)),
-                ('object_id', models.BigIntegerField()),
-                ('nonce', models.CharField(default=playground.models.teams._nonce, max_length=32, unique=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('expires_at', models.DateTimeField()),
-                ('revoked_at', models.DateTimeField(null=True)),
-                ('opened', models.PositiveIntegerField(default=0)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("conversation", "conversation"), ("prompt", "prompt"), ("batch", "batch")],
+                        max_length=16,
+                    ),
+                ),
+                ("object_id", models.BigIntegerField()),
+                (
+                    "nonce",
+                    models.CharField(default=playground.models.teams._nonce, max_length=32, unique=True),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("expires_at", models.DateTimeField()),
+                ("revoked_at", models.DateTimeField(null=True)),
+                ("opened", models.PositiveIntegerField(default=0)),
             ],
         ),
         migrations.CreateModel(
-            name='StartWish',
+            name="StartWish",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('wanted', models.JSONField(default=dict)),
-                ('text', models.CharField(blank=True, max_length=500)),
-                ('state', models.CharField(choices=[('open', 'open'), ('done', 'done'), ('declined', 'declined')], default='open', max_length=12)),
-                ('answer', models.CharField(blank=True, max_length=500)),
-                ('answered_at', models.DateTimeField(null=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("wanted", models.JSONField(default=dict)),
+                ("text", models.CharField(blank=True, max_length=500)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("open", "open"), ("done", "done"), ("declined", "declined")],
+                        default="open",
+                        max_length=12,
+                    ),
+                ),
+                ("answer", models.CharField(blank=True, max_length=500)),
+                ("answered_at", models.DateTimeField(null=True)),
             ],
         ),
         migrations.AddField(
-            model_name='auditentry',
-            name='address',
+            model_name="auditentry",
+            name="address",
             field=models.GenericIPAddressField(null=True),
         ),
         migrations.AddField(
-            model_name='auditentry',
-            name='after',
+            model_name="auditentry",
+            name="after",
             field=models.JSONField(null=True),
         ),
         migrations.AddField(
-            model_name='auditentry',
-            name='before',
+            model_name="auditentry",
+            name="before",
             field=models.JSONField(null=True),
         ),
         migrations.AddField(
-            model_name='auditentry',
-            name='name',
+            model_name="auditentry",
+            name="name",
             field=models.CharField(blank=True, help_text="The object's.", max_length=200),
         ),
         migrations.AddField(
-            model_name='auditentry',
-            name='team_name',
+            model_name="auditentry",
+            name="team_name",
             field=models.CharField(blank=True, max_length=80),
         ),
         migrations.AddField(
-            model_name='auditentry',
-            name='via',
-            field=models.CharField(blank=True, help_text='page, socket, api, command, worker.', max_length=20),
+            model_name="auditentry",
+            name="via",
+            field=models.CharField(
+                blank=True, help_text="page, socket, api, command, worker.", max_length=20
+            ),
         ),
         migrations.AddField(
-            model_name='auditentry',
-            name='who',
+            model_name="auditentry",
+            name="who",
             field=models.CharField(blank=True, max_length=150),
         ),
         migrations.AddField(
-            model_name='conversation',
-            name='prompt_values',
+            model_name="conversation",
+            name="prompt_values",
             field=models.JSONField(default=dict),
         ),
         migrations.AddField(
-            model_name='membership',
-            name='joined_at',
+            model_name="membership",
+            name="joined_at",
             field=models.DateTimeField(default=django.utils.timezone.now),
         ),
         migrations.AddField(
-            model_name='membership',
-            name='quotas',
+            model_name="membership",
+            name="quotas",
             field=models.JSONField(default=dict),
         ),
         migrations.AddField(
-            model_name='team',
-            name='person',
-            field=models.OneToOneField(blank=True, help_text='Whose personal team it is: nobody else joins it.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='personal_team', to=settings.AUTH_USER_MODEL),
+            model_name="team",
+            name="person",
+            field=models.OneToOneField(
+                blank=True,
+                help_text="Whose personal team it is: nobody else joins it.",
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="personal_team",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AddField(
-            model_name='team',
-            name='person_quotas',
+            model_name="team",
+            name="person_quotas",
             field=models.JSONField(default=dict),
         ),
         migrations.AddField(
-            model_name='team',
-            name='quotas',
+            model_name="team",
+            name="quotas",
             field=models.JSONField(default=dict),
         ),
         migrations.AddField(
-            model_name='user',
-            name='team',
-            field=models.ForeignKey(blank=True, help_text='The team the person works in now; null, or one they left: their first.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='playground.team'),
+            model_name="user",
+            name="team",
+            field=models.ForeignKey(
+                blank=True,
+                help_text="The team the person works in now; null, or one they left: their first.",
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to="playground.team",
+            ),
         ),
         migrations.AddIndex(
-            model_name='auditentry',
-            index=models.Index(fields=['team', '-id'], name='audit_newest'),
+            model_name="auditentry",
+            index=models.Index(fields=["team", "-id"], name="audit_newest"),
         ),
         migrations.AddIndex(
-            model_name='auditentry',
-            index=models.Index(fields=['object', '-id'], name='audit_by_object'),
+            model_name="auditentry",
+            index=models.Index(fields=["object", "-id"], name="audit_by_object"),
         ),
         migrations.AddField(
-            model_name='accesstoken',
-            name='team',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='playground.team'),
+            model_name="accesstoken",
+            name="team",
+            field=models.ForeignKey(
+                null=True, on_delete=django.db.models.deletion.CASCADE, related_name="+", to="playground.team"
+            ),
         ),
         migrations.AddField(
-            model_name='accesstoken',
-            name='user',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='tokens', to=settings.AUTH_USER_MODEL),
+            model_name="accesstoken",
+            name="user",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="tokens",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AddField(
-            model_name='comment',
-            name='generation',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='comments', to='playground.generation'),
+            model_name="comment",
+            name="generation",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="comments",
+                to="playground.generation",
+            ),
         ),
         migrations.AddField(
-            model_name='comment',
-            name='user',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL),
+            model_name="comment",
+            name="user",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AddField(
-            model_name='invitation',
-            name='created_by',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL),
+            model_name="invitation",
+            name="created_by",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AddField(
-            model_name='invitation',
-            name='team',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='invitations', to='playground.team'),
+            model_name="invitation",
+            name="team",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE, related_name="invitations", to="playground.team"
+            ),
         ),
         migrations.AddField(
-            model_name='invitation',
-            name='used_by',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL),
+            model_name="invitation",
+            name="used_by",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AddField(
-            model_name='prompt',
-            name='created_by',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL),
+            model_name="prompt",
+            name="created_by",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AddField(
-            model_name='prompt',
-            name='team',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='playground.team'),
+            model_name="prompt",
+            name="team",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="+", to="playground.team"
+            ),
         ),
         migrations.AddField(
-            model_name='promptversion',
-            name='created_by',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL),
+            model_name="promptversion",
+            name="created_by",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AddField(
-            model_name='promptversion',
-            name='prompt',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='versions', to='playground.prompt'),
+            model_name="promptversion",
+            name="prompt",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE, related_name="versions", to="playground.prompt"
+            ),
         ),
         migrations.AddField(
-            model_name='batch',
-            name='prompt_version',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='batches', to='playground.promptversion'),
+            model_name="batch",
+            name="prompt_version",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="batches",
+                to="playground.promptversion",
+            ),
         ),
         migrations.AddField(
-            model_name='conversation',
-            name='prompt_version',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='conversations', to='playground.promptversion'),
+            model_name="conversation",
+            name="prompt_version",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="conversations",
+                to="playground.promptversion",
+            ),
         ),
         migrations.AddField(
-            model_name='sharelink',
-            name='created_by',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL),
+            model_name="sharelink",
+            name="created_by",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AddField(
-            model_name='sharelink',
-            name='team',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='playground.team'),
+            model_name="sharelink",
+            name="team",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE, related_name="+", to="playground.team"
+            ),
         ),
         migrations.AddField(
-            model_name='startwish',
-            name='answered_by',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL),
+            model_name="startwish",
+            name="answered_by",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AddField(
-            model_name='startwish',
-            name='created_by',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL),
+            model_name="startwish",
+            name="created_by",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AddField(
-            model_name='startwish',
-            name='deployment',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='playground.deployment'),
+            model_name="startwish",
+            name="deployment",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="+",
+                to="playground.deployment",
+            ),
         ),
         migrations.AddField(
-            model_name='startwish',
-            name='model',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='playground.model'),
+            model_name="startwish",
+            name="model",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="+",
+                to="playground.model",
+            ),
         ),
         migrations.AddField(
-            model_name='startwish',
-            name='team',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='playground.team'),
+            model_name="startwish",
+            name="team",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT, related_name="+", to="playground.team"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='prompt',
-            constraint=models.UniqueConstraint(fields=('team', 'name'), name='prompt_name_once'),
+            model_name="prompt",
+            constraint=models.UniqueConstraint(fields=("team", "name"), name="prompt_name_once"),
         ),
         migrations.AddConstraint(
-            model_name='promptversion',
-            constraint=models.UniqueConstraint(fields=('prompt', 'number'), name='prompt_version_once'),
+            model_name="promptversion",
+            constraint=models.UniqueConstraint(fields=("prompt", "number"), name="prompt_version_once"),
         ),
         migrations.AddIndex(
-            model_name='sharelink',
-            index=models.Index(fields=['kind', 'object_id'], name='share_link_of'),
+            model_name="sharelink",
+            index=models.Index(fields=["kind", "object_id"], name="share_link_of"),
         ),
         migrations.AddIndex(
-            model_name='startwish',
-            index=models.Index(fields=['team', 'state', '-id'], name='start_wish_newest'),
+            model_name="startwish",
+            index=models.Index(fields=["team", "state", "-id"], name="start_wish_newest"),
         ),
     ]

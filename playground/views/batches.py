@@ -33,7 +33,7 @@ SPREADS = (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2e", "E2E"))
 @require_GET
 def listing(request: Request) -> HttpResponse:
     """The team's batches, newest first; ?before= is the next page."""
-    rows = access.visible(request.user, Batch.objects.all()).order_by("-pk")
+    rows = access.visible_to(request.user, Batch.objects.all()).order_by("-pk")
     before = request.GET.get("before", "")
     if _key(before):
         rows = rows.filter(pk__lt=before)
@@ -151,7 +151,7 @@ def ended(request: Request) -> HttpResponse:
     since = parse_datetime(request.GET.get("since", "").replace(" ", "+"))
     if since is None or timezone.is_naive(since):
         raise Http404("no such moment")
-    own = access.visible(request.user, Batch.objects.filter(created_by=request.user, ended_at__gt=since))
+    own = access.visible_to(request.user, Batch.objects.filter(created_by=request.user, ended_at__gt=since))
     context = {"ended": list(own.order_by("ended_at")[:5]), "since": timezone.now().isoformat()}
     return render(request, f"{LIST}#ended", context)
 

@@ -31,7 +31,7 @@ def listing(request: Request) -> HttpResponse:
     team = team_of(request)
     query = request.GET.get("q", "").strip()[:100]
     whole = DatasetVersion.objects.filter(dataset=OuterRef("pk"), complete=True).order_by("-number")
-    rows = access.visible(request.user, Dataset.objects.filter(team=team, name__icontains=query))
+    rows = access.visible_to(request.user, Dataset.objects.filter(team=team, name__icontains=query))
     rows = rows.annotate(
         newest=Subquery(whole.values("number")[:1]),
         row_count=Subquery(whole.values("row_count")[:1]),
@@ -269,7 +269,7 @@ def from_conversation(request: Request, pk: int) -> HttpResponse:
         "conversation": conversation,
         "query": request.GET.urlencode(),
         "turns": [turn.turn.text for turn in shown.turns if turn.lead],
-        "datasets": access.visible(request.user, Dataset.objects.filter(team=team)).order_by("name")[:500],
+        "datasets": access.visible_to(request.user, Dataset.objects.filter(team=team)).order_by("name")[:500],
         "typed": typed,
         "error": error,
         "may_add": access.can(request.user, "chat", team),

@@ -21,7 +21,7 @@ FILTERS = ("state", "engine", "owner", "model")
 
 def listing(request: Request) -> HttpResponse:
     team = team_of(request)
-    found = standing.all_of(access.visible(request.user, Deployment.objects.filter(team=team)))
+    found = standing.all_of(access.visible_to(request.user, Deployment.objects.filter(team=team)))
     chosen = {name: request.GET.get(name, "") for name in FILTERS}
     shown = [row for row in found if _matches(row, chosen)]
     context = {
