@@ -42,11 +42,18 @@ class StopWanted:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """What these people may do changed: their open sockets are looked at anew."""
+
+    users: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Resumed:
     """Redis was away and is back: notices in between were lost."""
 
 
-Heard = Notice | StopWanted | Resumed
+Heard = Notice | StopWanted | Standing | Resumed
 
 
 class Malformed(Exception):
@@ -64,7 +71,17 @@ def want_stop(generation: int) -> None:
     transaction.on_commit(partial(publish, {"stop": generation}))
 
 
-def read(raw: bytes) -> Notice | StopWanted:
+def standing(*users: int) -> None:
+    """Tell, once the transaction commits, that what these people may do changed. Never raises.
+
+    They left a team, changed roles, were deactivated, or one of their sessions ended: their open sockets are
+    looked at anew at once.
+    """
+    if users:
+        transaction.on_commit(partial(publish, {"users": list(users)}))
+
+
+def read(raw: bytes) -> Notice | StopWanted | Standing:
     """What a message on the channel says; Malformed when it is none of ours."""
     try:
         data = json.loads(raw) if len(raw) <= MAX_BYTES else None
@@ -74,6 +91,8 @@ def read(raw: bytes) -> Notice | StopWanted:
         raise Malformed("not an object")
     if type(data.get("stop")) is int:
         return StopWanted(data["stop"])
+    if isinstance(users := data.get("users"), list) and all(type(user) is int for user in users):
+        return Standing(tuple(users))
     team, topics = data.get("team"), data.get("topics")
     if not (team is None or type(team) is int) or not isinstance(topics, list):
         raise Malformed("neither a notice nor a stop")
