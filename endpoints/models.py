@@ -191,13 +191,16 @@ class ApiBatch(TeamOwned):
 class Usage(models.Model):
     """One request of /v1 that was let in: what it took, and what it cost. Written once, by its request id."""
 
+    # Ours; a client's own x-request-id may come again, and is only told.
     request_id = models.CharField(max_length=64, unique=True)
-    at = models.DateTimeField()
+    client_id = models.CharField(max_length=128, blank=True)
+    at = models.DateTimeField(help_text="When it arrived.")
     team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+", db_index=False)
     key = models.ForeignKey(ApiKey, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False)
     key_name = models.CharField(max_length=80, blank=True)
-    # The name that was called: an endpoint's, or deployment/<id>.
+    # The name that was called: an endpoint's, or deployment/<id>; and which adapter by it, if one.
     endpoint = models.CharField(max_length=120)
+    adapter = models.CharField(max_length=100, blank=True)
     release = models.ForeignKey(
         Release, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False
     )
@@ -206,8 +209,11 @@ class Usage(models.Model):
     )
     replica = models.BigIntegerField(null=True)
     model = models.CharField(max_length=255, blank=True)
+    engine = models.CharField(max_length=30, blank=True)
     route = models.CharField(max_length=60)
+    # 499: the client hung up. `code` is the error's, as the client was told it.
     status = models.PositiveSmallIntegerField()
+    code = models.CharField(max_length=40, blank=True)
     stream = models.BooleanField(default=False)
     # Null where the engine told none.
     prompt_tokens = models.PositiveIntegerField(null=True)
@@ -218,6 +224,9 @@ class Usage(models.Model):
     e2e_ms = models.FloatField()
     busy_s = models.FloatField(null=True)
     cost = models.FloatField(null=True)
+    # That share times the GPUs, or without any the cores, that the replica held.
+    gpu_s = models.FloatField(null=True)
+    core_s = models.FloatField(null=True)
 
     class Meta:
         indexes = [
