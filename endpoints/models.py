@@ -78,8 +78,11 @@ class ApiKey(TeamOwned):
     # Names of endpoints, and routes ("/v1/embeddings"), that it may call; empty: all.
     endpoints = models.JSONField(default=list)
     routes = models.JSONField(default=list)
-    # By name: requests, tokens or spend, a minute or a day: {"requests_minute": 600, "spend_day": 5.0}.
+    # By name: requests, tokens or spend, a minute or a day, and concurrent requests:
+    # {"requests_minute": 600, "spend_day": 5.0, "concurrent": 20}.
     limits = models.JSONField(default=dict)
+    # The first of a line of keys that replaced each other: they share their limits. Null: itself.
+    family = models.BigIntegerField(null=True)
     replaces = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="replaced_by")
     expires_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)

@@ -14,7 +14,8 @@ from psycopg.rows import namedtuple_row
 CHANNEL = "slipway_routes"
 
 _KEYS = """
-    SELECT id, team_id, prefix, secret_hash, scopes,
+    SELECT id, team_id, prefix, secret_hash, scopes, name, endpoints, routes, limits,
+           coalesce(family, id) AS family,
            extract(epoch FROM expires_at - now())::float8 AS expires_in
     FROM endpoints_apikey
     WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
@@ -22,9 +23,40 @@ _KEYS = """
 _ENDPOINTS = """
     SELECT endpoint.id, endpoint.team_id, endpoint.name,
            extract(epoch FROM endpoint.created_at)::bigint AS created,
-           release.id AS release_id, release.sampling, release.deployment_id
+           release.id AS release_id, release.sampling, release.deployment_id,
+           tested.prompt_id, tested.number AS prompt_number
     FROM endpoints_endpoint AS endpoint
     JOIN endpoints_release AS release ON release.id = endpoint.live_id
+    LEFT JOIN playground_promptversion AS tested ON tested.id = release.prompt_version_id
+"""
+# Texts are read when they are first asked for: versions never change.
+_PROMPTS = "SELECT id, team_id, name, head FROM playground_prompt"
+_PROMPT_VERSION = """
+    SELECT version.messages, version.variables, version.parameters
+    FROM playground_promptversion AS version
+    JOIN playground_prompt AS prompt ON prompt.id = version.prompt_id
+    WHERE prompt.team_id = %s AND version.prompt_id = %s AND version.number = %s
+"""
+# What each ready replica holds of its machine, and the machine's price an hour.
+_PRICES = """
+    SELECT replica.id, replica.resources, node.price_per_hour,
+           jsonb_array_length(coalesce(node.inventory -> 'gpus', '[]')) AS gpus,
+           node.inventory -> 'cores' AS cores
+    FROM playground_replica AS replica
+    JOIN playground_node AS node ON node.id = replica.node_id
+    WHERE replica.state = 'ready' AND node.price_per_hour IS NOT NULL
+"""
+_LIVE = """
+    SELECT count(*) AS processes FROM endpoints_webprocess WHERE heartbeat_at > now() - interval '10 seconds'
+"""
+# What a line of keys has used since the day began by UTC.
+_USED_TODAY = """
+    SELECT count(*) AS requests,
+           coalesce(sum(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)), 0)::bigint AS tokens,
+           coalesce(sum(cost), 0)::float8 AS spend
+    FROM endpoints_usage
+    WHERE at >= date_trunc('day', now(), 'UTC')
+      AND key_id IN (SELECT id FROM endpoints_apikey WHERE coalesce(family, id) = %s)
 """
 _DEPLOYMENTS = """
     SELECT deployment.id, deployment.team_id, deployment.engine, deployment.problem, deployment.released,
@@ -100,6 +132,9 @@ class Snapshot:
     endpoints: list[Any]
     deployments: list[Any]
     replicas: list[Any]
+    prompts: list[Any]
+    prices: list[Any]
+    processes: int
 
 
 async def connect(url: str) -> AsyncConnection[Any]:
@@ -123,10 +158,11 @@ async def snapshot(connection: AsyncConnection[Any]) -> Snapshot:
         moment = await (await connection.execute("SELECT now() AS at")).fetchone()
         rows = [
             await (await connection.execute(query)).fetchall()
-            for query in (_KEYS, _ENDPOINTS, _DEPLOYMENTS, _REPLICAS)
+            for query in (_KEYS, _ENDPOINTS, _DEPLOYMENTS, _REPLICAS, _PROMPTS, _PRICES, _LIVE)
         ]
     assert moment is not None
-    return Snapshot(moment.at, *rows)
+    *rest, live = rows
+    return Snapshot(moment.at, *rest, processes=max(1, live[0].processes))
 
 
 async def present(
@@ -147,6 +183,18 @@ async def used(connection: AsyncConnection[Any], keys: Iterable[int], deployment
         await connection.execute(_KEYS_USED, [ids])
     if ids := list(deployments):
         await connection.execute(_DEPLOYMENTS_USED, [ids])
+
+
+async def prompt_version(connection: AsyncConnection[Any], team: int, prompt: int, number: int) -> Any:
+    """(messages, variables, parameters) of a version; None where the team has no such."""
+    return await (await connection.execute(_PROMPT_VERSION, [team, prompt, number])).fetchone()
+
+
+async def used_today(connection: AsyncConnection[Any], family: int) -> tuple[int, int, float]:
+    """(requests, tokens, dollars) that a line of keys has used since the day began by UTC."""
+    row = await (await connection.execute(_USED_TODAY, [family])).fetchone()
+    assert row is not None
+    return row[0], row[1], row[2]
 
 
 # Idempotency keys
