@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -19,17 +18,16 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.db import SessionStore
-from django.contrib.sessions.models import Session
 from django.db import Error as DatabaseTrouble
 from django.http.cookie import parse_cookie
-from django.utils import timezone
 
-from playground import access, events, generation, sharing_rules
-from playground.events import Heard, Notice, Resumed
+from playground import access, generation, sharing_rules
 from playground.feeds import KINDS, Feed, feeds
 from playground.leases import BOOT_ID
 from playground.models import Conversation, Membership, User
 from playground.orm import orm
+from playground.presence import PLACES, presence
+from playground.sockets import RESTART, SIGNED_OUT, report, sockets
 
 PATH = "/ws/"
 MESSAGE_BYTES = 4096
@@ -37,8 +35,10 @@ WATCHES = 64
 TOPICS = 1000
 # Messages at once, and a second in the long run.
 BURST, RATE = 200, 20
-RECHECK_S = 10.0
-SIGNED_OUT, POLICY, RESTART = 4401, 1008, 1012
+POLICY = 1008
+# What each kind of message needs: a key of access.NEEDS. To stop watching needs nothing.
+NEEDS = {"follow": "view", "watch": "view", "look": "view", "stop": "chat"}
+KINDS_OF_MESSAGE = (*NEEDS, "unwatch")
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Live(AsyncWebsocketConsumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.session_key = ""
+        self.session_key, self.session_hash = "", ""
         self.user_id = 0
         self.teams: frozenset[int] = frozenset()
         self.watches: dict[int, Watch] = {}
@@ -86,6 +86,8 @@ class Live(AsyncWebsocketConsumer):
         self.due: set[int] = set()
         self.beginning: list[Feed] = []
         self.topics: dict[str, None] = {}
+        self.there: dict[str, list[dict[str, str]]] = {}
+        self.left = False
         self.wake = asyncio.Event()
         self.writing: asyncio.Task[None] | None = None
         self.allowance, self.allowed_at = float(BURST), time.monotonic()
@@ -104,14 +106,21 @@ class Live(AsyncWebsocketConsumer):
         if user is None:
             await self.close(SIGNED_OUT)
             return
-        self.user_id, self.teams = user.pk, await orm(_teams, user.pk)
+        self.user_id, self.session_hash = user.pk, user.get_session_auth_hash()
+        self.teams = await orm(_teams, user.pk)
         await self._send({"type": "hello", "boot": BOOT_ID})
         self.writing = asyncio.create_task(self._write())
-        self.writing.add_done_callback(_report)
+        self.writing.add_done_callback(report)
         sockets.add(self)
 
     async def disconnect(self, code: int) -> None:
         sockets.discard(self)
+        self.leave()
+
+    def leave(self) -> None:
+        """Send nothing more, and hear nothing more."""
+        self.left = True
+        presence.leave(self)
         feeds.exit(self.conversation, self)
         for watch in self.watches.values():
             feeds.leave(watch.feed, self)
@@ -122,27 +131,35 @@ class Live(AsyncWebsocketConsumer):
     # From the page
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        if self.left:
+            return
         if not self._allowed():
             await self.close(POLICY, "too many messages")
             return
         try:
-            kind, pk, message = _read(text_data)
-            await self._obey(kind, pk, message)
+            kind, noun, pk, message = _read(text_data)
+            await self._obey(kind, noun, pk, message)
         except Malformed as problem:
             await self._send({"type": "error", "message": str(problem)})
         except DatabaseTrouble as problem:
             log.warning("A socket's message was not answered: %s", problem)
             await self._send({"type": "error", "message": "The database is away. Try again in a moment."})
 
-    async def _obey(self, kind: str, pk: int, message: dict[str, Any]) -> None:
+    async def _obey(self, kind: str, noun: str, pk: int, message: dict[str, Any]) -> None:
         if kind == "unwatch":
             self._unwatch(pk)
             return
         user = await orm(_person, self.session_key)
         if user is None:
             await self.close(SIGNED_OUT)
-        elif (refusal := await orm(_refusal, user, pk, kind)) is not None:
-            await self._send({"type": "error", _noun(kind): pk, "message": refusal})
+            return
+        refusal, team = await orm(_judge, user, kind, noun, pk)
+        if self.left:
+            return
+        if refusal:
+            await self._send({"type": "error", noun: pk, "message": refusal})
+        elif kind == "look":
+            presence.look(self, f"{noun}:{pk}", team)
         elif kind == "follow":
             self._follow(pk)
         elif kind == "watch":
@@ -190,6 +207,10 @@ class Live(AsyncWebsocketConsumer):
 
     # To the page
 
+    def present(self, place: str, people: list[dict[str, str]]) -> None:
+        self.there[place] = people
+        self.wake.set()
+
     def more(self, generation: int) -> None:
         self.due.add(generation)
         self.wake.set()
@@ -210,6 +231,9 @@ class Live(AsyncWebsocketConsumer):
             for feed in beginning:
                 begin = {"type": "begin", "generation": feed.generation, "client": feed.client}
                 await self._send(begin | {"column": feed.column})
+            there, self.there = self.there, {}
+            for place, people in there.items():
+                await self._send({"type": "present", "place": place, "people": people})
             topics, self.topics = self.topics, {}
             for topic in topics:
                 await self._send({"type": "notice", "topic": topic})
@@ -227,69 +251,6 @@ class Live(AsyncWebsocketConsumer):
 
     async def _send(self, message: dict[str, Any]) -> None:
         await self.send(text_data=json.dumps(message, ensure_ascii=False, separators=(",", ":")))
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    """A socket that closed while something was sent is nothing new; its disconnect follows."""
-    if not task.cancelled() and (problem := task.exception()):
-        log.info("A socket ended while it was written to: %r", problem)
-
-
-class Sockets:
-    """Every socket of this process: tells them what was heard, and sends away who may not listen any more."""
-
-    def __init__(self) -> None:
-        self.open: set[Live] = set()
-        self.checking: asyncio.Task[None] | None = None
-        self.closing: set[asyncio.Task[None]] = set()
-
-    def add(self, socket: Live) -> None:
-        self.open.add(socket)
-        if self.checking is None or self.checking.done():
-            self.checking = asyncio.create_task(self._check())
-
-    def discard(self, socket: Live) -> None:
-        self.open.discard(socket)
-
-    def hear(self, heard: Heard) -> None:
-        if isinstance(heard, Resumed):
-            for socket in list(self.open):
-                self.dismiss(socket, RESTART)
-        elif isinstance(heard, Notice):
-            for socket in list(self.open):
-                if heard.team is None or heard.team in socket.teams:
-                    for topic in heard.topics:
-                        socket.notice(topic)
-
-    def dismiss(self, socket: Live, code: int) -> None:
-        self.open.discard(socket)
-        task = asyncio.create_task(socket.close(code))
-        self.closing.add(task)
-        task.add_done_callback(self.closing.discard)
-        task.add_done_callback(_report)
-
-    async def _check(self) -> None:
-        """While there are sockets: close those whose person signed out or left a team."""
-        while self.open:
-            await asyncio.sleep(RECHECK_S)
-            try:
-                await self._recheck(list(self.open))
-            except DatabaseTrouble as problem:
-                log.warning("Sockets could not be checked: %s", problem)
-
-    async def _recheck(self, asked: list[Live]) -> None:
-        keys, users = [socket.session_key for socket in asked], {socket.user_id for socket in asked}
-        alive, teams = await orm(_standing, keys, users)
-        for socket in asked:
-            if socket.session_key not in alive:
-                self.dismiss(socket, SIGNED_OUT)
-            elif not socket.teams <= teams[socket.user_id]:
-                self.dismiss(socket, RESTART)
-            socket.teams = teams[socket.user_id]
-
-
-sockets = Sockets()
-events.listening.listeners.append(sockets.hear)
 
 
 def same_origin(headers: list[tuple[bytes, bytes]]) -> bool:
@@ -310,8 +271,8 @@ def _session_key(headers: list[tuple[bytes, bytes]]) -> str:
     return parse_cookie(cookies).get(settings.SESSION_COOKIE_NAME, "")
 
 
-def _read(text: str | None) -> tuple[str, int, dict[str, Any]]:
-    """(type, the primary key it is about, the message)."""
+def _read(text: str | None) -> tuple[str, str, int, dict[str, Any]]:
+    """(type, what it is about and that one's primary key, the message)."""
     if text is None or len(text) > MESSAGE_BYTES:
         raise Malformed(f"Send JSON of at most {MESSAGE_BYTES} bytes.")
     try:
@@ -319,17 +280,19 @@ def _read(text: str | None) -> tuple[str, int, dict[str, Any]]:
     except (ValueError, RecursionError) as problem:
         raise Malformed("Send JSON.") from problem
     kind = message.get("type") if isinstance(message, dict) else None
-    if kind not in ("follow", "watch", "unwatch", "stop"):
-        raise Malformed("type must be follow, watch, unwatch or stop.")
-    noun = _noun(kind)
+    if kind not in KINDS_OF_MESSAGE:
+        raise Malformed(f"type must be one of {', '.join(KINDS_OF_MESSAGE)}.")
+    noun = _noun(kind, message)
     pk = message.get(noun)
     if type(pk) is not int or not 0 < pk < 2**63:
         raise Malformed(f"{noun} must be a whole number.")
-    return kind, pk, message
+    return kind, noun, pk, message
 
 
-def _noun(kind: str) -> str:
-    """What a message of this type is about."""
+def _noun(kind: str, message: dict[str, Any]) -> str:
+    """What this message is about."""
+    if kind == "look":
+        return next((noun for noun in PLACES if noun in message), "conversation")
     return "conversation" if kind == "follow" else "generation"
 
 
@@ -348,35 +311,25 @@ def _person(session_key: str) -> User | None:
     return user if user.is_authenticated else None
 
 
-def _refusal(user: User, pk: int, kind: str) -> str | None:
-    """Why `user` may not follow this conversation, or watch or stop this answer; None when they may."""
-    which = {"pk": pk} if kind == "follow" else {"turns__generations": pk}
-    rows = Conversation.objects.select_related("team").filter(**which)
-    conversation = access.visible_to(user, rows).first()
-    if conversation is None:
+def _judge(user: User, kind: str, noun: str, pk: int) -> tuple[str, int]:
+    """Why `user` may not do that with this object, empty when they may; and whose team's it is."""
+    model = PLACES.get(noun, Conversation)
+    which = {"turns__generations": pk} if noun == "generation" else {"pk": pk}
+    rows: Any = model._default_manager.select_related("team").filter(**which)
+    row = access.visible_to(user, rows).first()
+    if row is None:
         if kind == "stop":
             access.audit(user, None, "refused write", f"generation:{pk}")
-        return "There is no such conversation." if kind == "follow" else "There is no such answer."
-    if kind == "stop" and not sharing_rules.may_write(user, conversation):
-        can = access.can(user, "chat", conversation.team)
-        return sharing_rules.why_not(conversation) if can else "Your role here is to look on only."
-    return None if access.can(user, "view", conversation.team) else "Your role here is to look on only."
+        return f"There is no such {'answer' if noun == 'generation' else noun}.", 0
+    if not access.can(user, NEEDS[kind], row.team):
+        return "Your role here is to look on only.", row.team_id
+    if kind == "stop" and not sharing_rules.may_write(user, row):
+        return sharing_rules.why_not(row), row.team_id
+    return "", row.team_id
 
 
 def _teams(user: int) -> frozenset[int]:
     return frozenset(Membership.objects.filter(user=user).values_list("team_id", flat=True))
-
-
-def _standing(keys: list[str], users: set[int]) -> tuple[set[str], defaultdict[int, frozenset[int]]]:
-    """The sessions that still hold, and each person's teams."""
-    sessions = Session.objects.filter(session_key__in=keys, expire_date__gt=timezone.now())
-    alive = set(sessions.values_list("session_key", flat=True))
-    teams: defaultdict[int, frozenset[int]] = defaultdict(frozenset)
-    for user, team in Membership.objects.filter(user__in=users, user__is_active=True).values_list(
-        "user_id", "team_id"
-    ):
-        teams[user] |= {team}
-    return alive, teams
 
 
 _live = Live.as_asgi()

@@ -49,11 +49,20 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Looking:
+    """Who has these places open in the process `boot`: place → users. `ask`: who else has them, says so."""
+
+    boot: str
+    places: dict[str, tuple[int, ...]]
+    ask: bool
+
+
+@dataclass(frozen=True)
 class Resumed:
     """Redis was away and is back: notices in between were lost."""
 
 
-Heard = Notice | StopWanted | Standing | Resumed
+Heard = Notice | StopWanted | Standing | Looking | Resumed
 
 
 class Malformed(Exception):
@@ -81,7 +90,7 @@ def standing(*users: int) -> None:
         transaction.on_commit(partial(publish, {"users": list(users)}))
 
 
-def read(raw: bytes) -> Notice | StopWanted | Standing:
+def read(raw: bytes) -> Notice | StopWanted | Standing | Looking:
     """What a message on the channel says; Malformed when it is none of ours."""
     try:
         data = json.loads(raw) if len(raw) <= MAX_BYTES else None
@@ -91,14 +100,29 @@ def read(raw: bytes) -> Notice | StopWanted | Standing:
         raise Malformed("not an object")
     if type(data.get("stop")) is int:
         return StopWanted(data["stop"])
-    if isinstance(users := data.get("users"), list) and all(type(user) is int for user in users):
+    if _are_keys(users := data.get("users")):
         return Standing(tuple(users))
+    if isinstance(data.get("looking"), dict):
+        return _looking(data)
     team, topics = data.get("team"), data.get("topics")
     if not (team is None or type(team) is int) or not isinstance(topics, list):
         raise Malformed("neither a notice nor a stop")
     if not all(isinstance(topic, str) and len(topic) < 100 for topic in topics):
         raise Malformed("a topic that is none")
     return Notice(team, tuple(topics))
+
+
+def _looking(data: dict[str, Any]) -> Looking:
+    boot, places = data.get("boot"), data["looking"]
+    if not isinstance(boot, str) or len(boot) > 40 or len(places) > 1000:
+        raise Malformed("nobody who looks")
+    if not all(len(place) < 100 and _are_keys(users) for place, users in places.items()):
+        raise Malformed("a place that is none")
+    return Looking(boot, {place: tuple(users) for place, users in places.items()}, data.get("ask") is True)
+
+
+def _are_keys(found: Any) -> bool:
+    return isinstance(found, list) and len(found) <= 1000 and all(type(one) is int for one in found)
 
 
 class _Sender:

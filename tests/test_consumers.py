@@ -12,7 +12,8 @@ from django.conf import settings
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from playground import events, generation
-from playground.models import AuditEntry, Conversation, Generation, Membership, Team, User
+from playground import sockets as sockets_of_ours
+from playground.models import AuditEntry, Conversation, Generation, Membership, Prompt, Team, User
 from tests import chats
 from tests.chats import Page, Web, words
 from tests.fakes import RunningFake
@@ -305,3 +306,167 @@ def test_a_stranger_follows_nothing(web: Web, user: User, stranger: User, chat: 
         page.send(type="watch", generation=pk)
         page.until(lambda: page.seen[-1].get("message") == "There is no such answer.")
     assert not any(message["type"] in ("begin", "text") for message in page.seen)
+
+
+# Who may not listen any more
+
+
+@pytest.fixture(scope="module")
+def deaf_web() -> Iterator[Web]:
+    """A web process whose Redis is away."""
+    with chats.running_web(SLIPWAY_REDIS_URL="redis://127.0.0.1:1/0") as running:
+        yield running
+
+
+def remove(user: User) -> None:
+    user.memberships.all().delete()
+
+
+def revoke(user: User) -> None:
+    chats.SessionStore.get_model_class().objects.all().delete()
+
+
+def deactivate(user: User) -> None:
+    User.objects.filter(pk=user.pk).update(is_active=False)
+
+
+def change_password(user: User) -> None:
+    user.set_password("another-one-1")
+    user.save(update_fields=["password"])
+
+
+def closed_within(page: Page, seconds: float) -> int:
+    """The code that the socket was closed with by then; the test fails where it stays open."""
+    deadline = time.monotonic() + seconds
+    with pytest.raises(ConnectionClosed) as caught:
+        while True:
+            page.take(max(0.01, deadline - time.monotonic()))
+    assert caught.value.rcvd
+    return caught.value.rcvd.code
+
+
+ENDS = [(remove, 1012), (revoke, 4401), (deactivate, 4401), (change_password, 4401)]
+
+
+@pytest.mark.parametrize(("end", "code"), ENDS)
+@pytest.mark.parametrize("redis_up", [True, False])
+def test_a_socket_closes_when_its_person_may_not_stay(
+    web: Web,
+    deaf_web: Web,
+    user: User,
+    chat: Conversation,
+    end: Callable[[User], None],
+    code: int,
+    redis_up: bool,
+) -> None:
+    """At once when it is told, within 5 s when nobody tells: and then nothing more comes of an answer."""
+    other = User.objects.create_user(username="bob")
+    Membership.objects.create(user=other, team=chat.team)
+    with (web if redis_up else deaf_web).socket(chats.cookie(other)) as socket:
+        page = Page(socket)
+        page.take()
+        page.watch(streaming(chat, user, "[[tokens=2000]] [[delay=10]]"))
+        page.until(lambda: page.text["content"])
+        end(other)
+        if redis_up:
+            events.standing(other.pk)
+        assert closed_within(page, 1.5 if redis_up else 5) == code
+    for row in Generation.objects.filter(state="streaming"):
+        chats.leases.ask_to_stop(row.pk)
+        chats.answer(row.pk)
+
+
+def test_those_who_may_stay_do(web: Web, user: User, team: Team) -> None:
+    with web.socket(chats.cookie(user)) as socket:
+        page = Page(socket)
+        page.take()
+        events.standing(user.pk)
+        other = Team.objects.create(name="New", slug="new")
+        Membership.objects.create(user=user, team=other)
+        events.standing(user.pk)
+        time.sleep(0.5)
+        events.notify(other.pk, "bar")
+        assert page.take()["topic"] == "bar"
+
+
+def test_a_hundred_sockets_are_checked_by_one_query(
+    user: User, team: Team, django_assert_num_queries: Any
+) -> None:
+    people = [User.objects.create_user(username=f"p{at}") for at in range(20)]
+    keys = [chats.cookie(one).partition("=")[2] for one in people for _ in range(5)]
+    with django_assert_num_queries(1):
+        alive, found = sockets_of_ours.standing(keys, [one.pk for one in people])
+    assert (alive, set(found)) == (set(keys), {one.pk for one in people})
+
+
+# Presence
+
+
+def looking(web: Web, user: User, **what: int) -> Page:
+    page = Page(web.socket(chats.cookie(user)))
+    page.take()
+    page.send(type="look", **what)
+    return page
+
+
+def names(page: Page) -> list[str]:
+    """Who was last said to be there."""
+    told = [message for message in page.seen if message["type"] == "present"]
+    return [person["name"] for person in told[-1]["people"]] if told else ["?"]
+
+
+def test_people_see_who_looks_with_them_over_web_processes(
+    web: Web, user: User, team: Team, chat: Conversation
+) -> None:
+    bob = User.objects.create_user(username="bob", first_name="Bob", last_name="Ross")
+    Membership.objects.create(user=bob, team=team, role=Membership.Role.VIEWER)
+    with chats.running_web() as second:
+        mine, theirs = looking(web, user, conversation=chat.pk), looking(second, bob, conversation=chat.pk)
+        mine.until(lambda: names(mine) == ["Bob Ross"])
+        theirs.until(lambda: names(theirs) == ["ada"])
+        assert mine.seen[-1]["people"] == [{"name": "Bob Ross", "initials": "BR"}]
+        theirs.socket.close()
+        mine.until(lambda: names(mine) == [])
+        again = looking(second, bob, conversation=chat.pk)
+        mine.until(lambda: names(mine) == ["Bob Ross"])
+        second.kill()
+        mine.until(lambda: names(mine) == [], 25)
+        again.socket.close()
+        mine.socket.close()
+
+
+def test_nobody_sees_who_looks_at_what_they_may_not_see(
+    web: Web, user: User, stranger: User, chat: Conversation
+) -> None:
+    mine = looking(web, user, conversation=chat.pk)
+    theirs = looking(web, stranger, conversation=chat.pk)
+    theirs.until(lambda: theirs.seen[-1]["type"] == "error")
+    assert theirs.seen[-1]["message"] == "There is no such conversation."
+    forged = {"boot": "x", "looking": {f"conversation:{chat.pk}": [stranger.pk]}, "ask": False}
+    redis.Redis.from_url(settings.REDIS_URL).publish(events.CHANNEL, json.dumps(forged))
+    with pytest.raises(TimeoutError):
+        mine.until(lambda: names(mine) not in ([], ["?"]), 2)
+    mine.socket.close()
+    theirs.socket.close()
+
+
+def test_without_redis_people_of_one_process_see_each_other(
+    deaf_web: Web, user: User, team: Team, chat: Conversation
+) -> None:
+    bob = User.objects.create_user(username="bob")
+    Membership.objects.create(user=bob, team=team)
+    mine, theirs = looking(deaf_web, user, conversation=chat.pk), looking(deaf_web, bob, conversation=chat.pk)
+    mine.until(lambda: names(mine) == ["bob"])
+    theirs.until(lambda: names(theirs) == ["ada"])
+    mine.socket.close()
+    theirs.socket.close()
+
+
+def test_batches_and_prompts_are_looked_at_too(web: Web, user: User, team: Team) -> None:
+    prompt = Prompt.objects.create(team=team, name="greeting")
+    page = looking(web, user, prompt=prompt.pk)
+    page.until(lambda: names(page) == [])
+    page.send(type="look", batch=10**9)
+    page.until(lambda: page.seen[-1]["type"] == "error")
+    assert page.seen[-1]["message"] == "There is no such batch."
+    page.socket.close()
