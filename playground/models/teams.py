@@ -163,6 +163,7 @@ class ShareLink(models.Model):
     team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+")
     kind = models.CharField(max_length=16, choices=Kind.choices)
     object_id = models.BigIntegerField()
+    version = models.PositiveIntegerField(null=True, help_text="Of a prompt: its number; null: the newest.")
     nonce = models.CharField(max_length=32, default=_nonce, unique=True)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
