@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ import psycopg
 from django.conf import settings
 
 from endpoints import sql
-from playground import engine_client, engines
+from playground import engine_client, engines, spending
 from playground.engine_client import EngineError, Target
 from playground.engines.base import Quirks
 from playground.models import Deployment, Node, Replica
@@ -44,6 +44,23 @@ class Key:
     digest: str
     expires: float
     """On this process's monotonic clock; infinity for none."""
+    name: str = ""
+    family: int = 0
+    """Keys that replaced each other share it, and with it their limits."""
+    endpoints: frozenset[str] = frozenset()
+    """Names it may call; empty: all."""
+    routes: frozenset[str] = frozenset()
+    """Addresses it may call, "/v1/embeddings"; empty: all."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    def may_call(self, name: str) -> bool:
+        """Whether its scopes and names let it call `name`; an adapter is called by its endpoint's name."""
+        if ("playground" if "/" in name else "endpoints") not in self.scopes:
+            return False
+        return not self.endpoints or name.partition(":")[0] in self.endpoints
+
+    def may_use(self, route: str) -> bool:
+        return not self.routes or route in self.routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +79,17 @@ class Route:
     """Of the model behind it."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     release: int | None = None
+    tested: tuple[int, int] | None = None
+    """The prompt it was tested with, and that one's version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt of a team's library: its newest version is `head`."""
+
+    id: int
+    team: int
+    head: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +100,12 @@ class Table:
     at: datetime | None = None
     keys: Mapping[str, Key] = field(default_factory=dict)
     routes: Mapping[tuple[int, str], Route] = field(default_factory=dict)
+    prompts: Mapping[tuple[int, str], Prompt] = field(default_factory=dict)
+    """By team and id as text, and by team and name."""
+    prices: Mapping[int, float] = field(default_factory=dict)
+    """Dollars a second of each ready replica whose machine has a price."""
+    processes: int = 1
+    """Web processes that live."""
 
     def fresh(self) -> bool:
         return time.monotonic() - self.read < settings.TABLE_STALE_S
@@ -114,10 +148,18 @@ def find(key: Key, name: str) -> Route | None:
 def names(key: Key) -> list[Route]:
     """Every route the key may call."""
     return [
-        route
-        for (team, name), route in _table.routes.items()
-        if team == key.team and ("playground" if "/" in name else "endpoints") in key.scopes
+        route for (team, name), route in _table.routes.items() if team == key.team and key.may_call(name)
     ]
+
+
+def prompt(key: Key, name: str) -> Prompt | None:
+    """The prompt of the key's team with that id, else that name."""
+    return _table.prompts.get((key.team, name))
+
+
+def price(replica: int) -> float | None:
+    """Dollars a second of what a replica holds; None where its machine has no price."""
+    return _table.prices.get(replica)
 
 
 def choose(route: Route, failed: Collection[int] = ()) -> Target | None:
@@ -229,12 +271,39 @@ def build(snapshot: sql.Snapshot, read: float) -> Table:
     every += [one for route in every for one in _adapters(route, *attached.get(route.deployment, ("", [])))]
     routes = {(route.team, route.name): route for route in every}
     keys = {row.prefix: _key(row, read) for row in snapshot.keys}
-    return Table(read, snapshot.at, keys, routes)
+    prices = {row.id: _price(row) for row in snapshot.prices}
+    prompts = _prompts(snapshot.prompts)
+    return Table(read, snapshot.at, keys, routes, prompts, prices, snapshot.processes)
+
+
+def _prompts(rows: Iterable[Any]) -> dict[tuple[int, str], Prompt]:
+    """By name, and by id: where a name is another's id, the id counts."""
+    found = [(row, Prompt(row.id, row.team_id, row.head)) for row in rows]
+    by_name = {(row.team_id, row.name): prompt for row, prompt in found}
+    return by_name | {(row.team_id, str(row.id)): prompt for row, prompt in found}
+
+
+def _price(row: Any) -> float:
+    node = Node(
+        price_per_hour=row.price_per_hour, inventory={"gpus": [None] * row.gpus, "cores": row.cores or 0}
+    )
+    return float(spending.per_second(Replica(resources=row.resources), node) or 0)
 
 
 def _key(row: Any, read: float) -> Key:
     expires = float("inf") if row.expires_in is None else read + row.expires_in
-    return Key(row.id, row.team_id, frozenset(row.scopes), row.secret_hash, expires)
+    return Key(
+        row.id,
+        row.team_id,
+        frozenset(row.scopes),
+        row.secret_hash,
+        expires,
+        name=row.name,
+        family=row.family,
+        endpoints=frozenset(row.endpoints),
+        routes=frozenset(row.routes),
+        limits=row.limits,
+    )
 
 
 def _deployment(row: Any, replicas: list[Target]) -> Route:
@@ -263,6 +332,7 @@ def _endpoint(row: Any, deployments: Mapping[int, Route]) -> Route:
         task=behind.task if behind else "chat",
         sampling=row.sampling,
         release=row.release_id,
+        tested=None if row.prompt_id is None else (row.prompt_id, row.prompt_number),
     )
 
 

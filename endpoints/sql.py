@@ -40,7 +40,7 @@ _PROMPT_VERSION = """
 # What each ready replica holds of its machine, and the machine's price an hour.
 _PRICES = """
     SELECT replica.id, replica.resources, node.price_per_hour,
-           jsonb_array_length(coalesce(node.inventory -> 'gpus', '[]')) AS gpus,
+           jsonb_array_length(coalesce(nullif(node.inventory -> 'gpus', 'null'), '[]')) AS gpus,
            node.inventory -> 'cores' AS cores
     FROM playground_replica AS replica
     JOIN playground_node AS node ON node.id = replica.node_id
