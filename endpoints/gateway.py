@@ -19,12 +19,12 @@ from urllib.parse import unquote
 
 from django.conf import settings
 
-from endpoints import idempotency, metrics, protocol, routing, stored
+from endpoints import idempotency, metrics, protocol, request_log, routing, stored, usage
 from endpoints.protocol import Refusal
 from endpoints.routing import Key, Route
 from endpoints.streams import Malformed, Stream
 from endpoints.whole import Whole
-from playground import engine_client
+from playground import engine_client, sharing
 from playground.engine_client import EngineError, Relayed
 
 Message = MutableMapping[str, Any]
@@ -49,6 +49,9 @@ ENGINE_HEADERS = {"content-type": "application/json"}
 # Another replica may do better, as long as the client has had no byte.
 RETRYABLE = frozenset({"unreachable", "died_midway", "overloaded"})
 
+# What limits refuse was not let in: it leaves no record, and a flood of it no rows.
+TOO_MANY = 429
+
 JSON: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 OCTETS: Headers = [(b"content-type", b"application/octet-stream"), (b"cache-control", b"no-store")]
@@ -64,6 +67,7 @@ async def startup() -> None:
     global _janitor
     await routing.startup()
     await idempotency.startup()
+    await usage.startup()
     _janitor = asyncio.create_task(_look_after(), name="gateway janitor")
 
 
@@ -74,6 +78,7 @@ async def shutdown() -> None:
         await asyncio.gather(_janitor, return_exceptions=True)
         _janitor = None
     await idempotency.shutdown()
+    await usage.shutdown()
     await routing.shutdown()
 
 
@@ -102,6 +107,7 @@ class Exchange:
         "_ended_by",
         "_gathers",
         "_kind",
+        "_logged",
         "_receive",
         "_send",
         "_sending_since",
@@ -109,12 +115,17 @@ class Exchange:
         "_task",
         "_watch",
         "began",
+        "busy_s",
+        "code",
+        "key",
         "label",
         "method",
         "path",
         "query",
         "raw_headers",
+        "replica",
         "request_id",
+        "route",
         "started",
         "status",
         "streaming",
@@ -134,7 +145,12 @@ class Exchange:
         self.label = ""
         self.status = 0
         self.started = self.streaming = self._gathers = False
-        self._kind = ""
+        self._kind = self.code = ""
+        self.key: Key | None = None
+        self.route: Route | None = None
+        self.replica: int | None = None
+        self.busy_s: float | None = None
+        self._logged: tuple[dict[str, Any], request_log.Answer] | None = None
         self._claim: idempotency.Claim | None = None
         self.ttft: float | None = None
         self.usage: dict[str, Any] | None = None
@@ -168,6 +184,36 @@ class Exchange:
         if self._watch is not None:
             self._watch.cancel()
         metrics.finished(self.label, self.status, monotonic() - self.began, self.ttft, self.usage)
+        if self.key is not None and self.route is not None and self.status != TOO_MANY:
+            usage.write(self._record(self.key, self.route))
+
+    def _record(self, key: Key, route: Route) -> usage.Record:
+        """What is kept of it: figures alone, and what was said where its endpoint logs requests."""
+        name, _, adapter = route.name.partition(":")
+        record = {
+            "request_id": usage.own_id(),
+            "client_id": self.request_id,
+            "at": usage.arrived(self.began),
+            "team": key.team,
+            "key": key.id,
+            "endpoint": name,
+            "adapter": adapter,
+            "release": route.release,
+            "deployment": route.deployment,
+            "replica": self.replica,
+            "route": self.path.decode(),
+            "status": self.status,
+            "code": self.code,
+            "stream": self.streaming,
+            **usage.tokens(self.usage),
+            "ttft_ms": None if self.ttft is None else round(self.ttft * 1000, 3),
+            "e2e_ms": round((monotonic() - self.began) * 1000, 3),
+            "busy_s": None if self.busy_s is None else round(self.busy_s, 6),
+        }
+        if self._logged is not None:
+            asked, answer = self._logged
+            record["logged"] = (asked, answer.made)
+        return record
 
     def _log_fault(self, error: Exception) -> None:
         """Where it happened, never what was said: an exception's text may quote the request."""
@@ -184,7 +230,7 @@ class Exchange:
         asked = stored.find(self.method, self.path)
         if kind is None and asked is None and not listing:
             raise protocol.unknown_route(self.method)
-        key = await self._authorise(found)
+        key = self.key = await self._authorise(found)
         if asked is not None:
             await self._store(key, found, asked)
         elif kind is None:
@@ -271,7 +317,9 @@ class Exchange:
         raw = await self._body(protocol.body_length(found))
         body = protocol.parse(raw, kind)
         route = self._find(key, body["model"])
-        self.label, self._kind = route.name, kind
+        self.route, self.label, self._kind = route, route.name, kind
+        if request_log.chosen(route.log_share):
+            self._logged = body, request_log.Answer()
         protocol.refuse_wrong_task(kind, self._engine_path, route.task, route.quirks)
         protocol.refuse_unsupported(body, route.quirks)
         self.streaming = body.get("stream") is True
@@ -331,18 +379,22 @@ class Exchange:
             sampling = route.sampling if self._kind in protocol.GENERATING else {}
             self._gathers = self._gathered(route)
             payload = protocol.prepare(body, sampling, target, route.quirks, gathered=self._gathers)
+            self.route, self.replica = route, target.replica
             routing.take(route, target, tokens)
+            share = sharing.Share()
             try:
-                async with engine_client.relay(
-                    target, "POST", self._engine_path, ENGINE_HEADERS, payload
-                ) as answer:
-                    await self._pass_on(answer, route, body)
+                with sharing.share(target.replica) as share:
+                    async with engine_client.relay(
+                        target, "POST", self._engine_path, ENGINE_HEADERS, payload
+                    ) as answer:
+                        await self._pass_on(answer, route, body)
                 return
             except EngineError as error:
                 if self.started or failed or error.code not in RETRYABLE:
                     raise protocol.engine_failed(error, self._kind) from error
                 failed.add(target.replica)
             finally:
+                self.busy_s = share.seconds
                 routing.release(route, target, tokens)
 
     def _gathered(self, route: Route) -> bool:
@@ -418,6 +470,8 @@ class Exchange:
     async def _answer(self, answer: dict[str, Any], raw: bytes) -> None:
         """Send a whole answer, and keep it for whoever sends the same Idempotency-Key again."""
         self.usage = answer.get("usage")
+        if self._logged is not None:
+            self._logged[1].take(answer)
         if self._claim is not None:
             await idempotency.keep(self._claim, raw)
         await self._send_whole(raw)
@@ -430,7 +484,8 @@ class Exchange:
             if not self.started and not isinstance(error, Malformed):
                 raise
             stream.failed = True
-        self.usage = stream.usage
+        finally:
+            self.usage = stream.usage
         if stream.complete:
             return
         if stream.failed or not stream.end_reached:
@@ -450,6 +505,8 @@ class Exchange:
                 self.ttft = monotonic() - self.began
             if not self.started:
                 await self._start(200, SSE)
+            if self._logged is not None:
+                self._logged[1].feed(passing)
             await self._write(passing, more=not stream.done)
 
     # What the client gets
@@ -465,6 +522,9 @@ class Exchange:
         """The error as an answer, or as the last event of a stream that has begun."""
         if self._ended_by == "hang-up":
             return
+        self.code = refusal.code or ""
+        if self._logged is not None:
+            self._logged[1].fail({"message": refusal.message, "code": refusal.code, "param": refusal.param})
         if refusal.status >= 500:
             log.warning("request %s to %s: %s %s", self.request_id, self.label, refusal.status, refusal.code)
         if self.started:
@@ -532,8 +592,10 @@ class Exchange:
     async def _ended(self) -> None:
         """After a cancellation: ours is an answer of its own, the server's goes on up."""
         if not self._ended_by or self._task is None:
+            self.status, self.code = self.status or 503, "shutting_down"
             raise asyncio.CancelledError
         self._task.uncancel()
+        self.code = self._ended_by.replace(" ", "_").replace("-", "_")
         if self._ended_by == "slow body":
             self._ended_by = ""
             await self._refuse(Refusal(408, "The body took too long to arrive.", "slow_body"))

@@ -81,6 +81,8 @@ class Route:
     release: int | None = None
     tested: tuple[int, int] | None = None
     """The prompt it was tested with, and that one's version."""
+    log_share: float = 0.0
+    """Of how many of its requests what was asked and answered is kept, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +335,7 @@ def _endpoint(row: Any, deployments: Mapping[int, Route]) -> Route:
         sampling=row.sampling,
         release=row.release_id,
         tested=None if row.prompt_id is None else (row.prompt_id, row.prompt_number),
+        log_share=row.log_share,
     )
 
 

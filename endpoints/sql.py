@@ -21,7 +21,7 @@ _KEYS = """
     WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
 """
 _ENDPOINTS = """
-    SELECT endpoint.id, endpoint.team_id, endpoint.name,
+    SELECT endpoint.id, endpoint.team_id, endpoint.name, endpoint.log_share,
            extract(epoch FROM endpoint.created_at)::bigint AS created,
            release.id AS release_id, release.sampling, release.deployment_id,
            tested.prompt_id, tested.number AS prompt_number

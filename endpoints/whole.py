@@ -67,8 +67,15 @@ class Whole:
 
     def answer(self) -> dict[str, Any]:
         """The answer as the API gives it in one piece. Raises Malformed where the stream broke off."""
-        if not self.done or not self._choices:
+        answer = self.so_far()
+        if not self.done or answer is None:
             raise Malformed("a stream without end")
+        return answer
+
+    def so_far(self) -> dict[str, Any] | None:
+        """The same of what came until now; None where nothing did."""
+        if not self._choices:
+            return None
         name = self._answer.get("object")
         choices = [_settled(self._choices[index]) for index in sorted(self._choices)]
         return {**self._answer, "object": OBJECTS.get(str(name), name), "choices": choices}
