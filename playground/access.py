@@ -17,20 +17,27 @@ from playground.models import AuditEntry, Membership, Team, User
 
 # What each role may do, each including the ones before it.
 ROLES = [Membership.Role.VIEWER, Membership.Role.MEMBER, Membership.Role.OPERATOR, Membership.Role.ADMIN]
-NEEDS = {
+SITE = "site"
+NEEDS: dict[str, str] = {
     "view": Membership.Role.VIEWER,
     "chat": Membership.Role.MEMBER,
     "start": Membership.Role.OPERATOR,
     "stop": Membership.Role.OPERATOR,
     "promote": Membership.Role.OPERATOR,
-    "install": Membership.Role.ADMIN,
     "keys": Membership.Role.OPERATOR,
     "add models": Membership.Role.MEMBER,
     "remove models": Membership.Role.OPERATOR,
     "tokens": Membership.Role.ADMIN,
-    "allow code": Membership.Role.ADMIN,
     "external": Membership.Role.ADMIN,
-    "extra arguments": Membership.Role.ADMIN,
+    "manage team": Membership.Role.ADMIN,
+    "ask": Membership.Role.VIEWER,
+    # What every team's models run on, and what runs there as the site itself. A team's administrator is not
+    # enough for those: everybody is one in the team of their own.
+    "install": SITE,
+    "price": SITE,
+    "allow code": SITE,
+    "extra arguments": SITE,
+    "teams": SITE,
 }
 
 
@@ -66,14 +73,21 @@ def role_in(user: User, team: Team) -> str | None:
 
 
 def can(user: User, action: str, where: Team | Owned) -> bool:
-    """Whether `user` may do `action` (a key of NEEDS) in a team, or with a row of a team."""
+    """Whether `user` may do `action` (a key of NEEDS) in a team, or with a row of a team.
+
+    The site's actions need a site administrator, who is no member of other teams for that.
+    """
     role = role_in(user, _team(where))
+    if NEEDS[action] == SITE:
+        return role is not None and user.is_staff
     return role is not None and ROLES.index(Membership.Role(role)) >= ROLES.index(NEEDS[action])
 
 
 def holders(action: str, team: Team) -> list[User]:
-    """The people of `team` who may do `action`: whom to ask."""
-    roles = ROLES[ROLES.index(NEEDS[action]) :]
+    """The people of `team` who may do `action`: whom to ask. For what is the site's, its administrators."""
+    if NEEDS[action] == SITE:
+        return list(User.objects.filter(is_staff=True, is_active=True).order_by("username"))
+    roles = ROLES[ROLES.index(Membership.Role(NEEDS[action])) :]
     people = User.objects.filter(memberships__team=team, memberships__role__in=roles, is_active=True)
     return list(people.order_by("username"))
 
@@ -89,9 +103,23 @@ def require(user: User, action: str, where: Team | Owned) -> None:
     team = _team(where)
     if not can(user, action, team):
         audit(user, team, f"refused {action}", f"team:{team.pk}")
-        raise Refused(
-            f"This needs the role of {Membership.Role(NEEDS[action]).label.lower()} in {team.name}."
-        )
+        raise Refused(_needed(action, team))
+
+
+def require_site(user: User, action: str) -> None:
+    """The same for what no team owns: raise Refused unless `user` is a site administrator."""
+    if not user.is_staff:
+        audit(user, None, f"refused {action}", "site")
+        raise Refused(_SITE_ONLY)
+
+
+_SITE_ONLY = "This is for the site's administrators: it concerns every team."
+
+
+def _needed(action: str, team: Team) -> str:
+    if NEEDS[action] == SITE:
+        return _SITE_ONLY
+    return f"This needs the role of {Membership.Role(NEEDS[action]).label.lower()} in {team.name}."
 
 
 def visible_to[Row: DjangoModel](user: User, rows: QuerySet[Row]) -> QuerySet[Row]:

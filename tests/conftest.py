@@ -87,8 +87,8 @@ def team(db: None) -> Team:
 
 @pytest.fixture
 def user(team: Team) -> User:
-    """An administrator of the default team."""
-    person = User.objects.create_user(username="ada")
+    """An administrator of the default team, and of the site."""
+    person = User.objects.create_user(username="ada", is_staff=True)
     Membership.objects.create(user=person, team=team, role=Membership.Role.ADMIN)
     return person
 

@@ -399,14 +399,14 @@ def test_its_code_is_shown_as_text_and_allowed_by_an_administrator_alone(own: Mo
     browser = signed_in(user)
     (catalogue.root() / "own" / "modeling.py").write_text("<script>alert(1)</script>")
     catalogue.scan(own.team)
-    Membership.objects.filter(user=user).update(role=Membership.Role.OPERATOR)
+    User.objects.filter(pk=user.pk).update(is_staff=False)
     page = browser.get(reverse("own-code", args=[own.pk])).content.decode()
     assert "&lt;script&gt;alert(1)" in page and "<script>alert" not in page
-    assert "needs the role of administrator" in page and reverse("own-code-allow", args=[own.pk]) not in page
+    assert "is for the site's administrators" in page and reverse("own-code-allow", args=[own.pk]) not in page
     assert allow(browser, own) == 403
     assert AuditEntry.objects.filter(action="refused allow code").exists()
     assert fresh(own).code_allowed_at is None
-    Membership.objects.filter(user=user).update(role=Membership.Role.ADMIN)
+    User.objects.filter(pk=user.pk).update(is_staff=True)
     assert (
         reverse("own-code-allow", args=[own.pk])
         in browser.get(reverse("own-code", args=[own.pk])).content.decode()

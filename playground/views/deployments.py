@@ -101,6 +101,7 @@ def free(request: Request, pk: int) -> HttpResponse:
 @require_POST
 def stop_many(request: Request) -> HttpResponse:
     """Stop the chosen ones; those that refuse say why, the others stop."""
+    access.require(request.user, "stop", team_of(request))
     stopped = 0
     for pk in request.POST.getlist("chosen")[:200]:
         if not (pk.isascii() and pk.isdigit()):

@@ -51,7 +51,7 @@ def install(request: Request, pk: int) -> HttpResponse:
 def price(request: Request, pk: int) -> HttpResponse:
     """What an hour of this machine costs; empty is unknown."""
     team = team_of(request)
-    access.require(request.user, "install", team)
+    access.require(request.user, "price", team)
     node = get_object_or_404(Node, pk=pk)
     text = request.POST.get("price_per_hour", "").strip()
     if text and not PRICE.fullmatch(text):
@@ -89,6 +89,7 @@ def _context(request: Request) -> dict[str, Any]:
         "nodes": [_facts(node, team) for node in Node.objects.order_by("name")],
         "engines": [adapter for adapter in engines.all() if not adapter.is_elsewhere],
         "may_install": access.can(request.user, "install", team),
+        "may_start": access.can(request.user, "start", team),
         "installers": access.holders("install", team),
         "wrong": {},
     }

@@ -1,0 +1,123 @@
+"""What an address needs of whoever opens it: declared where the address is made, enforced here as far as the
+address alone tells, and proven by tests/test_matrix.py for every address there is.
+
+Here: who is nobody is sent to sign in; a method that was not declared is 405; what is for site administrators
+is refused to others. Roles depend on the object and its team: views ask `access` for those.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction, sync_to_async
+from django.contrib.auth.decorators import login_required
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponseNotAllowed
+
+from playground import access
+
+# Beside the actions of `access.NEEDS`: anybody at all, and whoever is signed in, about themselves.
+PUBLIC, SELF = "public", "self"
+READING = ("GET", "HEAD")
+
+View = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """`reads` and `writes`: the action that a GET and a POST need, None where the view answers none.
+
+    `of` is the kind of row that the address names first; without one the address is about the person's team,
+    or about themselves. `why` is for what is public.
+    """
+
+    reads: str | None = None
+    writes: str | None = None
+    of: type[Model] | None = None
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        known = {None, PUBLIC, SELF, *access.NEEDS}
+        if not {self.reads, self.writes} <= known:
+            raise ValueError(
+                f"a policy names actions of access.NEEDS, not {self.reads!r} and {self.writes!r}"
+            )
+        if self.reads is None and self.writes is None:
+            raise ValueError("a policy says what reading or changing needs")
+
+    def of_method(self, method: str | None) -> str | None:
+        return self.reads if method in READING else self.writes if method == "POST" else None
+
+    def is_of_site(self, action: str) -> bool:
+        """Whether the site's administrators alone may: what is a team's is a 404 to strangers first."""
+        owned = self.of is not None and hasattr(self.of, "team")
+        return access.NEEDS.get(action) == access.SITE and not owned
+
+    @property
+    def methods(self) -> list[str]:
+        return [*(READING if self.reads else ()), *(["POST"] if self.writes else ())]
+
+
+def declare[V: View](
+    reads: str | None = None, writes: str | None = None, of: type[Model] | None = None
+) -> Callable[[V], V]:
+    """For an operation of the management API, which no `page` makes: says its policy, checks nothing."""
+    return lambda view: _said(view, Policy(reads, writes, of))
+
+
+def of(view: View) -> Policy | None:
+    """What was declared of a view, or of the function of an operation."""
+    return getattr(view, "policy", None)
+
+
+def _said[V: View](view: V, policy: Policy) -> V:
+    view.policy = policy  # type: ignore[attr-defined]
+    return view
+
+
+def guarded(view: View, policy: Policy | None) -> View:
+    """The view, for whoever is signed in, and may, as far as the policy alone tells.
+
+    Without a policy only for whoever is signed in: the matrix test fails until there is one.
+    """
+    if policy is None:
+        return login_required(view)
+    guard = _guarded_async if iscoroutinefunction(view) else _guarded
+    return _said(login_required(guard(view, policy)), policy)
+
+
+def open_to_all(view: View, policy: Policy) -> View:
+    """The view, declared public; the mark is on a view of this address's own."""
+
+    @wraps(view)
+    def opened(request: HttpRequest, *args: Any, **keys: Any) -> Any:
+        return view(request, *args, **keys)
+
+    return _said(opened, policy)
+
+
+def _guarded(view: View, policy: Policy) -> View:
+    @wraps(view)
+    def guard(request: HttpRequest, *args: Any, **keys: Any) -> Any:
+        action = policy.of_method(request.method)
+        if action is None:
+            return HttpResponseNotAllowed(policy.methods)
+        if policy.is_of_site(action):
+            access.require_site(request.user, action)
+        return view(request, *args, **keys)
+
+    return guard
+
+
+def _guarded_async(view: View, policy: Policy) -> View:
+    @wraps(view)
+    async def guard(request: HttpRequest, *args: Any, **keys: Any) -> Any:
+        action = policy.of_method(request.method)
+        if action is None:
+            return HttpResponseNotAllowed(policy.methods)
+        if policy.is_of_site(action):
+            await sync_to_async(access.require_site)(await request.auser(), action)
+        return await view(request, *args, **keys)
+
+    return guard
