@@ -7,11 +7,12 @@ class EndpointsConfig(AppConfig):
 
     def ready(self) -> None:
         """Join the site: its navigation, finder and needs, and the end of a drain."""
-        from endpoints import drain, joining
-        from playground import deployments, frame
+        from endpoints import drain, files, joining
+        from playground import deployments, frame, quotas
 
         deployments.DRAIN_CHECKS.append(drain.acknowledged)
         frame.ITEMS.append(frame.Item("Endpoints", "endpoints:list", 70))
         frame.NEEDS.append(joining.needs)
         frame.FINDERS.append(joining.find)
         frame.SECTIONS.append(joining.section)
+        quotas.STORAGE["files"] = ("files", "API_FILES_GB", files.usage)

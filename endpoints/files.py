@@ -23,12 +23,11 @@ from django.db.models.functions import Now
 from django.http.multipartparser import MultiPartParser, MultiPartParserError
 
 from endpoints import protocol
-from endpoints.models import ApiBatch, ApiFile
+from endpoints.models import ApiBatch, ApiFile, ApiKey
 from endpoints.protocol import Refusal
-from playground import disk, reading
-from playground.models import Team
+from playground import admission, disk, reading
+from playground.models import Team, User
 
-GB = 1_000_000_000
 # What stands around a file in a multipart body.
 ENVELOPE = 64 * 1024
 LIFE = timedelta(days=30)
@@ -158,7 +157,7 @@ def keep(team: int, key: int, sent: Sent) -> ApiFile:
         # One after the other: two files for the last room of the quota.
         Team.objects.select_for_update(no_key=True).get(pk=team)
         assert sent.size is not None
-        check_quota(team, sent.size)
+        check_quota(team, sent.size, key)
         kept_for = LIFE if seconds is None else timedelta(seconds=seconds)
         return _settle_down(
             sent.path,
@@ -201,20 +200,20 @@ def life(anchor: Any, seconds: Any, param: str) -> int:
     return int(seconds)
 
 
-def check_quota(team: int, wanted: int) -> None:
-    """413 where so many bytes more are too many for the team."""
-    used, most = usage(team), int(settings.API_FILES_GB * GB)
-    if used + wanted > most:
-        text = (
-            f"The team's files may take {most / GB:,.1f} GB together, and {used / GB:,.1f} are used: delete "
-            "some first, or ask whoever runs this site for more (SLIPWAY_API_FILES_GB)."
-        )
-        raise Refusal(413, text, "files_quota_exceeded", "file")
+def check_quota(team: int, wanted: int, key: int) -> None:
+    """413 where so many bytes more are too many for the team, or for whoever made the key."""
+    maker = User.objects.filter(pk__in=ApiKey.objects.filter(pk=key).values("created_by")).first()
+    try:
+        admission.check_storage(Team.objects.get(pk=team), maker, "files", wanted)
+    except admission.QuotaReached as reached:
+        raise Refusal(413, str(reached), "files_quota_exceeded", "file") from reached
 
 
-def usage(team: int) -> int:
-    """Bytes of all files of a team."""
-    return _living(team).aggregate(total=Sum("size_bytes"))["total"] or 0
+def usage(team: Team, person: User | None = None) -> int:
+    """Bytes of all files of a team, or of those that came with one person's keys."""
+    rows = _living(team.pk)
+    held = rows.filter(key__created_by=person) if person else rows
+    return held.aggregate(total=Sum("size_bytes"))["total"] or 0
 
 
 def too_large() -> Refusal:

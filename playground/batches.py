@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.db.models import Count, Q, QuerySet
 from django.db.models.functions import Now
 
-from playground import access, adapters, deployments, events, nudges
+from playground import access, adapters, admission, deployments, events, nudges
 from playground.models import (
     Batch,
     BatchColumn,
@@ -64,6 +64,7 @@ def begin(
     _refuse_version(team, version)
     _refuse_columns(team, columns)
     with transaction.atomic():
+        _within_quota(team, user, version.row_count * len(columns))
         batch = Batch.objects.create(
             team=team,
             created_by=user,
@@ -81,6 +82,13 @@ def begin(
         announce(batch)
     batch.refresh_from_db()
     return batch
+
+
+def _within_quota(team: Team, user: User | None, rows: int) -> None:
+    try:
+        admission.check_batch(team, user, rows)
+    except admission.QuotaReached as reached:
+        raise BatchRefused(str(reached)) from reached
 
 
 def pause(batch: Batch, user: User | None) -> None:

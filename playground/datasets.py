@@ -18,14 +18,13 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Max, Sum
 from django.db.models.functions import Now
 
-from playground import access, disk, events, reading
+from playground import access, admission, disk, events, quotas, reading
 from playground.models import Batch, Dataset, DatasetRow, DatasetVersion, Team, User
 from playground.reading import Looked, Problem, Refusal, Row, Shape
 
 # The file as a whole, or the name, is not taken. `line` where known; `status` is the HTTP one.
 DatasetRefused = Refusal
 
-GB = 1_000_000_000
 TABLE = DatasetRow._meta.db_table
 COLUMNS = "version_id, number, line, custom_id, url, body, cells, expected"
 PROBLEMS = 100
@@ -176,7 +175,7 @@ def begin(
     with transaction.atomic():
         # One after the other: two that begin at once, or the last room of the quota.
         Team.objects.select_for_update(no_key=True).get(pk=dataset.team_id)
-        check_room(dataset.team, size)
+        check_room(dataset.team, size, user)
         last = dataset.versions.aggregate(last=Max("number"))["last"] or 0
         return DatasetVersion.objects.create(
             dataset=dataset,
@@ -270,26 +269,24 @@ def copy_rows(source: DatasetVersion, target: DatasetVersion) -> int:
 # Room
 
 
-def usage(team: Team) -> int:
-    """Bytes of the team's datasets: of each version its file's, or its rows' where those are more."""
-    held = DatasetVersion.objects.filter(dataset__team=team).aggregate(total=Sum("size_bytes"))
+def usage(team: Team, person: User | None = None) -> int:
+    """Bytes of the team's datasets, or one person's: of each version its file's, or its rows' where more."""
+    rows = DatasetVersion.objects.filter(dataset__team=team)
+    held = (rows.filter(created_by=person) if person else rows).aggregate(total=Sum("size_bytes"))
     return held["total"] or 0
 
 
-def most() -> int:
-    """Bytes that one team's datasets may take together."""
-    return int(settings.DATASETS_QUOTA_GB * GB)
+def most(team: Team) -> int:
+    """Bytes that the team's datasets may take together."""
+    return quotas.storage_most(team, "datasets")
 
 
-def check_room(team: Team, wanted: int) -> None:
-    """DatasetRefused when `wanted` more bytes go past the team's quota, or past what the disk may take."""
-    used = usage(team)
-    if used + wanted > most():
-        raise DatasetRefused(
-            f"The team's datasets may take {most() / GB:,.1f} GB together, and {used / GB:,.1f} are used: "
-            "delete one first, or ask whoever runs this site for more (SLIPWAY_DATASETS_QUOTA_GB).",
-            status=507,
-        )
+def check_room(team: Team, wanted: int, user: User | None = None) -> None:
+    """DatasetRefused when `wanted` more bytes go past the team's quota, or `user`'s, or the disk's."""
+    try:
+        admission.check_storage(team, user, "datasets", wanted)
+    except admission.QuotaReached as reached:
+        raise DatasetRefused(str(reached), status=507) from reached
     try:
         disk.brake(settings.HOME, wanted)
     except disk.DiskFull as problem:

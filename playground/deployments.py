@@ -16,7 +16,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from playground import access, adapters, conversations, edits, engines, events, nudges
+from playground import access, adapters, admission, conversations, edits, engines, events, nudges
 from playground import extra as extra_arguments
 from playground import options as engine_options
 from playground.engines.base import Reason, ReasonCode
@@ -130,7 +130,10 @@ def request(
             released=released,
             last_used_at=Now(),
         )
-        access.audit(user, team, "start", f"deployment:{row.pk}", model=model.name, engine=engine)
+        _within_quotas(row, replaces)
+        access.audit(
+            user, team, "start", f"deployment:{row.pk}", name=row.name, model=model.name, engine=engine
+        )
         _announce(row.pk, team.pk)
     row.refresh_from_db()
     return row
@@ -198,7 +201,8 @@ def succeed(deployment: Deployment) -> bool:
 def start(deployment: Deployment, user: User | None) -> None:
     """It should run; forgets earlier failures. Asking twice changes nothing."""
     _refuse_released(deployment, "start")
-    _wish(deployment, user, "start", desired=Deployment.Desired.RUNNING)
+    with transaction.atomic():
+        _run(deployment, user, "start")
 
 
 def stop(deployment: Deployment, user: User | None) -> None:
@@ -212,7 +216,7 @@ def restart(deployment: Deployment, user: User | None) -> None:
     """Replace its replicas: the old ones are drained and stopped, then new ones start."""
     _refuse_released(deployment, "restart")
     with transaction.atomic():
-        _wish(deployment, user, "restart", desired=Deployment.Desired.RUNNING)
+        _run(deployment, user, "restart")
         for replica in deployment.replicas.exclude(state__in=[*Replica.TERMINAL, State.LOST]):
             end(replica, Reason(ReasonCode.ASKED, "Restarted as asked."))
 
@@ -577,6 +581,23 @@ def _refuse_released(deployment: Deployment, verb: str) -> None:
         raise DeploymentRefused(
             {"": f"{deployment.name} serves an endpoint: {verb} is refused here; use the endpoint's page."}
         )
+
+
+def _run(deployment: Deployment, user: User | None, verb: str) -> None:
+    """It should run. What did not, and now would, is held to the quotas."""
+    runs = Deployment.objects.filter(pk=deployment.pk, desired=Deployment.Desired.RUNNING, problem="")
+    ran = runs.exists()
+    _wish(deployment, user, verb, desired=Deployment.Desired.RUNNING)
+    if not ran:
+        _within_quotas(deployment)
+
+
+def _within_quotas(deployment: Deployment, replaced: Deployment | None = None) -> None:
+    try:
+        admission.check_replicas(deployment, replaced.pk if replaced else None)
+        admission.check_gpus(deployment)
+    except admission.QuotaReached as reached:
+        raise DeploymentRefused({"": str(reached)}) from reached
 
 
 def _wish(deployment: Deployment, user: User | None, verb: str, *, desired: str) -> None:

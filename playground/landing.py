@@ -12,14 +12,13 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Sum
 
-from playground import access, catalogue, disk, jobs, safety, weights
+from playground import access, admission, catalogue, disk, jobs, quotas, safety, weights
 from playground.jobs import JobFailed, Work
-from playground.models import Job, Model, ModelFormat, Node, Team, Upload
+from playground.models import Job, Model, ModelFormat, Node, Team, Upload, User
 
 INCOMING = ".incoming"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", re.ASCII)
 MAX_DEPTH = 3
-GB = 1_000_000_000
 
 
 class LandingRefused(Exception):
@@ -64,29 +63,34 @@ def check_path(path: str) -> None:
         raise NotNeeded(f"{path} is left out: {safety.why_not(path)}")
 
 
-def check_room(team: Team, wanted: int) -> None:
-    """LandingRefused when `wanted` more bytes go past the team's quota, DiskFull when past the disk's."""
-    used = usage(team)
-    if used + wanted > most():
-        raise LandingRefused(
-            f"The team's own models may take {most() / GB:,.1f} GB together, and {used / GB:,.1f} are used: "
-            "remove one first, or ask whoever runs this site for more (SLIPWAY_TEAM_QUOTA_GB)."
-        )
+def check_room(team: Team, wanted: int, user: User | None = None) -> None:
+    """LandingRefused where `wanted` more bytes are too many for team or `user`; DiskFull past the disk's."""
+    try:
+        admission.check_storage(team, user, "models", wanted)
+    except admission.QuotaReached as reached:
+        raise LandingRefused(str(reached)) from reached
     disk.brake(catalogue.root(), wanted)
 
 
-def most() -> int:
-    """Bytes that one team's own models may take together."""
-    return int(settings.TEAM_QUOTA_GB * GB)
+def most(team: Team) -> int:
+    """Bytes that the team's own models may take together."""
+    return quotas.storage_most(team, "models")
 
 
-def usage(team: Team) -> int:
-    """Bytes of the team's own models, of whole files on their way as uploads, of what imports left so far."""
+def usage(team: Team, person: User | None = None) -> int:
+    """Bytes of the team's own models, of whole files on their way as uploads, of what imports left so far.
+
+    Of one person's when one is named; what imports left is only the team's.
+    """
     landed = ModelFormat.objects.filter(
         model__team=team, model__missing=False, model__origin__has_key="landed"
     )
     coming = Upload.objects.filter(team=team)
+    if person:
+        landed, coming = landed.filter(model__created_by=person), coming.filter(created_by=person)
     held = [rows.aggregate(total=Sum("size_bytes"))["total"] or 0 for rows in (landed, coming)]
+    if person:
+        return sum(held)
     uploads = {folder(team.pk, name) for name in coming.values_list("name", flat=True)}
     gathered = (catalogue.root() / INCOMING).glob(f"{team.pk}-*")
     return sum(held) + sum(weights.bytes_below(one) for one in gathered if one not in uploads)

@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from playground import (
     adapters,
+    admission,
     catalogue,
     configurations,
     deployments,
@@ -179,8 +180,15 @@ def _advance(replica: Replica) -> None:
 def _choose(replica: Replica) -> None:
     """pending → preparing, on the best node; else the reason goes on the row."""
     row = replica.deployment
+    if why := admission.may_place(row):
+        deployments.wait_for_room(replica, why, tell=True)
+        return
     asked = [(wants.want(row, node), wants.room(row, node)) for node in wants.accepting()]
-    found = places.place([(want, room) for want, room in asked if want is not None])
+    wanted = [(want, room) for want, room in asked if want is not None]
+    found = places.place(wanted)
+    if not isinstance(found, places.NoRoom) and found.build == "cuda" and (why := admission.gpus_spent(row)):
+        on_cpu = [(want, room) for want, room in wanted if want.build != "cuda"]
+        found = places.place(on_cpu) if on_cpu else places.NoRoom(why)
     if isinstance(found, places.NoRoom):
         fresh = replica.created_at > timezone.now() - timedelta(seconds=NO_NODE_S)
         deployments.wait_for_room(replica, found.reason, tell=bool(asked) or not fresh)

@@ -130,6 +130,17 @@ try:
     )
     # What the datasets of one team may take together in the database.
     DATASETS_QUOTA_GB = env.float("SLIPWAY_DATASETS_QUOTA_GB", 20.0)
+    # What a team, and a person's own team, may take where its row does not say; None is no limit. Storage: none
+    # of a team's own means the limits of each kind above.
+    QUOTAS: dict[str, dict[str, float | None]] = {
+        kind: {
+            "replicas": env.float(f"SLIPWAY_{kind.upper()}_REPLICAS", replicas),
+            "gpu_hours_day": env.float(f"SLIPWAY_{kind.upper()}_GPU_HOURS", None),
+            "storage_gb": env.float(f"SLIPWAY_{kind.upper()}_STORAGE_GB", storage),
+            "batch_rows_day": env.float(f"SLIPWAY_{kind.upper()}_BATCH_ROWS", None),
+        }
+        for kind, replicas, storage in (("team", None, None), ("personal", 4.0, 50.0))
+    }
     # Waits before a failed start is tried again; the last one repeats.
     RETRY_S = env.list("SLIPWAY_RETRY_S", [1.0, 5.0, 15.0, 60.0], subcast=float)
     # The gateway: a request's body, a wait for a replica on its way, a client that stops reading, the

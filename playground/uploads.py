@@ -83,7 +83,7 @@ def begin(team: Team, user: User, name: str, path: str, size: int, sha256: str =
         if known:
             return _go_on(known, size, sha256)
         _check_others(team, name, path)
-        landing.check_room(team, size)
+        landing.check_room(team, size, user)
         return Upload.objects.create(
             team=team, created_by=user, name=name, path=path, size_bytes=size, sha256=sha256
         )

@@ -47,7 +47,7 @@ def listing(request: Request) -> HttpResponse:
         "q": query,
         "may_add": access.can(request.user, "chat", team),
         "used": datasets.usage(team),
-        "most": datasets.most(),
+        "most": datasets.most(team),
     }
     part = "playground/datasets.html#list" if request.htmx else "playground/datasets.html"
     return render(request, part, context)

@@ -42,7 +42,7 @@ def panel(request: Request, **more: Any) -> dict[str, Any]:
         "landed": _landed(team),
         "piece": uploads.PIECE,
         "own_used": landing.usage(team),
-        "own_most": landing.most(),
+        "own_most": landing.most(team),
         **more,
     }
 
