@@ -34,3 +34,8 @@ def acting(via: str, address: str = "", who: str = "") -> Iterator[None]:
         yield
     finally:
         _now.reset(token)
+
+
+def come_by(via: str, who: str = "") -> None:
+    """For the rest of the request whose `acting` this is inside: it came that way, by this token."""
+    _now.set(Acting(via, _now.get().address, who))

@@ -23,7 +23,7 @@ from django.db import IntegrityError, connections, transaction
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
-from playground import events, nudges
+from playground import access, events, nudges
 from playground.models import Job, Node, Team, User
 from playground.work import Cancelled, Interrupted, JobFailed, Work, end_leftovers, folder, in_words, lease
 
@@ -101,6 +101,9 @@ def request(
                 job = Job.objects.create(
                     kind=kind, node=node, target=target, arguments=dict(arguments), team=team, created_by=user
                 )
+                if user is not None:
+                    what = job.get_kind_display().lower()
+                    access.audit(user, team, what, f"job:{job.pk}", name=target, node=node.name)
         except IntegrityError:
             continue  # Somebody else made it between the two statements.
         announce(job)
@@ -120,6 +123,11 @@ def failed_since(node: Node, target: str, since: datetime | None) -> Job | None:
     return newest if newest.ended_at and newest.ended_at >= since else None
 
 
+def require_cancel(job: Job, user: User) -> None:
+    """Whoever may start things may cancel what they wait for; engines are the site's."""
+    access.require(user, "install" if "environment" in job.kind else "start", job.team)
+
+
 def cancel(job: Job, user: User | None) -> bool:
     """Ask for the end of a job; False when it had ended.
 
@@ -133,6 +141,9 @@ def cancel(job: Job, user: User | None) -> bool:
         _put_right(job)
     running = Job.objects.filter(pk=job.pk, state=Job.State.RUNNING, cancel_requested_at__isnull=True)
     asked = ended or running.update(cancel_requested_at=Now(), error=_cancelled_by(user))
+    if asked:
+        change = {"before": {"state": job.state}, "after": {"state": Job.State.CANCELLED.value}}
+        access.audit(user, job.team, "cancel job", f"job:{job.pk}", name=job.target, **change)
     announce(job)
     return bool(asked)
 

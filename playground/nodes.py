@@ -18,12 +18,13 @@ from typing import Any
 
 import psutil
 from django.conf import settings
+from django.db import transaction
 from django.db.models.functions import Now
 
-from playground import catalogue, deployments, environments, events, jobs, processes
+from playground import access, catalogue, deployments, environments, events, jobs, processes
 from playground import hardware as machine
 from playground.engines.base import Gpu, Hardware, Reason, ReasonCode
-from playground.models import Job, Node, Replica
+from playground.models import Job, Node, Replica, Team, User
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +97,14 @@ def accept() -> None:
     events.notify(None, f"node:{node.pk}", "nodes")
 
 
-def set_price(node: Node, per_hour: Decimal | None) -> None:
+def set_price(node: Node, per_hour: Decimal | None, user: User, team: Team) -> None:
     """What an hour of it costs, in whatever currency the team reckons; None is unknown."""
-    Node.objects.filter(pk=node.pk).update(price_per_hour=per_hour)
+    before = None if node.price_per_hour is None else str(node.price_per_hour)
+    after = None if per_hour is None else str(per_hour)
+    with transaction.atomic():
+        Node.objects.filter(pk=node.pk).update(price_per_hour=per_hour)
+        change = {"before": {"price_per_hour": before}, "after": {"price_per_hour": after}}
+        access.audit(user, team, "set price", f"node:{node.pk}", name=node.name, **change)
     events.notify(None, f"node:{node.pk}", "nodes")
 
 

@@ -14,7 +14,7 @@ from playground.views.request import Request
 def cancel(request: Request, pk: int) -> HttpResponse:
     """Whoever may start things may cancel what they wait for."""
     job = access.fetch(request.user, Job.objects.all(), pk, write=True)
-    access.require(request.user, "install" if "environment" in job.kind else "start", job.team)
+    jobs.require_cancel(job, request.user)
     if not jobs.cancel(job, request.user):
         messages.info(request, "It had ended already.")
     return redirect("nodes")

@@ -57,8 +57,7 @@ def price(request: Request, pk: int) -> HttpResponse:
     if text and not PRICE.fullmatch(text):
         wrong = {"node": node.pk, "price": text, "price_error": "A number like 2.49, or nothing."}
         return render(request, "playground/nodes.html", _context(request) | {"wrong": wrong}, status=422)
-    machines.set_price(node, Decimal(text) if text else None)
-    access.audit(request.user, team, "set price", f"node:{node.pk}", price_per_hour=text)
+    machines.set_price(node, Decimal(text) if text else None, request.user, team)
     messages.success(request, f"The price of {node.name} was changed.")
     return redirect("nodes")
 
