@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Max, QuerySet
 
 from endpoints.models import Endpoint, EndpointEvent, Release
-from playground import deployments, events, tally
+from playground import access, deployments, events, tally
 from playground.engines.base import ReasonCode
 from playground.models import (
     Batch,
@@ -336,7 +336,13 @@ def _record(
     previous: Release | None = None,
     note: str = "",
 ) -> None:
-    """Keep who did what, and tell the browsers."""
+    """Keep who did what, in the endpoint's history and in the audit log, and tell the browsers."""
+    change: dict[str, Any] = {
+        "before": {"live": previous.number} if previous else None,
+        "after": {"release": release.number} if release else {"live": None},
+    }
+    about = f"endpoint:{endpoint.name}"
+    access.audit(user, endpoint.team, f"endpoint {action}", about, name=endpoint.name, **change, note=note)
     EndpointEvent.objects.create(
         endpoint=endpoint, action=action, release=release, previous=previous, user=user, note=note
     )

@@ -78,7 +78,8 @@ def begin(
         )
         made = [_column(batch, position, wanted, user) for position, wanted in enumerate(columns)]
         _makeitems_of(batch, made)
-        access.audit(user, team, "begin batch", f"batch:{batch.pk}", rows=version.row_count)
+        about, after = f"batch:{batch.pk}", {"rows": version.row_count, "columns": len(columns)}
+        access.audit(user, team, "begin batch", about, name=batch.name, after=after)
         announce(batch)
     batch.refresh_from_db()
     return batch
@@ -96,7 +97,7 @@ def pause(batch: Batch, user: User | None) -> None:
     _require(batch, user)
     if not move(batch, [State.RUNNING], State.PAUSED):
         raise BatchRefused(f"It is {batch.get_state_display()}: only what runs can be paused.")
-    access.audit(user, batch.team, "pause batch", f"batch:{batch.pk}")
+    _record(batch, user, "pause batch", State.RUNNING)
 
 
 def resume(batch: Batch, user: User | None) -> None:
@@ -106,19 +107,20 @@ def resume(batch: Batch, user: User | None) -> None:
         if not move(batch, [State.PAUSED], State.RUNNING):
             raise BatchRefused(f"It is {batch.get_state_display()}: only what is paused can go on.")
         _start_again(batch, user)
-        access.audit(user, batch.team, "resume batch", f"batch:{batch.pk}")
+        _record(batch, user, "resume batch", State.PAUSED)
 
 
 def cancel(batch: Batch, user: User | None) -> None:
     """Ask no more rows and hang up on those being answered; what was answered stays. Twice is once."""
     _require(batch, user)
+    before = batch.state
     with transaction.atomic():
         if not move(batch, [State.VALIDATING, State.RUNNING, State.PAUSED], State.CANCELLING):
             if batch.state in (State.CANCELLING, State.CANCELLED):
                 return
             raise BatchRefused(f"It is {batch.get_state_display()} already.")
         items_of(batch).filter(state=Item.WAITING).update(state=Item.CANCELLED, retry_at=None)
-        access.audit(user, batch.team, "cancel batch", f"batch:{batch.pk}")
+        _record(batch, user, "cancel batch", before)
 
 
 def retry_failed(batch: Batch, user: User | None) -> int:
@@ -132,7 +134,8 @@ def retry_failed(batch: Batch, user: User | None) -> int:
         if count and move(batch, [State.FINALIZING, State.COMPLETED], State.RUNNING, ended_at=None):
             _start_again(batch, user)
         if count:
-            access.audit(user, batch.team, "retry batch", f"batch:{batch.pk}", rows=count)
+            about = f"batch:{batch.pk}"
+            access.audit(user, batch.team, "retry batch", about, name=batch.name, rows=count)
             announce(batch)
     batch.refresh_from_db()
     return count
@@ -294,6 +297,12 @@ def say(column: BatchColumn, problem: str) -> None:
 def keep_concurrency(column: int, concurrency: int) -> None:
     """How many at once were enough: where the next slice begins."""
     BatchColumn.objects.filter(pk=column).exclude(concurrency=concurrency).update(concurrency=concurrency)
+
+
+def _record(batch: Batch, user: User | None, act: str, before: str) -> None:
+    """Keep in the audit log that its state was changed; `batch` has the new one."""
+    change = {"before": {"state": str(before)}, "after": {"state": batch.state}}
+    access.audit(user, batch.team, act, f"batch:{batch.pk}", name=batch.name, **change)
 
 
 def _require(batch: Batch, user: User | None) -> None:

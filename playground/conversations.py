@@ -1,11 +1,12 @@
 """Conversations as people keep them: begun, named, set up, searched, deleted. What is said: `generation`."""
 
+import hashlib
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from playground import adapters, events, kinds
+from playground import access, adapters, events, kinds
 from playground.models import Column, Conversation, Deployment, Generation, Model, Team, User
 
 UNTITLED = "New conversation"
@@ -41,12 +42,15 @@ def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation
     return row
 
 
-def rename(conversation: Conversation, title: str) -> None:
+def rename(conversation: Conversation, title: str, user: User) -> None:
     title = " ".join(title.split())[:200]
     if not title:
         raise ConversationRefused("A conversation needs a name.")
+    before = conversation.title
     Conversation.objects.filter(pk=conversation.pk).update(title=title)
     conversation.title = title
+    if title != before:
+        record(conversation, user, "rename conversation", {"title": before}, {"title": title})
     tell(conversation)
 
 
@@ -62,10 +66,15 @@ def name_after(conversation: Conversation, text: str) -> bool:
     return bool(named)
 
 
-def configure(conversation: Conversation, system_prompt: str, parameters: dict[str, Any]) -> None:
+def configure(
+    conversation: Conversation, system_prompt: str, parameters: dict[str, Any], user: User
+) -> None:
     """From the next message on. `parameters` holds only what was set."""
     require_prompt(system_prompt)
     prompt = system_prompt.replace("\r\n", "\n")
+    before, after = _setting(conversation.system_prompt, conversation.parameters), _setting(prompt, parameters)
+    if before != after:
+        record(conversation, user, "set up conversation", before, after)
     Conversation.objects.filter(pk=conversation.pk).update(system_prompt=prompt, parameters=parameters)
     conversation.system_prompt, conversation.parameters = prompt, parameters
 
@@ -111,12 +120,15 @@ def move(old: Deployment, new: Deployment) -> None:
         tell(conversation)
 
 
-def delete(conversation: Conversation) -> None:
+def delete(conversation: Conversation, user: User) -> None:
     """With every message; refused while an answer streams, so that nothing writes into what is gone."""
     if Generation.objects.filter(turn__conversation=conversation, state__in=Generation.LIVE).exists():
         raise ConversationRefused("An answer is still streaming here: stop it first.")
-    tell(conversation)
-    conversation.delete()
+    before = {"title": conversation.title, "messages": conversation.turns.count()}
+    with transaction.atomic():
+        record(conversation, user, "delete conversation", before, None)
+        tell(conversation)
+        conversation.delete()
 
 
 def find(team: Team, query: str) -> QuerySet[Conversation]:
@@ -126,6 +138,24 @@ def find(team: Team, query: str) -> QuerySet[Conversation]:
     if not query:
         return rows
     return rows.filter(Q(title__icontains=query) | Q(turns__text__icontains=query)).distinct()
+
+
+def record(
+    conversation: Conversation,
+    user: User,
+    act: str,
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+) -> None:
+    """Keep in the audit log what was done to it; what was said in it is its own record."""
+    about, name = f"conversation:{conversation.pk}", conversation.title
+    access.audit(user, conversation.team, act, about, name=name, before=before, after=after)
+
+
+def _setting(system_prompt: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """How it is set up, as the audit log keeps it: a system prompt by its digest, for it may be long."""
+    digest = hashlib.sha256(system_prompt.encode()).hexdigest()[:16] if system_prompt else ""
+    return {"system_prompt": digest, "characters": len(system_prompt), "parameters": parameters}
 
 
 def tell(conversation: Conversation) -> None:

@@ -72,6 +72,7 @@ def create(team: Team, user: User | None, name: str) -> Dataset:
     try:
         with transaction.atomic():
             row = Dataset.objects.create(team=team, created_by=user, name=name)
+            access.audit(user, team, "create dataset", f"dataset:{row.pk}", name=name)
     except IntegrityError as problem:
         raise DatasetRefused(
             f"The team has a dataset called {name} already: choose another name."
@@ -86,7 +87,9 @@ def remove(dataset: Dataset, user: User) -> None:
         Dataset.objects.select_for_update().get(pk=dataset.pk)
         if using := list(Batch.objects.filter(version__dataset=dataset).values_list("name", flat=True)[:4]):
             raise DatasetRefused(f"It is what {_listed(using)} ran on: delete those first.")
-        access.audit(user, dataset.team, "delete dataset", f"dataset:{dataset.pk}", name=dataset.name)
+        before = {"name": dataset.name, "versions": dataset.versions.count()}
+        about = f"dataset:{dataset.pk}"
+        access.audit(user, dataset.team, "delete dataset", about, name=dataset.name, before=before)
         _delete_versions(dataset.versions.all())
         dataset.delete()
     events.notify(dataset.team_id, "datasets")
@@ -100,7 +103,9 @@ def remove_version(version: DatasetVersion, user: User) -> None:
         if using := list(version.batches.values_list("name", flat=True)[:4]):
             raise DatasetRefused(f"It is what {_listed(using)} ran on: delete those first.")
         about = f"dataset:{dataset.pk}"
-        access.audit(user, dataset.team, "delete dataset version", about, number=version.number)
+        before = {"number": version.number, "source": version.source, "rows": version.row_count}
+        name = dataset.name
+        access.audit(user, dataset.team, "delete dataset version", about, name=name, before=before)
         _delete_versions(DatasetVersion.objects.filter(pk=version.pk))
     events.notify(dataset.team_id, "datasets", f"dataset:{dataset.pk}")
 
@@ -208,7 +213,9 @@ def fill(
     version.sha256, version.complete = sha256, True
     version.save()
     team = version.dataset.team
-    access.audit(version.created_by, team, "add dataset version", f"dataset:{version.dataset_id}")
+    after = {"number": version.number, "source": version.source, "rows": version.row_count}
+    about, name = f"dataset:{version.dataset_id}", version.dataset.name
+    access.audit(version.created_by, team, "add dataset version", about, name=name, after=after)
     events.notify(team.pk, "datasets", f"dataset:{version.dataset_id}")
     return version
 

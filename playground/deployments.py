@@ -233,8 +233,13 @@ def set_idle_timeout(deployment: Deployment, seconds: int | None, user: User | N
     _refuse_released(deployment, "an idle time-out")
     if fields := engine_options.judge_numbers(1, 1, seconds, None, None):
         raise DeploymentRefused(fields)
+    change = {
+        "before": {"idle_timeout_s": deployment.idle_timeout_s},
+        "after": {"idle_timeout_s": seconds},
+    }
     Deployment.objects.filter(pk=deployment.pk).update(idle_timeout_s=seconds, last_used_at=Now())
-    access.audit(user, deployment.team, "set idle time-out", f"deployment:{deployment.pk}", seconds=seconds)
+    about = f"deployment:{deployment.pk}"
+    access.audit(user, deployment.team, "set idle time-out", about, name=deployment.name, **change)
     _announce(deployment.pk, deployment.team_id)
 
 
@@ -282,7 +287,10 @@ def ready_replicas(deployment: Deployment) -> list[Replica]:
 
 def free(replica: Replica, user: User | None) -> bool:
     """A person says that nothing of a lost replica runs any more, so its place is free."""
-    access.audit(user, replica.deployment.team, "free", f"replica:{replica.pk}")
+    deployment = replica.deployment
+    before = {"state": replica.state}
+    about = f"replica:{replica.pk}"
+    access.audit(user, deployment.team, "free", about, name=deployment.name, before=before)
     return mark_freed(replica.pk)
 
 
@@ -610,7 +618,9 @@ def _wish(deployment: Deployment, user: User | None, verb: str, *, desired: str)
         )
         if not changed:
             raise DeploymentRefused({"": f"{deployment.name} was deleted."})
-        access.audit(user, deployment.team, verb, f"deployment:{deployment.pk}")
+        change = {"before": {"desired": deployment.desired}, "after": {"desired": str(desired)}}
+        about = f"deployment:{deployment.pk}"
+        access.audit(user, deployment.team, verb, about, name=deployment.name, **change)
         _announce(deployment.pk, deployment.team_id)
     deployment.refresh_from_db()
 

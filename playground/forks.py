@@ -38,6 +38,7 @@ def fork(
         images = _images(turns, made)
         said = _turns(turns, made, images)
         _answered(answers, columns, said, images)
+        conversations.record(made, user, "fork conversation", None, {"from": conversation.pk})
         conversations.tell(made)
     return made
 

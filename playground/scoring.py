@@ -61,7 +61,8 @@ def add(batch: Batch, scorer: Scorer, user: User) -> int:
             raise ScoringRefused(f"A batch has at most {MOST} scorers: take one away first.")
         held.scorers.append(scorer.kept())
         held.save(update_fields=["scorers"])
-        access.audit(user, batch.team, "add scorer", f"batch:{batch.pk}", kind=scorer.kind)
+        about, after = f"batch:{batch.pk}", {"kind": scorer.kind, "title": scorer.title}
+        access.audit(user, batch.team, "add scorer", about, name=batch.name, after=after)
         begin(held, user)
     events.notify(batch.team_id, f"batch:{batch.pk}")
     batch.scorers = held.scorers
@@ -75,10 +76,12 @@ def remove(batch: Batch, place: int, user: User) -> bool:
         held = Batch.objects.select_for_update(no_key=True).get(pk=batch.pk)
         if place not in [at for at, _ in scorers_of(held)]:
             return False
+        before = {"place": place, "kind": held.scorers[place].get("kind", "")}
         held.scorers[place]["removed"] = True
         held.save(update_fields=["scorers"])
         BatchScore.objects.filter(column__batch=batch, scorer=place).delete()
-        access.audit(user, batch.team, "remove scorer", f"batch:{batch.pk}", place=place)
+        about = f"batch:{batch.pk}"
+        access.audit(user, batch.team, "remove scorer", about, name=batch.name, before=before)
     events.notify(batch.team_id, f"batch:{batch.pk}")
     batch.scorers = held.scorers
     return True

@@ -43,9 +43,10 @@ def share(conversation: Conversation, user: User, sharing: str) -> None:
         raise access.Refused("Who may write is for its owner and the team's administrators to say.")
     if sharing not in Conversation.Sharing.values:
         raise SharingRefused("Choose whether the team may write or read.")
+    before, after = {"sharing": conversation.sharing}, {"sharing": sharing}
     Conversation.objects.filter(pk=conversation.pk).update(sharing=sharing)
     conversation.sharing = sharing
-    access.audit(user, conversation.team, "share", f"conversation:{conversation.pk}", sharing=sharing)
+    conversations.record(conversation, user, "share", before, after)
     conversations.tell(conversation)
 
 

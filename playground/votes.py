@@ -86,12 +86,14 @@ def hidden_of(conversation: Conversation, turns: Iterable[Turn], user: User) -> 
     return blind - set(Vote.objects.filter(turn__in=blind, user=user).values_list("turn", flat=True))
 
 
-def set_blind(conversation: Conversation, on: bool) -> None:
+def set_blind(conversation: Conversation, on: bool, user: User) -> None:
     """From the next message on. Turned off, all is shown; what was shown is not hidden again."""
     with transaction.atomic():
         changed = Conversation.objects.filter(pk=conversation.pk, blind=not on).update(blind=on)
         if changed and on:
             _mark_seen(conversation)
+        if changed:
+            conversations.record(conversation, user, "set blind", {"blind": not on}, {"blind": on})
     conversation.blind = on
     conversations.tell(conversation)
 

@@ -380,7 +380,7 @@ def rename(request: Request, pk: int) -> HttpResponse:
         part = "title" if "cancel" in request.GET else "rename"
         return render(request, f"{PAGE}#{part}", {"conversation": conversation, "may_chat": True})
     try:
-        conversations.rename(conversation, request.POST.get("title", ""))
+        conversations.rename(conversation, request.POST.get("title", ""), request.user)
     except conversations.ConversationRefused as problem:
         return refused(request, "#rename-note", str(problem))
     return render(request, f"{PAGE}#renamed", {"conversation": conversation, "may_chat": True})
@@ -390,7 +390,7 @@ def rename(request: Request, pk: int) -> HttpResponse:
 @require_POST
 def delete(request: Request, pk: int) -> HttpResponse:
     try:
-        conversations.delete(writable(request, pk))
+        conversations.delete(writable(request, pk), request.user)
     except conversations.ConversationRefused as problem:
         return refused(request, "#composer-note", str(problem))
     response = HttpResponse(status=204 if request.htmx else 302)
@@ -405,8 +405,9 @@ def settings(request: Request, pk: int) -> HttpResponse:
     conversation = writable(request, pk)
     errors: dict[str, str] = {}
     try:
+        parameters = sampling.read(request.POST.dict())
         conversations.configure(
-            conversation, request.POST.get("system_prompt", ""), sampling.read(request.POST.dict())
+            conversation, request.POST.get("system_prompt", ""), parameters, request.user
         )
     except sampling.BadParameters as problem:
         errors = problem.fields

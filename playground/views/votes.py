@@ -66,7 +66,7 @@ def blind(request: Request, pk: int) -> HttpResponse:
     """Turn blind mode on (?on=yes) or off."""
     conversation = access.fetch(request.user, Conversation.objects.select_related("team"), pk, write=True)
     sharing_rules.require_write(request.user, conversation)
-    votes.set_blind(conversation, request.POST.get("on") == "yes")
+    votes.set_blind(conversation, request.POST.get("on") == "yes", request.user)
     if not request.htmx:
         return redirect("conversation", conversation.pk)
     response = render(request, f"{BALLOT}#blind", {"conversation": conversation, "may_write": True})
