@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 from django.conf import settings
 
-from endpoints import idempotency, metrics, protocol, request_log, routing, stored, usage
+from endpoints import idempotency, limits, metrics, protocol, request_log, routing, stored, usage
 from endpoints.protocol import Refusal
 from endpoints.routing import Key, Route
 from endpoints.streams import Malformed, Stream
@@ -51,6 +51,7 @@ RETRYABLE = frozenset({"unreachable", "died_midway", "overloaded"})
 
 # What limits refuse was not let in: it leaves no record, and a flood of it no rows.
 TOO_MANY = 429
+HUNG_UP = 499
 
 JSON: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
@@ -67,6 +68,7 @@ async def startup() -> None:
     global _janitor
     await routing.startup()
     await idempotency.startup()
+    await limits.startup()
     await usage.startup()
     _janitor = asyncio.create_task(_look_after(), name="gateway janitor")
 
@@ -77,6 +79,7 @@ async def shutdown() -> None:
         _janitor.cancel()
         await asyncio.gather(_janitor, return_exceptions=True)
         _janitor = None
+    await limits.shutdown()
     await idempotency.shutdown()
     await usage.shutdown()
     await routing.shutdown()
@@ -100,6 +103,7 @@ class Exchange:
     """One request and its answer."""
 
     __slots__ = (
+        "_admission",
         "_body_until",
         "_buffered",
         "_claim",
@@ -108,6 +112,7 @@ class Exchange:
         "_gathers",
         "_kind",
         "_logged",
+        "_price",
         "_receive",
         "_send",
         "_sending_since",
@@ -152,6 +157,8 @@ class Exchange:
         self.busy_s: float | None = None
         self._logged: tuple[dict[str, Any], request_log.Answer] | None = None
         self._claim: idempotency.Claim | None = None
+        self._admission: limits.Admission | None = None
+        self._price = 0.0
         self.ttft: float | None = None
         self.usage: dict[str, Any] | None = None
         self._receive, self._send = receive, send
@@ -183,9 +190,20 @@ class Exchange:
         Exchange.buffered -= self._buffered
         if self._watch is not None:
             self._watch.cancel()
+        if self._admission is not None:
+            self._settle(self._admission)
         metrics.finished(self.label, self.status, monotonic() - self.began, self.ttft, self.usage)
         if self.key is not None and self.route is not None and self.status != TOO_MANY:
             usage.write(self._record(self.key, self.route))
+
+    def _settle(self, admission: limits.Admission) -> None:
+        """Count against the key's limits what this took, where that is known."""
+        told = usage.tokens(self.usage)
+        admission.close(
+            tokens=sum(told[name] or 0 for name in ("prompt_tokens", "completion_tokens")) or None,
+            cost=None if self.busy_s is None else self._price * self.busy_s,
+            failed=self.status >= 400 and self.ttft is None and self.usage is None and self.status != HUNG_UP,
+        )
 
     def _record(self, key: Key, route: Route) -> usage.Record:
         """What is kept of it: figures alone, and what was said where its endpoint logs requests."""
@@ -231,6 +249,9 @@ class Exchange:
         if kind is None and asked is None and not listing:
             raise protocol.unknown_route(self.method)
         key = self.key = await self._authorise(found)
+        address = asked.route if asked is not None else self.path.decode()
+        if not listing and not key.may_use(address):
+            raise Refusal(403, f"This key may not call {address}.", "route_not_allowed")
         if asked is not None:
             await self._store(key, found, asked)
         elif kind is None:
@@ -277,11 +298,15 @@ class Exchange:
         route = routing.find(key, name)
         if route is None:
             raise protocol.no_such_model(name)
+        if not key.may_call(name):
+            raise Refusal(403, "This key may not call that model.", "model_not_allowed", "model")
         return route
 
     # /v1/files and /v1/batches
 
     async def _store(self, key: Key, found: dict[bytes, bytes], asked: stored.Asked) -> None:
+        if self.method == "POST":
+            self._admission = await limits.admit(key, 0, 0)
         body = stored.Body(lambda: self._body(protocol.body_length(found)), self._pieces)
         answer = await stored.answer(asked, key, found, self.query, body)
         if not isinstance(answer, stored.Content):
@@ -374,12 +399,14 @@ class Exchange:
     async def _relay(self, key: Key, route: Route, body: dict[str, Any], tokens: int) -> None:
         """Send it to the best replica; to another one, once, where the first cannot be reached."""
         failed: set[int] = set()
+        self._admission = await limits.admit(key, route.deployment, tokens)
         while True:
             route, target = await self._replica(key, route, failed)
             sampling = route.sampling if self._kind in protocol.GENERATING else {}
             self._gathers = self._gathered(route)
             payload = protocol.prepare(body, sampling, target, route.quirks, gathered=self._gathers)
             self.route, self.replica = route, target.replica
+            self._price = routing.price(target.replica) or 0.0
             routing.take(route, target, tokens)
             share = sharing.Share()
             try:
@@ -543,6 +570,8 @@ class Exchange:
         self.started, self.status = True, status
         took = str(int((monotonic() - self.began) * 1000)).encode()
         headers = [*headers, (b"x-request-id", self.request_id.encode()), (b"openai-processing-ms", took)]
+        if self._admission is not None:
+            headers += self._admission.headers()
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _write(self, data: bytes, *, more: bool) -> None:
@@ -600,4 +629,4 @@ class Exchange:
             self._ended_by = ""
             await self._refuse(Refusal(408, "The body took too long to arrive.", "slow_body"))
         elif not self.status or self.started:
-            self.status = 499
+            self.status = HUNG_UP

@@ -132,7 +132,7 @@ async def claim(key: int, token: str, body: str) -> Claim | bytes:
 
 async def _claim(key: int, token: str, body: str) -> Claim | bytes:
     mine = Claim()
-    async with _connection() as connection:
+    async with borrow() as connection:
         lease = timedelta(seconds=settings.LEASE_S)
         if await sql.claim(
             connection, key=key, token=token, body=body, owner=mine.owner, lease=lease, life=LIFE
@@ -164,7 +164,7 @@ async def keep(claim: Claim, answer: bytes) -> None:
         await free(claim)
         return
     try:
-        async with _connection() as connection:
+        async with borrow() as connection:
             if await sql.keep(connection, claim.owner, answer):
                 _held.discard(claim.owner)
             else:
@@ -179,14 +179,14 @@ async def free(claim: Claim) -> None:
         return
     _held.discard(claim.owner)
     try:
-        async with _connection() as connection:
+        async with borrow() as connection:
             await sql.free(connection, claim.owner)
     except _AWAY as error:
         log.warning("an idempotency key waits for its lease to lapse: %s", type(error).__name__)
 
 
 @asynccontextmanager
-async def _connection() -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+async def borrow() -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     assert _pool is not None, "startup() opens it"
     async with _pool.connection() as connection:
         yield connection
@@ -199,11 +199,11 @@ async def _keep_leases() -> None:
         await asyncio.sleep(settings.LEASE_S / 4)
         try:
             if _held:
-                async with _connection() as connection:
+                async with borrow() as connection:
                     await sql.renew(connection, _held, timedelta(seconds=settings.LEASE_S))
             if monotonic() - swept > SWEEP_S:
                 swept = monotonic()
-                async with _connection() as connection:
+                async with borrow() as connection:
                     await sql.sweep(connection, LIFE, KEY_LIMIT)
         except _AWAY as error:
             log.warning("idempotency leases are not being renewed: %s", type(error).__name__)

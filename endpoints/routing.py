@@ -149,9 +149,7 @@ def find(key: Key, name: str) -> Route | None:
 
 def names(key: Key) -> list[Route]:
     """Every route the key may call."""
-    return [
-        route for (team, name), route in _table.routes.items() if team == key.team and key.may_call(name)
-    ]
+    return [route for (team, name), route in _table.routes.items() if team == key.team and key.may_call(name)]
 
 
 def prompt(key: Key, name: str) -> Prompt | None:

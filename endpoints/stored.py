@@ -49,10 +49,11 @@ _tidied = float("-inf")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request wants: a verb of ROUTES and the row's name, empty where there is none."""
+    """What a request wants: a verb of ROUTES, and the row's name, empty where there is none."""
 
     verb: str
     token: str = ""
+    route: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def find(method: str, path: bytes) -> Asked | None:
         return None
     noun, token, tail = match.groups(b"")
     verb = ROUTES.get((method, noun, bool(token), tail))
-    return Asked(verb, token.decode()) if verb else None
+    return Asked(verb, token.decode(), f"/v1/{noun.decode()}") if verb else None
 
 
 async def answer(

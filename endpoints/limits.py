@@ -1,0 +1,280 @@
+"""What a key may use, a minute and a day: requests, tokens, dollars; and how many requests at once.
+
+A request is let in when each limit has room for what it is thought to take; once it has ended, what it truly
+took is settled. Keys that replaced each other share their limits. Where the room comes from is `grants`':
+mostly it is here already, and nothing is asked of anyone.
+
+Windows are those of the clock, by UTC. Dollars need a price of the machine: what runs without one costs
+nothing here. A key without a limit of its own has one on concurrent requests, KEY_CONCURRENT a web process.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from time import monotonic
+from typing import Any
+
+import psycopg
+from django.conf import settings
+from psycopg_pool import PoolTimeout
+
+from endpoints import idempotency, routing, sql
+from endpoints.grants import Bank, Places, Purse
+from endpoints.protocol import Refusal
+from endpoints.routing import Key
+
+WINDOWS = {"minute": 60, "day": 86_400}
+# What one of each is counted in: dollars by the millionth.
+UNITS = {"requests": 1, "tokens": 1, "spend": 1_000_000}
+NAMES = tuple(f"{measure}_{window}" for measure in UNITS for window in WINDOWS)
+CONCURRENT = "concurrent"
+# Of one deployment's dollars a token, so much is taken from the newest answer.
+NEWEST = 0.2
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Meter:
+    """A line of keys: its limits as they are now, and what this process holds of them."""
+
+    family: int
+    limits: Mapping[str, float]
+    purses: dict[str, Purse]
+    places: Places
+    shared: bool
+    """Whether the places are everyone's, through Redis, or this process's own."""
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def follow(self, limits: Mapping[str, float]) -> None:
+        """Take over limits that were changed meanwhile."""
+        if limits != self.limits:
+            fresh = _meter(self.family, limits)
+            for name, purse in fresh.purses.items():
+                if old := self.purses.get(name):
+                    old.limit, old.dry = purse.limit, float("inf")
+                    fresh.purses[name] = old
+            self.purses, self.shared, self.places.limit = fresh.purses, fresh.shared, fresh.places.limit
+        self.limits = limits
+
+
+@dataclass(slots=True)
+class Admission:
+    """One request that was let in. `close` once, when it has ended."""
+
+    meter: Meter
+    deployment: int
+    taken: dict[str, float]
+    windows: dict[str, int]
+
+    def headers(self) -> Headers:
+        return _headers(self.meter)
+
+    def close(self, *, tokens: int | None, cost: float | None, failed: bool) -> None:
+        """Settle what was thought to be taken with what was; where that is not known it stays.
+
+        A request that failed before its answer began took nothing but itself.
+        """
+        self.meter.places.running -= 1
+        if not self.meter.purses:
+            return
+        truth = {"requests": 1.0, "tokens": tokens, "spend": None if cost is None else cost * UNITS["spend"]}
+        for name, thought in self.taken.items():
+            measure = name.partition("_")[0]
+            used = 0.0 if failed and measure != "requests" else truth[measure]
+            if used is not None:
+                self._settle(name, thought - used)
+        if tokens and cost is not None:
+            _learn(self.deployment, cost * UNITS["spend"] / tokens)
+
+    def _settle(self, name: str, over: float) -> None:
+        """Give back what was too much, in the window it was taken in; take what was too little, in any."""
+        purse = self.meter.purses.get(name)
+        if purse is not None and over:
+            purse.at(monotonic())
+            if over < 0 or purse.window == self.windows[name]:
+                purse.left += over
+
+
+_meters: dict[int, Meter] = {}
+_rates: dict[int, float] = {}
+
+
+def _purses() -> list[Purse]:
+    return [purse for meter in _meters.values() for purse in meter.purses.values()]
+
+
+def _shared_places() -> list[Places]:
+    return [meter.places for meter in _meters.values() if meter.shared]
+
+
+_bank = Bank(routing.BOOT_ID, lambda: routing.table().processes, _purses, _shared_places)
+
+
+async def startup() -> None:
+    await _bank.open()
+
+
+async def shutdown() -> None:
+    await _bank.close()
+
+
+def _meter(family: int, limits: Mapping[str, float]) -> Meter:
+    purses = {}
+    for name in NAMES:
+        if (most := limits.get(name)) is not None:
+            measure, _, window = name.partition("_")
+            key = f"slipway:limit:{family}:{name}"
+            purses[name] = Purse(key, int(most * UNITS[measure]), WINDOWS[window])
+    own = limits.get(CONCURRENT)
+    places = Places(f"slipway:places:{family}", int(own or settings.KEY_CONCURRENT))
+    return Meter(family, limits, purses, places, own is not None)
+
+
+async def admit(key: Key, deployment: int, tokens: int) -> Admission:
+    """Let a request in that may take about `tokens`, or refuse it with 429, naming the limit."""
+    meter = _meters.get(key.family)
+    if meter is None:
+        meter = _meters[key.family] = _meter(key.family, key.limits)
+    elif meter.limits is not key.limits:
+        meter.follow(key.limits)
+    await _sit(key, meter)
+    if not meter.purses:
+        return Admission(meter, deployment, {}, {})
+    try:
+        return await _take(key, meter, deployment, tokens)
+    except BaseException:
+        meter.places.running -= 1
+        raise
+
+
+async def _sit(key: Key, meter: Meter) -> None:
+    """Take a place among the concurrent requests."""
+    places = meter.places
+    if meter.shared and places.running >= places.held:
+        async with meter.turn:
+            if places.running >= places.held:
+                await _bank.seat(places)
+    if places.running >= (places.held if meter.shared else places.limit):
+        raise _too_many(key, meter)
+    places.running += 1
+
+
+async def _take(key: Key, meter: Meter, deployment: int, tokens: int) -> Admission:
+    wanted = _wanted(meter, deployment, tokens)
+    if not _holds(meter, wanted):
+        async with meter.turn:
+            for name, units in wanted.items():
+                await _bank.refill(meter.purses[name], units, _seed(meter.family, name))
+        if not _holds(meter, wanted):
+            raise _too_much(key, meter, wanted)
+    for name, units in wanted.items():
+        meter.purses[name].left -= units
+    windows = {name: meter.purses[name].window for name in wanted}
+    return Admission(meter, deployment, wanted, windows)
+
+
+def _wanted(meter: Meter, deployment: int, tokens: int) -> dict[str, float]:
+    """What the request is thought to take of each limit."""
+    amounts = {"requests": 1.0, "tokens": float(tokens)}
+    amounts["spend"] = max(1.0, tokens * _rates.get(deployment, 0.0)) if tokens else 0.0
+    return {name: amounts[name.partition("_")[0]] for name in meter.purses}
+
+
+def _holds(meter: Meter, wanted: Mapping[str, float]) -> bool:
+    now = monotonic()
+    for name, units in wanted.items():
+        purse = meter.purses.get(name)
+        if purse is None or (units > 0 and (now >= purse.until or purse.left < units)):
+            return False
+    return True
+
+
+def _learn(deployment: int, rate: float) -> None:
+    known = _rates.get(deployment, rate)
+    _rates[deployment] = known + NEWEST * (rate - known)
+
+
+def _seed(family: int, name: str) -> Callable[[], Any] | None:
+    """Reads what the day has used already; a minute needs none."""
+    measure, _, window = name.partition("_")
+    if window != "day":
+        return None
+
+    async def used() -> int:
+        try:
+            async with idempotency.borrow() as connection:
+                requests, tokens, spend = await sql.used_today(connection, family)
+        except (psycopg.Error, PoolTimeout, OSError):
+            return 0
+        return {"requests": requests, "tokens": tokens, "spend": ceil(spend * UNITS["spend"])}[measure]
+
+    return used
+
+
+# Words
+
+
+def _too_many(key: Key, meter: Meter) -> Refusal:
+    most = meter.places.limit
+    text = f"{key.name} may run {most:,} requests at once, and does."
+    if meter.shared and meter.places.running < most:
+        text = f"{key.name} may run {most:,} requests at once, and other web processes hold the rest."
+    return Refusal(429, text, "rate_limit_exceeded", headers={"retry-after": "1"})
+
+
+def _too_much(key: Key, meter: Meter, wanted: Mapping[str, float]) -> Refusal:
+    """Which limit has no room, and when it has again."""
+    now = monotonic()
+    lacking = [name for name in wanted if meter.purses[name].left < wanted[name]]
+    name = max(lacking, key=lambda one: meter.purses[one].until, default=next(iter(wanted)))
+    purse, window = meter.purses[name], name.partition("_")[2]
+    told = {header.decode(): value.decode() for header, value in _headers(meter)}
+    if wanted[name] > purse.limit:
+        text = (
+            f"This request may take about {amount(name, wanted[name])}, and {key.name} has "
+            f"{amount(name, purse.limit)} a {window}: ask for fewer tokens with max_tokens."
+        )
+        return Refusal(429, text, "rate_limit_exceeded", headers={"x-should-retry": "false", **told})
+    wait = max(1, ceil(purse.until - now))
+    when = f"{wait} s" if wait <= 60 else duration(wait)
+    text = f"{key.name} has used its {amount(name, purse.limit)} a {window}. Try again in {when}."
+    headers = {"retry-after": str(wait), **told}
+    if window == "day":
+        return Refusal(429, text, "insufficient_quota", headers={"x-should-retry": "false", **headers})
+    return Refusal(429, text, "rate_limit_exceeded", headers=headers)
+
+
+def amount(name: str, units: float) -> str:
+    """Of a limit: "600 requests", "$0.05"."""
+    measure = name.partition("_")[0]
+    if measure == "spend":
+        return f"${units / UNITS['spend']:,.6f}".rstrip("0").rstrip(".")
+    return f"{units:,.0f} {measure if units != 1 else measure[:-1]}"
+
+
+def _headers(meter: Meter) -> Headers:
+    """As OpenAI has them: of requests and of tokens, the minute's where there is one."""
+    found: Headers = []
+    now = monotonic()
+    for measure in ("requests", "tokens"):
+        purse = meter.purses.get(f"{measure}_minute") or meter.purses.get(f"{measure}_day")
+        if purse is not None:
+            name = measure.encode()
+            found += [
+                (b"x-ratelimit-limit-" + name, b"%d" % purse.limit),
+                (b"x-ratelimit-remaining-" + name, b"%d" % purse.remaining),
+                (b"x-ratelimit-reset-" + name, duration(max(0.0, purse.until - now)).encode()),
+            ]
+    return found
+
+
+def duration(seconds: float) -> str:
+    """ "250ms", "12s", "6m0s", "1h0m5s"."""
+    if seconds < 1:
+        return f"{ceil(seconds * 1000)}ms"
+    whole = ceil(seconds)
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{f'{hours}h' if hours else ''}{f'{minutes}m' if whole >= 60 else ''}{left}s"
