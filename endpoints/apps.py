@@ -7,12 +7,14 @@ class EndpointsConfig(AppConfig):
 
     def ready(self) -> None:
         """Join the site: its navigation, finder and needs, and the end of a drain."""
-        from endpoints import drain, files, joining
-        from playground import deployments, frame, quotas
+        from endpoints import drain, files, joining, usage_store
+        from playground import deployments, frame, nodes, quotas
 
         deployments.DRAIN_CHECKS.append(drain.acknowledged)
         frame.ITEMS.append(frame.Item("Endpoints", "endpoints:list", 70))
+        frame.ITEMS.append(frame.Item("Usage", "usage", 75))
         frame.NEEDS.append(joining.needs)
         frame.FINDERS.append(joining.find)
         frame.SECTIONS.append(joining.section)
+        nodes.SWEEPS.append(usage_store.adopt)
         quotas.STORAGE["files"] = ("files", "API_FILES_GB", files.usage)

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from endpoints import batches, promotion
+from endpoints import batches, promotion, usage_store
 
 
 @shared_task(name="endpoints.settle", ignore_result=True)
@@ -16,3 +16,9 @@ def settle() -> None:
 def advance_batch(pk: int) -> None:
     """Read the lines of a batch that lie on this node, or write what it came to."""
     batches.advance(pk)
+
+
+@shared_task(name="endpoints.forget_usage", ignore_result=True)
+def forget_usage() -> None:
+    """Delete usage and logged requests whose time is over."""
+    usage_store.forget()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -237,6 +238,10 @@ def runner_alive(pk: int) -> bool:
 # The sweep
 
 
+# What other applications do on their own node each SWEEP_S, beside this one.
+SWEEPS: list[Callable[[], object]] = []
+
+
 def sweep() -> None:
     """Make processes and rows on this node the same. Safe at any time and from several processes."""
     processes.sweep(settings.HOME, runner_alive)
@@ -246,6 +251,8 @@ def sweep() -> None:
     _start_due()
     for job in jobs.due():
         start_job(job.pk)
+    for own in SWEEPS:
+        own()
 
 
 def _settle(pk: int) -> None:

@@ -6,13 +6,14 @@ import re
 import secrets
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from environs import Env, EnvError
 
-from playground import servers
+from playground import providers, servers
 
 env = Env()
 # Connections to PostgreSQL that a process of each command may hold; the embedded server has room for 200.
@@ -76,6 +77,13 @@ def _database(url: str) -> dict[str, object]:
     }
 
 
+def _providers(variable: str, text: str, read: Callable[[str], dict[str, object]]) -> dict[str, object]:
+    try:
+        return read(text)
+    except providers.ProvidersRefused as problem:
+        sys.exit(f"slipway: {variable}: {problem}")
+
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 try:
     HOME = Path(env.str("SLIPWAY_HOME", str(Path.home() / ".slipway"))).expanduser().resolve()
@@ -113,6 +121,11 @@ try:
     DOWNLOADS_AT_ONCE = env.int("SLIPWAY_DOWNLOADS_AT_ONCE", 8)
     DOWNLOAD_SILENCE_S = env.float("SLIPWAY_DOWNLOAD_SILENCE_S", 30.0)
     DOWNLOAD_RETRY_S = env.list("SLIPWAY_DOWNLOAD_RETRY_S", [1.0, 2.0, 5.0, 15.0, 30.0], subcast=float)
+    # Providers that vouch for people, as JSON or the path of a file with it; see `providers`.
+    OIDC = env.str("SLIPWAY_OIDC", "")
+    SAML = env.str("SLIPWAY_SAML", "")
+    # How long browsers that came by TLS insist on it, in seconds.
+    HSTS_S = env.int("SLIPWAY_HSTS_S", 3600)
     # Networks besides the public internet in which teams may name servers of others: 10.0.0.0/8, 192.168.1.7.
     EXTERNAL_NETWORKS: list[str] = env.list("SLIPWAY_EXTERNAL_NETWORKS", [])
     # Earlier secret keys: what was encrypted with one is still read, and encrypted anew with the present one.
@@ -151,6 +164,10 @@ try:
     STALL_S = env.float("SLIPWAY_STALL_S", 30.0)
     KEEP_ALIVE_S = env.float("SLIPWAY_KEEP_ALIVE_S", 10.0)
     TABLE_STALE_S = env.float("SLIPWAY_TABLE_STALE_S", 60.0)
+    # Requests that one API key without a limit of its own may have under way in each web process.
+    KEY_CONCURRENT = env.int("SLIPWAY_KEY_CONCURRENT", 256)
+    # How long the record of each request of /v1 is kept.
+    USAGE_DAYS = env.int("SLIPWAY_USAGE_DAYS", 400)
 except EnvError as error:
     sys.exit(f"slipway: {error}")
 
@@ -163,6 +180,8 @@ if not NODE_NAME:
     NODE_NAME = _name.read_text().strip() if _name.exists() else "node-1"
 if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,58}", NODE_NAME):
     stop("SLIPWAY_NODE", "letters, digits and hyphens in lower case, at most 59")
+if not 0 < USAGE_DAYS < 100_000:
+    stop("SLIPWAY_USAGE_DAYS", "must be between 1 and 99999")
 if not 0 < PORT < 65536:
     stop("PORT", "must be between 1 and 65535")
 
@@ -219,6 +238,13 @@ INSTALLED_APPS = [
     "django.contrib.humanize",
     "channels",
     "django_htmx",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.usersessions",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
+    "allauth.socialaccount.providers.saml",
     "playground",
     "endpoints",
 ]
@@ -232,6 +258,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
 ]
@@ -257,12 +284,54 @@ TEMPLATES = [
 ]
 LOGIN_URL = "sign-in"
 LOGIN_REDIRECT_URL = "home"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}", "OPTIONS": given}
+    for name, given in (
+        ("UserAttributeSimilarityValidator", {}),
+        ("MinimumLengthValidator", {"min_length": 10}),
+        ("CommonPasswordValidator", {}),
+        ("NumericPasswordValidator", {}),
+    )
+]
+# Accounts come by invitation, and no mail server is needed.
+ACCOUNT_ADAPTER = "playground.signing_in.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*"]
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_UNIQUE_EMAIL = False
+ACCOUNT_PREVENT_ENUMERATION = False
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_DEFAULT_HTTP_PROTOCOL = "https" if PUBLIC else "http"
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 900
+MFA_ADAPTER = "playground.signing_in.SecondFactorAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+MFA_TOTP_ISSUER = "Slipway"
+# A clock half a minute off still signs in.
+MFA_TOTP_TOLERANCE = 1
+SOCIALACCOUNT_ADAPTER = "playground.signing_in.ProviderAdapter"
+SOCIALACCOUNT_PROVIDERS = {
+    "openid_connect": _providers("SLIPWAY_OIDC", OIDC, providers.oidc),
+    "saml": _providers("SLIPWAY_SAML", SAML, providers.saml),
+}
+# A provider's address is not kept as one of ours: it may be anybody's, and no mail is sent.
+SOCIALACCOUNT_EMAIL_AUTHENTICATION = False
+# allauth counts attempts in the cache. In PostgreSQL they hold for all web processes, and while Redis is
+# away; without PostgreSQL nobody signs in anyway.
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "playground_cache"}
+}
 SESSION_COOKIE_AGE = 30 * 24 * 3600
 SESSION_COOKIE_HTTPONLY = True
 # Cookies ignore ports, so each home has its own names: two copies do not sign each other out.
 SESSION_COOKIE_NAME = f"slipway_{servers.tag(HOME)}"
 CSRF_COOKIE_NAME = f"slipway_csrf_{servers.tag(HOME)}"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC
+SECURE_SSL_REDIRECT = PUBLIC
+# Short, and for this name alone: it binds whatever else the machine serves by that name, on every port.
+SECURE_HSTS_SECONDS = HSTS_S if PUBLIC else 0
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
@@ -291,6 +360,7 @@ CELERY_TASK_DEFAULT_QUEUE = "control"
 CELERY_BEAT_SCHEDULE = {
     "reconcile": {"task": "playground.reconcile", "schedule": SWEEP_S, "options": {"expires": SWEEP_S * 2}},
     "settle": {"task": "endpoints.settle", "schedule": 1.0, "options": {"expires": 2.0}},
+    "usage": {"task": "endpoints.forget_usage", "schedule": 1800.0, "options": {"expires": 1800.0}},
     "webhooks": {"task": "playground.webhooks", "schedule": 2.0, "options": {"expires": 4.0}},
 }
 
