@@ -6,8 +6,10 @@ class PlaygroundConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """What takes storage joins the quotas."""
-        from playground import datasets, landing, quotas
+        """Storage joins the quotas, wishes join the needs; sign-ins and their ends are heard."""
+        from playground import datasets, frame, landing, quotas, signing_in, start_wishes
 
         quotas.STORAGE["models"] = ("own models", "TEAM_QUOTA_GB", landing.usage)
         quotas.STORAGE["datasets"] = ("datasets", "DATASETS_QUOTA_GB", datasets.usage)
+        frame.NEEDS_OF.append(start_wishes.needs)
+        signing_in.listen()

@@ -63,6 +63,23 @@ def reveal(team: Team, name: str) -> str:
     return value
 
 
+def sealed(text: str) -> str:
+    """A person's secret, encrypted as those of teams are; its row keeps it."""
+    return _fernet().encrypt(text.encode()).decode()
+
+
+def opened(sealed_text: str) -> str:
+    """What `sealed` was given; Unreadable without its key."""
+    from cryptography.fernet import InvalidToken
+
+    try:
+        return _fernet().decrypt(sealed_text.encode()).decode()
+    except InvalidToken as problem:
+        raise Unreadable(
+            "It was encrypted with another SLIPWAY_SECRET_KEY: name that in SLIPWAY_OLD_SECRET_KEYS."
+        ) from problem
+
+
 def renew() -> int:
     """Encrypt all with the present key, where SLIPWAY_OLD_SECRET_KEYS names others; how many there were."""
     from cryptography.fernet import InvalidToken

@@ -6,11 +6,13 @@ from typing import Any
 from django.db.models import Model as DjangoModel
 from django.urls import URLPattern, path
 
+from playground import sign_in_urls
 from playground.declared import PUBLIC, Policy, guarded, open_to_all
 from playground.models import (
     Adapter,
     Batch,
     Column,
+    Comment,
     Conversation,
     Dataset,
     Deployment,
@@ -19,6 +21,8 @@ from playground.models import (
     Job,
     Model,
     Node,
+    Prompt,
+    ShareLink,
     Turn,
     Upload,
 )
@@ -28,6 +32,7 @@ from playground.views import (
     batch_new,
     batches,
     columns,
+    comments,
     conversations,
     datasets,
     deployments,
@@ -37,6 +42,7 @@ from playground.views import (
     home,
     hub,
     jobs,
+    links,
     load,
     models,
     nodes,
@@ -46,8 +52,8 @@ from playground.views import (
     quantise,
     scores,
     search,
+    shared,
     sharing,
-    signin,
     uploads,
     votes,
     widgets,
@@ -79,10 +85,10 @@ def public(route: str, view: Callable[..., Any], name: str, why: str) -> URLPatt
     return path(route, open_to_all(view, Policy(PUBLIC, PUBLIC, why=why)), name=name)
 
 
+WHOEVER = "Whoever has the link reads what it is to, until it ends or is taken back."
+
 urlpatterns: list[URLPattern] = [
-    public("sign-in/", signin.page, "sign-in", "Who is signed out signs in here."),
-    public("sign-in/<str:token>", signin.by_link, "sign-in-link", "The link itself says who one is."),
-    public("sign-out/", signin.leave, "sign-out", "It ends a session, and needs none."),
+    *sign_in_urls.urlpatterns,
     page("", home.page, "home", reads="view"),
     page("start-demo/", home.start_demo, "start-demo", writes="start"),
     page("start-comparison/", home.start_comparison, "start-comparison", writes="start"),
@@ -328,6 +334,42 @@ urlpatterns: list[URLPattern] = [
         reads="view",
         writes="chat",
         of=Conversation,
+    ),
+    page(
+        "playground/<int:pk>/links/",
+        links.of_conversation,
+        "conversation-links",
+        reads="view",
+        writes="chat",
+        of=Conversation,
+    ),
+    page("batches/<int:pk>/links/", links.of_batch, "batch-links", reads="view", writes="chat", of=Batch),
+    page("prompts/<int:pk>/links/", links.of_prompt, "prompt-links", reads="view", writes="chat", of=Prompt),
+    page("links/<int:pk>/revoke/", links.revoke, "share-link-revoke", writes="chat", of=ShareLink),
+    public("shared/<str:token>/", shared.page, "shared", WHOEVER),
+    public("shared/<str:token>/live/", shared.live, "shared-live", WHOEVER),
+    public("shared/<str:token>/rows/<int:number>/", shared.row, "shared-row", WHOEVER),
+    public("shared/<str:token>/pictures/<int:pk>/", shared.picture, "shared-picture", WHOEVER),
+    page(
+        "playground/<int:pk>/comments/",
+        comments.counts,
+        "conversation-comments",
+        reads="view",
+        of=Conversation,
+    ),
+    page(
+        "playground/answers/<int:pk>/comments/",
+        comments.panel,
+        "comments",
+        reads="view",
+        writes="chat",
+        of=Generation,
+    ),
+    page(
+        "playground/comments/<int:pk>/", comments.comment, "comment", reads="view", writes="chat", of=Comment
+    ),
+    page(
+        "playground/comments/<int:pk>/delete/", comments.delete, "comment-delete", writes="chat", of=Comment
     ),
     page("playground/<int:pk>/export/", sharing.export, "conversation-export", reads="view", of=Conversation),
     page("playground/<int:pk>/fork/", sharing.fork, "conversation-fork", writes="chat", of=Conversation),

@@ -1,27 +1,106 @@
-"""Signing in by a one-time link, and out."""
+"""Signing in: with a password, a passkey, a provider or a one-time link; the second factor; and out."""
 
-from django.contrib.auth import login, logout
-from django.http import HttpRequest, HttpResponse
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from allauth.account.adapter import get_adapter
+from allauth.account.models import Login
+from allauth.account.views import LoginView
+from allauth.mfa.base.views import AuthenticateView
+from allauth.mfa.webauthn.internal.flows import perform_passwordless_login
+from allauth.mfa.webauthn.views import LoginWebAuthnView
+from allauth.socialaccount.adapter import get_adapter as providers_adapter
+from django import forms
+from django.contrib.auth import logout
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
 from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 from django_htmx.http import HttpResponseClientRefresh
 
-from playground import access, teams
+from playground import events, signing_in, teams
 
 
-@never_cache
-@require_GET
-def page(request: HttpRequest) -> HttpResponse:
-    """How to get a link. A fragment asked for after the session ended reloads its page, and so leads here."""
-    if getattr(request, "htmx", False):
-        return HttpResponseClientRefresh()
-    if request.user.is_authenticated:
-        return redirect("home")
-    if target := _local(request, request.GET.get("next", "")):
-        request.session["next"] = target
-    return render(request, "playground/signin.html")
+class SignIn(LoginView):
+    """The page. A fragment asked for after the session ended reloads its page, and so leads here."""
+
+    template_name = "playground/signin.html"
+
+    def dispatch(self, request: HttpRequest, *args: Any, **keys: Any) -> HttpResponseBase:
+        if getattr(request, "htmx", False):
+            return HttpResponseClientRefresh()
+        if target := _local(request, request.GET.get("next", "")):
+            request.session["next"] = target
+        answer: HttpResponseBase = super().dispatch(request, *args, **keys)
+        return answer
+
+    def get_form(self, form_class: Any = None) -> forms.Form:
+        form: forms.Form = super().get_form(form_class)
+        form.fields["login"].label = "Name"
+        form.fields["login"].widget = forms.TextInput(
+            {"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"}
+        )
+        form.fields["password"].widget = forms.PasswordInput({"autocomplete": "current-password"})
+        return form
+
+    def get_context_data(self, **given: Any) -> dict[str, Any]:
+        target = _local(self.request, self.request.POST.get("next") or self.request.GET.get("next", ""))
+        return super().get_context_data(**given) | entrance(self.request) | {"next": target}
+
+
+def entrance(request: HttpRequest) -> dict[str, Any]:
+    """What every page that leads in shows: the providers, and whether passkeys work by this name."""
+    return {"providers": providers(request), "passkeys": passkeys_work(request)}
+
+
+def providers(request: HttpRequest) -> list[dict[str, str]]:
+    """Those of the settings: what they are called, and where a form leads to them."""
+    return [
+        {"id": one.app.provider_id, "name": one.name, "address": one.get_login_url(request)}
+        for one in providers_adapter().list_providers(request)
+    ]
+
+
+def passkeys_work(request: HttpRequest) -> bool:
+    """Browsers make passkeys for names, not for addresses of numbers, over TLS or on this machine."""
+    host = request.get_host().rpartition(":")[0] or request.get_host()
+    named = not host.startswith("[") and not host.replace(".", "").isdigit()
+    return named and (request.is_secure() or host == "localhost" or host.endswith(".localhost"))
+
+
+class ByPasskey(LoginWebAuthnView):
+    """A passkey and nothing else. GET, from the page's script: what the browser is to sign."""
+
+    def form_valid(self, form: Any) -> HttpResponse:
+        key = form.cleaned_data["credential"]
+        target = _local(self.request, self.request.POST.get("next", "")) or None
+        answer: HttpResponse = perform_passwordless_login(
+            self.request, key, Login(user=key.user, redirect_url=target)
+        )
+        return answer
+
+    def form_invalid(self, form: Any) -> HttpResponse:
+        signing_in.refused("", "passkey")
+        get_adapter().add_message(
+            self.request, 40, message="That passkey is not known here. Sign in another way."
+        )
+        return redirect("sign-in")
+
+
+class SecondFactor(AuthenticateView):
+    """After the password: a code, or a passkey."""
+
+    def form_invalid(self, form: Any) -> HttpResponse:
+        if "credential" in form.fields:
+            signing_in.refused(self.stage.login.user.get_username(), "passkey")
+        answer: HttpResponse = super().form_invalid(form)
+        return answer
+
+    def get_context_data(self, **given: Any) -> dict[str, Any]:
+        return super().get_context_data(**given) | {"passkeys": passkeys_work(self.request)}
 
 
 @never_cache
@@ -30,17 +109,41 @@ def by_link(request: HttpRequest, token: str) -> HttpResponse:
     """Sign in and go where the person was going; a used or old link says how to get a new one."""
     user = teams.sign_in_by(token)
     if user is None:
-        return render(request, "playground/signin.html", {"spent": True}, status=410)
+        signing_in.refused("", "link")
+        return render(request, "playground/link_spent.html", status=410)
     target = _local(request, request.session.pop("next", "")) or "/"
-    login(request, user, backend="django.contrib.auth.backends.ModelBackend")
-    access.audit(user, None, "sign in", f"user:{user.pk}")
+    signing_in.sign_in(request, user, "link")
     return redirect(target)
 
 
 @require_POST
 def leave(request: HttpRequest) -> HttpResponse:
+    user = request.user.pk
     logout(request)
+    if user is not None:
+        events.standing(user)
     return redirect("sign-in")
+
+
+def to_provider(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Lead to a provider by a page of ours: the policy for scripts lets no form lead to another site."""
+
+    def leaving(request: HttpRequest, **keys: Any) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        try:
+            answer = view(request, **keys)
+        except requests.RequestException as problem:
+            signing_in.log.warning("A provider of sign-in does not answer: %s", problem)
+            return render(request, "socialaccount/authentication_error.html", {"away": True}, status=502)
+        target = answer.headers.get("Location", "")
+        if not urlsplit(target).netloc:
+            return answer
+        return render(
+            request, "playground/leaving.html", {"target": target, "host": urlsplit(target).hostname}
+        )
+
+    return leaving
 
 
 def _local(request: HttpRequest, target: str) -> str:
