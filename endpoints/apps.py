@@ -8,7 +8,7 @@ class EndpointsConfig(AppConfig):
     def ready(self) -> None:
         """Join the site: its navigation, finder and needs, and the end of a drain."""
         from endpoints import drain, files, joining, usage_store
-        from playground import deployments, frame, nodes, quotas
+        from playground import audit, deployments, frame, nodes, quotas
 
         deployments.DRAIN_CHECKS.append(drain.acknowledged)
         frame.ITEMS.append(frame.Item("Endpoints", "endpoints:list", 70))
@@ -17,4 +17,5 @@ class EndpointsConfig(AppConfig):
         frame.FINDERS.append(joining.find)
         frame.SECTIONS.append(joining.section)
         nodes.SWEEPS.append(usage_store.adopt)
+        audit.PLACES |= joining.PLACES
         quotas.STORAGE["files"] = ("files", "API_FILES_GB", files.usage)

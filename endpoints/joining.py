@@ -9,6 +9,20 @@ from playground.frame import Found, Need, Section
 from playground.models import Team
 
 
+def _endpoints(keys: list[str]) -> dict[str, str]:
+    """Where the audit log finds them."""
+    numbers = [int(key) for key in keys if key.isascii() and key.isdigit() and len(key) < 19]
+    found = Endpoint.objects.filter(pk__in=numbers).values_list("pk", "name")
+    return {str(pk): reverse("endpoints:detail", args=[name]) for pk, name in found}
+
+
+def _keys(keys: list[str]) -> dict[str, str]:
+    return dict.fromkeys(keys, reverse("endpoints:keys"))
+
+
+PLACES = {"endpoint": _endpoints, "key": _keys}
+
+
 def needs(team: Team) -> Iterable[Need]:
     """Endpoints whose newest release failed."""
     for endpoint in Endpoint.objects.filter(team=team):

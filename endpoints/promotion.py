@@ -341,7 +341,7 @@ def _record(
         "before": {"live": previous.number} if previous else None,
         "after": {"release": release.number} if release else {"live": None},
     }
-    about = f"endpoint:{endpoint.name}"
+    about = f"endpoint:{endpoint.pk}"
     access.audit(user, endpoint.team, f"endpoint {action}", about, name=endpoint.name, **change, note=note)
     EndpointEvent.objects.create(
         endpoint=endpoint, action=action, release=release, previous=previous, user=user, note=note

@@ -7,8 +7,9 @@ from django.db.models import Model as DjangoModel
 from django.urls import URLPattern, path
 
 from playground import sign_in_urls
-from playground.declared import PUBLIC, Policy, guarded, open_to_all
+from playground.declared import PUBLIC, SELF, Policy, guarded, open_to_all
 from playground.models import (
+    AccessToken,
     Adapter,
     Batch,
     Column,
@@ -29,6 +30,7 @@ from playground.models import (
 from playground.views import (
     adapters,
     attaching,
+    audit,
     batch_new,
     batches,
     columns,
@@ -54,6 +56,7 @@ from playground.views import (
     search,
     shared,
     sharing,
+    tokens,
     uploads,
     votes,
     widgets,
@@ -450,6 +453,10 @@ urlpatterns: list[URLPattern] = [
     page("nodes/<int:pk>/price/", nodes.price, "node-price", writes="price", of=Node),
     page("nodes/<int:pk>/remove/<int:environment>/", nodes.remove, "node-remove", writes="install", of=Node),
     page("jobs/<int:pk>/cancel/", jobs.cancel, "job-cancel", writes="start", of=Job),
+    page("team/audit/", audit.page, "audit", reads="manage team"),
+    page("team/audit/export/", audit.export, "audit-export", reads="manage team"),
+    page("account/tokens/", tokens.page, "tokens", reads=SELF, writes=SELF),
+    page("account/tokens/<int:pk>/revoke/", tokens.revoke, "token-revoke", writes=SELF, of=AccessToken),
     page("bar/", search.bar, "bar", reads="view"),
     page("find/", search.find, "find", reads="view"),
 ]

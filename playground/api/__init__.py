@@ -1,0 +1,1 @@
+"""The management API, for scripts and CI: everything the pages do, by the same modules."""

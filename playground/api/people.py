@@ -1,0 +1,254 @@
+"""Who one is, one's teams, who is in them, and who may come."""
+
+from datetime import datetime
+from typing import Any
+
+from django.http import Http404
+from ninja import Query, Schema
+from pydantic import Field
+
+from playground import audit, teams, tokens
+from playground.api.answers import Given, Problem
+from playground.api.caller import Request, Where, Window, paged, team_of
+from playground.api.routes import Routes
+from playground.api.shapes import Page, person
+from playground.declared import SELF
+from playground.models import AccessToken, AuditEntry, Invitation, Membership, Team
+
+router = Routes(tags=["people and teams"])
+
+
+class TeamShown(Schema):
+    """A team and what the caller is in it."""
+
+    slug: str
+    name: str
+    personal: bool
+    role: str
+
+
+class Me(Schema):
+    """Who calls."""
+
+    username: str
+    name: str
+    email: str
+    administers_site: bool
+    token: str | None = Field(description="The token's name; null when signed in.")
+    scope: str
+    teams: list[TeamShown]
+
+
+class MemberShown(Schema):
+    """Somebody in a team."""
+
+    id: int
+    username: str
+    name: str
+    role: str
+    joined_at: datetime
+
+    @staticmethod
+    def resolve_username(row: Membership) -> str:
+        return row.user.get_username()
+
+    @staticmethod
+    def resolve_name(row: Membership) -> str:
+        return row.user.get_full_name()
+
+
+class Role(Given):
+    """viewer, member, operator or admin."""
+
+    role: str = Field(max_length=16)
+
+
+class InvitationShown(Schema):
+    """Who may come."""
+
+    id: int
+    role: str
+    note: str
+    created_by: str | None
+    created_at: datetime
+    expires_at: datetime
+    used_by: str | None
+    used_at: datetime | None
+    revoked_at: datetime | None
+
+    @staticmethod
+    def resolve_created_by(row: Invitation) -> str | None:
+        return person(row.created_by)
+
+    @staticmethod
+    def resolve_used_by(row: Invitation) -> str | None:
+        return person(row.used_by)
+
+
+class InvitationGiven(Given):
+    """Whom to invite as what."""
+
+    role: str = Field(Membership.Role.MEMBER.value, max_length=16)
+    note: str = Field("", max_length=120, description="For whom it is.")
+    days: int = Field(7, ge=1, le=teams.DAYS_AT_MOST)
+
+
+class Invited(InvitationShown):
+    """With its link's token, which is told this once."""
+
+    token: str = Field(description="The link is /join/<token>/.")
+
+
+class TokenShown(Schema):
+    """One of the caller's tokens; its secret is kept nowhere."""
+
+    id: int
+    name: str
+    prefix: str
+    scope: str
+    team: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+    @staticmethod
+    def resolve_team(row: AccessToken) -> str | None:
+        return row.team.slug if row.team else None
+
+
+class EntryShown(Schema):
+    """One act, refused ones included."""
+
+    id: int
+    at: datetime
+    who: str
+    team: str
+    action: str
+    object: str
+    name: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    detail: dict[str, Any]
+    address: str | None
+    via: str
+
+    @staticmethod
+    def resolve_team(row: AuditEntry) -> str:
+        return row.team_name
+
+
+@router.reads("/me", Me, needs=SELF)
+def me(request: Request) -> Any:
+    """Who calls, and their teams."""
+    user, token = request.auth.user, request.auth.token
+    return {
+        "username": user.get_username(),
+        "name": user.get_full_name(),
+        "email": user.email,
+        "administers_site": user.is_staff,
+        "token": token.name if token else None,
+        "scope": token.scope if token else "write",
+        "teams": [_team(row) for row in _memberships(request)],
+    }
+
+
+@router.reads("/teams", list[TeamShown], needs=SELF)
+def teams_list(request: Request) -> Any:
+    """The caller's teams."""
+    return [_team(row) for row in _memberships(request)]
+
+
+@router.reads("/members", list[MemberShown])
+def members(request: Request, where: Query[Where]) -> Any:
+    """Who is in the team."""
+    return list(team_of(request, where).memberships.select_related("user").order_by("user__username"))
+
+
+@router.writes("PATCH", "/members/{username}", MemberShown, needs="manage team")
+def member_change(request: Request, username: str, where: Query[Where], given: Role) -> Any:
+    """Another role."""
+    team = team_of(request, where, "manage team")
+    row = _member(team, username)
+    teams.change_role(row, given.role, request.auth.user)
+    return _member(team, username)
+
+
+@router.writes("DELETE", "/members/{username}", None, needs="manage team")
+def member_remove(request: Request, username: str, where: Query[Where]) -> Any:
+    """Out of the team; what they made stays."""
+    team = team_of(request, where, "manage team")
+    teams.remove(_member(team, username), request.auth.user)
+    return 204, None
+
+
+@router.reads("/invitations", Page[InvitationShown], needs="manage team")
+def invitations(request: Request, window: Query[Window]) -> Any:
+    """Those of the team, open ones and others."""
+    team = team_of(request, window, "manage team")
+    return paged(team.invitations.select_related("created_by", "used_by"), window)
+
+
+@router.writes("POST", "/invitations", Invited, needs="manage team", status=201)
+def invite(request: Request, where: Query[Where], given: InvitationGiven) -> Any:
+    """A link that lets one person in, once."""
+    team = team_of(request, where, "manage team")
+    row, token = teams.invite(team, given.role, request.auth.user, given.note, given.days)
+    row.token = token  # type: ignore[attr-defined]
+    return row
+
+
+@router.writes("DELETE", "/invitations/{pk}", None, needs="manage team", of=Invitation)
+def invitation_revoke(request: Request, pk: int, where: Query[Where]) -> Any:
+    """Nobody joins by it any more."""
+    team = team_of(request, where, "manage team")
+    row = team.invitations.select_related("team").filter(pk=pk).first()
+    if row is None:
+        raise Http404("no such invitation")
+    if not teams.revoke(row, request.auth.user):
+        raise Problem(409, "conflict", "It is used, revoked, or past its end already.")
+    return 204, None
+
+
+@router.reads("/tokens", list[TokenShown], needs=SELF)
+def tokens_list(request: Request) -> Any:
+    """The caller's tokens. They are made on their page, so that one cannot make another."""
+    return list(tokens.of(request.auth.user))
+
+
+@router.writes("DELETE", "/tokens/{pk}", None, needs=SELF)
+def token_revoke(request: Request, pk: int) -> Any:
+    """Refuse one of the caller's tokens from now on, this one included."""
+    row = tokens.of(request.auth.user).filter(pk=pk).first()
+    if row is None:
+        raise Http404("no such token")
+    tokens.revoke(row, request.auth.user)
+    return 204, None
+
+
+@router.reads("/audit", Page[EntryShown], needs="manage team")
+def audit_log(request: Request, window: Query[Window], text: str = "", refused: bool = False) -> Any:
+    """What was done in the team, by whom and from where; refused acts, too."""
+    team = team_of(request, window, "manage team")
+    wish = audit.Wish(text=text, refused=refused, team=team)
+    return paged(audit.find(audit.seen_by(request.auth.user), wish), window)
+
+
+def _memberships(request: Request) -> list[Membership]:
+    caller = request.auth
+    rows = caller.user.memberships.select_related("team").order_by("pk")
+    held = caller.token.team_id if caller.token else None
+    return [row for row in rows if held in (None, row.team_id)]
+
+
+def _team(row: Membership) -> dict[str, Any]:
+    team: Team = row.team
+    personal = team.person_id is not None
+    return {"slug": team.slug, "name": team.name, "personal": personal, "role": row.role}
+
+
+def _member(team: Team, username: str) -> Membership:
+    row = team.memberships.select_related("user", "team").filter(user__username=username).first()
+    if row is None:
+        raise Http404("nobody of that name is in the team")
+    return row
