@@ -154,6 +154,8 @@ def audit(
     `acting.now`'s.
     """
     here = acting.now()
+    if user and here.who:
+        detail = {"token": here.who} | detail
     AuditEntry.objects.create(
         user=user,
         team=team,

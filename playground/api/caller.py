@@ -88,7 +88,7 @@ class Where(Schema):
     team: str | None = Field(
         None,
         max_length=80,
-        description="The team's slug; absent: the token's team, else the one you work in.",
+        description="The team's slug; absent: the token's, else the one you work in.",
     )
 
 

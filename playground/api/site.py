@@ -37,8 +37,8 @@ from playground.api import prompts as prompts_api
 from playground.api.caller import Session, Token
 from playground.api.routes import Api, StrictParser
 
-ABOUT = """What the pages do, for scripts and CI. Send `Authorization: Bearer slp-…`, a token of your account; it
-acts as you, and never as more. Bodies are JSON of at most 4 MB; fields that are not described are refused.
+ABOUT = """What the pages do, for scripts and CI. Send `Authorization: Bearer slp-…`, a token of your account;
+it acts as you, and never as more. Bodies are JSON of at most 4 MB; fields that are not described are refused.
 Lists come in pages: `limit` up to 100, `after` is the `next` of the page before. Whatever is no success
 answers {"error": {"code", "message", "field", "fields"}}. Requests to models go to /v1, with an API key."""
 

@@ -70,7 +70,7 @@ def _found(request: Request) -> QuerySet[AuditEntry]:
 
 
 def _wish(request: Request) -> tuple[Wish, dict[str, str]]:
-    """What is looked for, and a sentence for each day that is none. Refused where it is not theirs to read."""
+    """What is looked for, and a sentence for each day that is none. Refused where it is not theirs."""
     days, wrong = {}, {}
     for name in ("since", "until"):
         try:

@@ -1,4 +1,4 @@
-"""One's tokens for the management API; a new one's secret is in the answer to its making, and nowhere else."""
+"""One's tokens for the management API; a new one's secret is in the answer to its making alone."""
 
 from datetime import timedelta
 from typing import Any
