@@ -116,7 +116,14 @@ def _answered(answer: Mapping[str, Any]) -> str:
         parts.append(fenced(answer["text"]))
     if answer["result"]:
         parts.append(fenced(json.dumps(answer["result"], indent=2, ensure_ascii=False), "json"))
-    return "\n\n".join([*parts, _figures(answer)])
+    parts.append(_figures(answer))
+    parts += [_comment(one) for one in answer["comments"]]
+    return "\n\n".join(parts)
+
+
+def _comment(comment: Mapping[str, Any]) -> str:
+    edited = ", edited" if comment["edited_at"] else ""
+    return f"Comment by {plain(comment['by'] or 'somebody who left')}{edited}:\n\n{fenced(comment['text'])}"
 
 
 def _figures(answer: Mapping[str, Any]) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 from django.utils import timezone
 from django.utils.text import slugify
 
-from playground import asking, authors, engines, figures, pictures, thread, votes
-from playground.models import Column, Conversation, Generation, Image, Turn, User
+from playground import asking, authors, comments, engines, figures, pictures, thread, votes
+from playground.models import Column, Comment, Conversation, Generation, Image, Turn, User
 
 VERSION = 1
 FORMATS = {"json": "application/json", "csv": "text/csv", "md": "text/markdown"}
@@ -55,13 +55,14 @@ def document(conversation: Conversation, user: User, branch: thread.Shown | None
     columns = _columns(conversation)
     places = {column.pk: place for place, column in enumerate(columns, 1)}
     known = pictures.of_turns(turn for turn, _ in turns)
+    said = comments.of_answers(answer.pk for _, answers in turns for answer in answers)
     return {
         "slipway_export": VERSION,
         "exported_at": timezone.now().isoformat(),
         "whole": branch is None,
         "conversation": _conversation(conversation),
         "columns": [_column(column, places[column.pk]) for column in columns],
-        "turns": [_turn(turn, answers, places, known) for turn, answers in turns],
+        "turns": [_turn(turn, answers, places, known, said) for turn, answers in turns],
     }
 
 
@@ -140,7 +141,11 @@ def _column(column: Column, place: int) -> dict[str, Any]:
 
 
 def _turn(
-    turn: Turn, answers: Iterable[Generation], places: dict[int, int], known: dict[int, Image]
+    turn: Turn,
+    answers: Iterable[Generation],
+    places: dict[int, int],
+    known: dict[int, Image],
+    said: dict[int, list[Comment]],
 ) -> dict[str, Any]:
     images = [known[key] for key in turn.inputs.get("images", []) if key in known]
     return {
@@ -154,7 +159,10 @@ def _turn(
             {"id": one.pk, "kind": one.kind, "width": one.width, "height": one.height} for one in images
         ],
         "blind": bool(turn.inputs.get("blind")),
-        "answers": [_answer(answer, places) for answer in answers],
+        "answers": [
+            _answer(answer, places) | {"comments": [_comment(one) for one in said.get(answer.pk, [])]}
+            for answer in answers
+        ],
     }
 
 
@@ -182,6 +190,15 @@ def _answer(row: Generation, places: dict[int, int]) -> dict[str, Any]:
         "usage": row.usage,
         "timings": row.timings,
         "figures": {title: getattr(known, name) for title, name in (FIGURES | FLAGS).items()},
+    }
+
+
+def _comment(row: Comment) -> dict[str, Any]:
+    return {
+        "by": row.user.get_username() if row.user else None,
+        "at": row.created_at.isoformat(),
+        "edited_at": row.edited_at.isoformat() if row.edited_at else None,
+        "text": row.text,
     }
 
 

@@ -644,7 +644,7 @@ function seen() {
 
 /** Another tab or a teammate wrote here: bring what is new, unless this page is busy or has it already. */
 function look() {
-  if (sending || $("form.edit")) return;
+  if (sending || $("form.edit") || document.activeElement?.matches(".comment-form textarea")) return;
   const asked = new URLSearchParams(location.search);
   asked.set("seen", seen());
   asked.set("shape", $("#column-heads").dataset.shape);

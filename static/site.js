@@ -1,6 +1,6 @@
 // What every page does: notices to the elements they concern, the finder, copying, confirming, toasts, moving times.
 
-import { onNotice, reconnect } from "./socket.js";
+import { look, onNotice, reconnect } from "./socket.js";
 
 const $ = (selector, within = document) => within.querySelector(selector);
 const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -79,6 +79,31 @@ function look_again() {
 
 // Notices may be lost while Redis is away: what is on screen is asked for again now and then.
 setInterval(() => document.hidden || look_again(), 15_000);
+
+// --- Who else is here ---------------------------------------------------------------------------------------------
+
+const present = $("[data-present]");
+
+function show_present(people) {
+  const list = document.createElement("ul");
+  list.replaceChildren(
+    ...people.map(({ name, initials }) => {
+      const item = document.createElement("li");
+      const short = document.createElement("span");
+      const whole = document.createElement("span");
+      [item.title, short.textContent, whole.textContent] = [name, initials, name];
+      short.ariaHidden = "true";
+      whole.className = "visually-hidden";
+      item.append(short, whole);
+      return item;
+    }),
+  );
+  $("ul", present)?.remove();
+  present.append(list);
+  present.hidden = !people.length;
+}
+
+if (present) look({ [present.dataset.present]: Number(present.dataset.key) }, show_present);
 
 // --- Offline ------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ const stops = new Set(); // asked while the socket was closed
 const listeners = new Map(); // topic → functions; "*" hears every topic
 const page = document.documentElement;
 
+let looked = null; // what this page shows, {conversation: 5}, and who hears who else looks at it
 let followed = 0; // the conversation whose answers come by themselves
 let on_begin = null; // who may show an answer before `watch` asks for it
 let socket = null;
@@ -14,6 +15,7 @@ let attempt = 0;
 let timer = 0;
 let opened = false;
 let ended = false; // signed out: nothing to come back to
+let greeted = false; // whether the open socket was let in
 
 /** Have the answers of a conversation sent from their first word, before `watch` asks for them.
  * `begin(client, column)`, the message's id and who answers, returns a function that hears each piece (kind, text) that comes early, or nothing. */
@@ -21,6 +23,12 @@ export function follow(conversation, begin) {
   followed = conversation;
   on_begin = begin;
   send({ type: "follow", conversation });
+}
+
+/** Say what this page shows, {conversation: 5}; `on_present(people)` hears who else looks at it: [{name, initials}, …]. */
+export function look(what, on_present) {
+  looked = { what, on_present };
+  send({ type: "look", ...what });
 }
 
 /** Follow a generation from what the page already shows. Returns a function that ends it. */
@@ -77,8 +85,10 @@ function connect() {
 
 function onOpen() {
   attempt = 0;
+  greeted = false;
   mark("open");
   if (followed) follow(followed, on_begin);
+  if (looked) send({ type: "look", ...looked.what });
   for (const [generation, { early }] of watched) early ? watched.delete(generation) : ask(generation);
   for (const generation of stops) send({ type: "stop", generation });
   stops.clear();
@@ -88,7 +98,10 @@ function onOpen() {
 
 function onClose(code) {
   socket = null;
-  ended = code === 4401;
+  looked?.on_present([]);
+  // Signing in anew or a new password ends the session this socket was opened with: whether there is another
+  // one, the next socket tells at once.
+  ended = code === 4401 && !greeted;
   mark(ended ? "ended" : "closed");
   if (ended) return;
   // Half of the wait is by chance, so that a restarted server is not met by every tab at once.
@@ -109,6 +122,8 @@ function announce(topic) {
 function receive(message) {
   if (message.type === "notice") return announce(message.topic);
   if (message.type === "begin") return expect(message);
+  if (message.type === "hello") greeted = true;
+  if (message.type === "present") return looked?.on_present(message.people);
   const seen = watched.get(message.generation);
   if (!seen) return;
   if (seen.early) {

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from playground import access, export_texts, exports, forks, sharing_rules, thread, votes
 from playground.models import Conversation
+from playground.views import links
 from playground.views.conversations import writes
 from playground.views.request import Request
 
@@ -105,6 +106,7 @@ def _context(request: Request, conversation: Conversation) -> dict[str, Any]:
     query = f"?{point.query}" if point else ""
     turns = list(conversation.turns.only("inputs", "parent"))
     return {
+        **links.context_of(request, conversation),
         "conversation": conversation,
         "address": request.build_absolute_uri(reverse("conversation", args=[conversation.pk]) + query),
         "point": point,
