@@ -101,9 +101,38 @@ def browser() -> Iterator[Browser]:
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=arguments)
+        watch_policy(chromium)
         yield chromium
         chromium.close()
     del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+# What pages did that their Content-Security-Policy forbids, as the browser reports it.
+VIOLATIONS: list[str] = []
+REPORTING = """document.addEventListener("securitypolicyviolation", (event) => told(
+    `${event.effectiveDirective} ${event.blockedURI} at ${event.documentURI} ` +
+    `${event.sourceFile}:${event.lineNumber} ${event.sample}`));"""
+
+
+def watch_policy(browser: Browser) -> None:
+    """Have every page of every context report what its policy forbade."""
+    make = browser.new_context
+
+    def new_context(*arguments: Any, **wanted: Any) -> BrowserContext:
+        context = make(*arguments, **wanted)
+        context.expose_function("told", lambda line: VIOLATIONS.append(line))
+        context.add_init_script(REPORTING)
+        return context
+
+    browser.new_context = new_context  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True)
+def the_policy_is_kept() -> Iterator[None]:
+    """No test ends well on whose pages the browser reported a violation. Tests that mean one clear the list."""
+    VIOLATIONS.clear()
+    yield
+    assert VIOLATIONS == []
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from playwright.sync_api import Page, Response, expect
 from playground.models import Deployment, Membership, Team, User
 from tests import rows
 from tests.e2e.axe import violations
+from tests.e2e.conftest import VIOLATIONS
 from tests.rows import Rows
 
 pytestmark = pytest.mark.browser
@@ -237,3 +238,15 @@ def test_the_menu_opens_as_a_drawer_on_a_phone(
     assert violations(page) == []
     page.get_by_role("link", name="Nodes", exact=True).click()
     expect(page.get_by_role("heading", name="Nodes", level=1)).to_be_visible()
+
+
+def test_a_page_that_breaks_its_policy_is_reported(
+    open_page: Callable[..., Page], transactional_db: None
+) -> None:
+    page = open_page(None)
+    page.goto("/sign-in/")
+    page.evaluate("document.body.setAttribute('style', 'color: red')")
+    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: '1'}))")
+    page.wait_for_timeout(0)
+    assert [line.split()[0] for line in VIOLATIONS] == ["style-src-attr", "script-src-elem"]
+    VIOLATIONS.clear()
