@@ -4,6 +4,7 @@ import json
 import socket as sockets
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -402,11 +403,21 @@ def test_a_hundred_sockets_are_checked_by_one_query(
 # Presence
 
 
-def looking(web: Web, user: User, **what: int) -> Page:
-    page = Page(web.socket(chats.cookie(user)))
-    page.take()
-    page.send(type="look", **what)
-    return page
+Looking = Callable[..., Page]
+
+
+@pytest.fixture
+def looking() -> Iterator[Looking]:
+    """looking(web, user, conversation=5): the page of one who looks there; closed at the test's end."""
+    with ExitStack() as stack:
+
+        def look(web: Web, user: User, **what: int) -> Page:
+            page = Page(stack.enter_context(web.socket(chats.cookie(user))))
+            page.take()
+            page.send(type="look", **what)
+            return page
+
+        yield look
 
 
 def names(page: Page) -> list[str]:
@@ -416,7 +427,7 @@ def names(page: Page) -> list[str]:
 
 
 def test_people_see_who_looks_with_them_over_web_processes(
-    web: Web, user: User, team: Team, chat: Conversation
+    web: Web, looking: Looking, user: User, team: Team, chat: Conversation
 ) -> None:
     bob = User.objects.create_user(username="bob", first_name="Bob", last_name="Ross")
     Membership.objects.create(user=bob, team=team, role=Membership.Role.VIEWER)
@@ -427,16 +438,14 @@ def test_people_see_who_looks_with_them_over_web_processes(
         assert mine.seen[-1]["people"] == [{"name": "Bob Ross", "initials": "BR"}]
         theirs.socket.close()
         mine.until(lambda: names(mine) == [])
-        again = looking(second, bob, conversation=chat.pk)
+        looking(second, bob, conversation=chat.pk)
         mine.until(lambda: names(mine) == ["Bob Ross"])
         second.kill()
         mine.until(lambda: names(mine) == [], 25)
-        again.socket.close()
-        mine.socket.close()
 
 
 def test_nobody_sees_who_looks_at_what_they_may_not_see(
-    web: Web, user: User, stranger: User, chat: Conversation
+    web: Web, looking: Looking, user: User, stranger: User, chat: Conversation
 ) -> None:
     mine = looking(web, user, conversation=chat.pk)
     theirs = looking(web, stranger, conversation=chat.pk)
@@ -446,27 +455,22 @@ def test_nobody_sees_who_looks_at_what_they_may_not_see(
     redis.Redis.from_url(settings.REDIS_URL).publish(events.CHANNEL, json.dumps(forged))
     with pytest.raises(TimeoutError):
         mine.until(lambda: names(mine) not in ([], ["?"]), 2)
-    mine.socket.close()
-    theirs.socket.close()
 
 
 def test_without_redis_people_of_one_process_see_each_other(
-    deaf_web: Web, user: User, team: Team, chat: Conversation
+    deaf_web: Web, looking: Looking, user: User, team: Team, chat: Conversation
 ) -> None:
     bob = User.objects.create_user(username="bob")
     Membership.objects.create(user=bob, team=team)
     mine, theirs = looking(deaf_web, user, conversation=chat.pk), looking(deaf_web, bob, conversation=chat.pk)
     mine.until(lambda: names(mine) == ["bob"])
     theirs.until(lambda: names(theirs) == ["ada"])
-    mine.socket.close()
-    theirs.socket.close()
 
 
-def test_batches_and_prompts_are_looked_at_too(web: Web, user: User, team: Team) -> None:
+def test_batches_and_prompts_are_looked_at_too(web: Web, looking: Looking, user: User, team: Team) -> None:
     prompt = Prompt.objects.create(team=team, name="greeting")
     page = looking(web, user, prompt=prompt.pk)
     page.until(lambda: names(page) == [])
     page.send(type="look", batch=10**9)
     page.until(lambda: page.seen[-1]["type"] == "error")
     assert page.seen[-1]["message"] == "There is no such batch."
-    page.socket.close()
