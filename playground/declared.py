@@ -51,12 +51,32 @@ class Policy:
 
     def is_of_site(self, action: str) -> bool:
         """Whether the site's administrators alone may: what is a team's is a 404 to strangers first."""
-        owned = self.of is not None and hasattr(self.of, "team")
-        return access.NEEDS.get(action) == access.SITE and not owned
+        return access.NEEDS.get(action) == access.SITE and not self.is_owned
+
+    @property
+    def is_owned(self) -> bool:
+        """Whether what the address names is a team's."""
+        return self.of is not None and is_owned(self.of)
 
     @property
     def methods(self) -> list[str]:
         return [*(READING if self.reads else ()), *(["POST"] if self.writes else ())]
+
+
+# The fields by which a row without a team of its own belongs to one that has one.
+OWNERS = ("conversation", "turn", "generation", "prompt", "endpoint", "usage", "dataset", "batch", "model")
+
+
+def is_owned(kind: type[Model]) -> bool:
+    """Whether a team owns rows of this kind: themselves, or what they belong to.
+
+    A person works in a team and a token may be for one, but neither is the team's: those may be without.
+    """
+    fields = {one.name: one for one in kind._meta.get_fields() if not one.auto_created}
+    if "team" in fields:
+        return not fields["team"].null
+    parents = [fields[name].related_model for name in OWNERS if name in fields]
+    return any(isinstance(one, type) and is_owned(one) for one in parents)
 
 
 def declare[V: View](

@@ -1,0 +1,214 @@
+"""Every address of the site by every method, for people of every standing: what is declared, what happens."""
+
+import re
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.cookies import SimpleCookie
+from typing import Any, cast
+
+from django.db import transaction
+from django.db.models import Model as Row
+from django.http import HttpResponse
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+
+from playground import access, declared
+from playground.declared import PUBLIC, SELF, Policy
+from playground.models import AuditEntry, User
+from tests.matrix_world import (
+    ANONYMOUS,
+    BUILDERS,
+    FORMS,
+    KEYS,
+    PARTICULAR,
+    ROLES,
+    SITE,
+    STRANGE_SITE,
+    STRANGERS,
+    World,
+)
+
+METHODS = ("GET", "POST")
+PEOPLE = (ANONYMOUS, *STRANGERS, *ROLES)
+REFUSED = (401, 403)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One address: its full name, its pattern's text for people, the names of its keys, its view."""
+
+    name: str
+    text: str
+    keys: tuple[str, ...]
+    view: Any
+
+    @property
+    def policy(self) -> Policy | None:
+        return declared.of(self.view)
+
+    @property
+    def module(self) -> str:
+        return str(self.view.__module__)
+
+    def __str__(self) -> str:
+        return self.name or self.text
+
+
+def routes(resolver: URLResolver | None = None, namespace: str = "", before: str = "") -> Iterator[Route]:
+    """All there are, those of other applications too."""
+    for one in (resolver or get_resolver()).url_patterns:
+        text = before + str(one.pattern)
+        if isinstance(one, URLPattern):
+            name = f"{namespace}{one.name}" if one.name else ""
+            yield Route(name, text, tuple(one.pattern.converters), one.callback)
+        else:
+            inner = f"{namespace}{one.namespace}:" if one.namespace else namespace
+            yield from routes(one, inner, text)
+
+
+class Browser:
+    """Asks as one person or another, each time with what their sign-in left and nothing else."""
+
+    def __init__(self, people: dict[str, User]) -> None:
+        self.client = Client(raise_request_exception=False)
+        self.cookies: dict[str, SimpleCookie] = {ANONYMOUS: SimpleCookie()}
+        for name, person in people.items():
+            self.client.force_login(person, "django.contrib.auth.backends.ModelBackend")
+            self.cookies[name] = self.client.cookies
+            self.client.cookies = SimpleCookie()
+
+    def ask(self, who: str, method: str, address: str, form: dict[str, Any]) -> HttpResponse:
+        self.client.cookies = SimpleCookie(self.cookies[who].output(header="", sep=";"))
+        answer: Any = self.client.post(address, form) if method == "POST" else self.client.get(address)
+        return cast(HttpResponse, answer)
+
+
+def gaps(
+    route: Route,
+    browser: Browser,
+    world: World,
+    people: Iterable[str] = PEOPLE,
+    methods: Iterable[str] = METHODS,
+) -> list[str]:
+    """Everything that is wrong with one address."""
+    found = [gap(route, browser, world, who, method) for who in people for method in methods]
+    return [one for one in found if one]
+
+
+def gap(route: Route, browser: Browser, world: World, who: str, method: str) -> str | None:
+    """What is wrong with this one case, in words; None where what is declared is what happens.
+
+    The database is afterwards as it was.
+    """
+    policy = route.policy
+    assert policy is not None
+    with _undone():
+        person = world.people.get(who)
+        address = _address(route, policy, world, person)
+        form = dict(FORMS[route.name](world)) if method == "POST" and route.name in FORMS else {}
+        before = AuditEntry.objects.filter(action__startswith="refused").count()
+        answer = browser.ask(who, method, address, form)
+        audited = AuditEntry.objects.filter(action__startswith="refused").count() > before
+        why = _wrong(policy, who, method, answer, world, audited=audited)
+        return why and f"{method} {address} ({route}) by {who}: {why}"
+
+
+@contextmanager
+def _undone() -> Iterator[None]:
+    with transaction.atomic():
+        yield
+        transaction.set_rollback(True)
+
+
+def _address(route: Route, policy: Policy, world: World, person: User | None) -> str:
+    given: dict[str, Any] = {}
+    for place, key in enumerate(route.keys):
+        if place == 0 and policy.of is not None:
+            given[key] = getattr(_row(route.name, policy.of, world, person), key)
+        else:
+            made = KEYS.get(f"{route.name} {key}") or KEYS.get(key)
+            assert made, f"{route}: tell tests/matrix_world.py (KEYS) what {key!r} may be in its address"
+            given[key] = made(world, person)
+    return reverse(route.name, kwargs=given) if route.name else _by_text(route.text, given)
+
+
+def _row(name: str, kind: type[Row], world: World, person: User | None) -> Row:
+    return PARTICULAR[name](world, person) if name in PARTICULAR else world.one(kind)
+
+
+def _by_text(text: str, given: dict[str, Any]) -> str:
+    return "/" + re.sub(r"<(?:\w+:)?(\w+)>", lambda found: str(given[found[1]]), text)
+
+
+def _wrong(
+    policy: Policy, who: str, method: str, answer: HttpResponse, world: World, *, audited: bool
+) -> str | None:
+    action = policy.of_method(method)
+    status = answer.status_code
+    if status >= 500 and status not in (502, 503, 507):
+        return f"{status}: {_raised(answer)}"
+    if PUBLIC in (policy.reads, policy.writes):
+        turned_away = status == 403 or "next=" in answer.headers.get("Location", "")
+        return f"{status}, though it is public" if turned_away else None
+    if who == ANONYMOUS:
+        return None if status in (*REFUSED, 405) or _to_sign_in(answer) else f"{status}, not to sign in first"
+    if action is None:
+        return None if status == 405 else f"{status}, though {method} is not declared"
+    want = _expected(policy, action, who)
+    if want is None:
+        refused = status in (*REFUSED, 404) or _to_sign_in(answer)
+        return f"{status}, though they may: {_said(answer)}" if refused else None
+    if status != want:
+        return f"{status}, not {want}"
+    return None if method == "GET" or audited else f"{status}, but the audit log does not tell of it"
+
+
+def _expected(policy: Policy, action: str, who: str) -> int | None:
+    """The refusal that this person has to get; None where they may."""
+    if action == SELF:
+        return 404 if policy.of is not None and who != SITE else None
+    if who in STRANGERS and policy.is_owned:
+        return 404
+    needed = access.NEEDS[action]
+    if needed == access.SITE:
+        return None if who in (SITE, STRANGE_SITE) else 403
+    have = ROLES.get(who, access.ROLES[-1])
+    return None if access.ROLES.index(have) >= [str(one) for one in access.ROLES].index(needed) else 403
+
+
+def _to_sign_in(answer: HttpResponse) -> bool:
+    return answer.status_code == 302 and answer.headers["Location"].split("?")[0] == reverse("sign-in")
+
+
+def _raised(answer: Any) -> str:
+    """The exception behind a 500, and where it was raised."""
+    if not getattr(answer, "exc_info", None):
+        return "no exception"
+    _, error, trace = answer.exc_info
+    frame = traceback.extract_tb(trace)[-1]
+    return f"{error!r} at {frame.filename}:{frame.lineno}"
+
+
+def _said(answer: HttpResponse) -> str:
+    text = re.sub(r"<[^>]+>", " ", answer.content.decode(errors="replace"))
+    return re.sub(r"\s+", " ", text)[-200:]
+
+
+def undeclared(found: list[Route]) -> list[str]:
+    """Addresses without a policy, and kinds without a builder, each with what to do."""
+    wrong = []
+    for route in found:
+        policy = route.policy
+        if policy is None:
+            wrong.append(
+                f"{route.text} ({route.name}) declares no policy: give its `page` reads=, writes= and of=, "
+                "or make it `public`"
+            )
+        elif policy.of is not None and policy.of not in BUILDERS:
+            wrong.append(
+                f"{route.text} is about a {policy.of.__name__}, of which the matrix has none: "
+                "write its builder in tests/matrix_world.py"
+            )
+    return wrong

@@ -1,0 +1,336 @@
+"""One real row of every kind that an address names, in one team, and people of every standing.
+
+A kind without a builder fails the matrix: write a function of the world that makes one cheap row, and put it
+into BUILDERS. What an address needs beside its first key stands in KEYS, what a form has to hold in FORMS.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Model as Row
+
+from endpoints import keys
+from endpoints.models import ApiKey, Endpoint
+from playground import arriving, catalogue, teams
+from playground.models import (
+    Adapter,
+    Batch,
+    BatchColumn,
+    Column,
+    Conversation,
+    Dataset,
+    Deployment,
+    EngineEnvironment,
+    Generation,
+    Image,
+    Invitation,
+    Job,
+    Measurement,
+    Membership,
+    Model,
+    Node,
+    StartWish,
+    Team,
+    Turn,
+    Upload,
+    User,
+)
+from tests import batch_rows, gateway_site
+from tests.hub_repos import tiny_files
+
+Role = Membership.Role
+# Who looks at what the team owns: nobody, people of another team, and each role of the team.
+ANONYMOUS = "anonymous"
+STRANGER, STRANGE_SITE = "administrator of another team", "site administrator of another team"
+VIEWER, MEMBER, OPERATOR, ADMIN, SITE = "viewer", "member", "operator", "administrator", "site administrator"
+ROLES = {
+    VIEWER: Role.VIEWER,
+    MEMBER: Role.MEMBER,
+    OPERATOR: Role.OPERATOR,
+    ADMIN: Role.ADMIN,
+    SITE: Role.ADMIN,
+}
+STRANGERS = (STRANGER, STRANGE_SITE)
+
+
+@dataclass
+class World:
+    team: Team
+    other: Team
+    people: dict[str, User]
+    made: dict[type[Row], Row] = field(default_factory=dict)
+
+    @property
+    def owner(self) -> User:
+        """Whose the rows are that belong to a person alone."""
+        return self.people[SITE]
+
+    def one[R: Row](self, kind: type[R]) -> R:
+        """The team's row of that kind, made at first need."""
+        if kind not in self.made:
+            self.made[kind] = BUILDERS[kind](self)
+        found = self.made[kind]
+        assert isinstance(found, kind)
+        return found
+
+
+def world() -> World:
+    team = Team.objects.get_or_create(slug="default", defaults={"name": "Default"})[0]
+    other = Team.objects.create(name="Other", slug="matrix-other")
+    people = {name: _person(name, team, role) for name, role in ROLES.items()}
+    people |= {name: _person(name, other, Role.ADMIN) for name in STRANGERS}
+    return World(team, other, people)
+
+
+def _person(name: str, team: Team, role: str) -> User:
+    person = User.objects.create_user(
+        name.replace(" ", "-"), is_staff=name in (SITE, STRANGE_SITE), team=team
+    )
+    Membership.objects.create(user=person, team=team, role=role)
+    return person
+
+
+# One row of each kind
+
+
+def _model(world: World) -> Model:
+    return world.one(Deployment).model
+
+
+def _deployment(world: World) -> Deployment:
+    return gateway_site.deployment(world.team)
+
+
+def _endpoint(world: World) -> Endpoint:
+    behind = gateway_site.deployment(world.team, released=True, name="behind")
+    return gateway_site.endpoint(world.team, "words", behind)
+
+
+def _key(world: World) -> ApiKey:
+    return keys.make(world.team, world.owner, "matrix", ["endpoints"])[0]
+
+
+def _conversation(world: World) -> Conversation:
+    row = Conversation.objects.create(team=world.team, created_by=world.owner, title="Capital cities")
+    Column.objects.create(conversation=row, deployment=world.one(Deployment))
+    return row
+
+
+def _column(world: World) -> Column:
+    return world.one(Conversation).columns.get()
+
+
+def _turn(world: World) -> Turn:
+    conversation = world.one(Conversation)
+    return Turn.objects.create(conversation=conversation, text="Hello", client_id="matrix")
+
+
+def _generation(world: World) -> Generation:
+    state = Generation.State.COMPLETE
+    vectors = {"vectors": b"\0\0\x80\x3f", "result": {"norms": [1.0], "dimension": 1}}
+    return Generation.objects.create(
+        turn=world.one(Turn),
+        column=world.one(Column),
+        state=state,
+        text="Hi",
+        request={"model": "x"},
+        **vectors,
+    )
+
+
+def _image(world: World) -> Image:
+    conversation = world.one(Conversation)
+    return Image.objects.create(
+        conversation=conversation, kind="png", width=1, height=1, size_bytes=1, data=b"x"
+    )
+
+
+def _dataset(world: World) -> Dataset:
+    return batch_rows.version(world.team, ["One?", "Two?"]).dataset
+
+
+def _batch(world: World) -> Batch:
+    version = world.one(Dataset).versions.get()
+    batch = Batch.objects.create(
+        team=world.team, name="matrix", version=version, scorers=[{"kind": "contains", "case": False}]
+    )
+    BatchColumn.objects.create(batch=batch, deployment=world.one(Deployment))
+    return batch
+
+
+def _node(world: World) -> Node:
+    return Node.objects.get_or_create(name=settings.NODE_NAME)[0]
+
+
+def job(world: World, kind: Job.Kind, target: str, **arguments: Any) -> Job:
+    return Job.objects.create(
+        team=world.team,
+        kind=kind,
+        node=world.one(Node),
+        target=target,
+        arguments=arguments,
+        created_by=world.owner,
+    )
+
+
+def _job(world: World) -> Job:
+    return job(world, Job.Kind.IMPORT_MODEL, "import:matrix")
+
+
+def _upload(world: World) -> Upload:
+    return Upload.objects.create(team=world.team, name="own", path="model.safetensors", size_bytes=10)
+
+
+def _adapter(world: World) -> Adapter:
+    files = [{"path": "adapter_model.safetensors", "size": 1, "sha256": "0" * 64}]
+    return Adapter.objects.create(
+        team=world.team,
+        name="tuned",
+        model=world.one(Model),
+        source="hub:org/tuned@" + "a" * 40,
+        kind="gguf",
+        path="tuned",
+        files=files,
+    )
+
+
+def _environment(world: World) -> EngineEnvironment:
+    return EngineEnvironment.objects.create(
+        engine="llama.cpp", version="1.0", digest="1" * 64, packages="", python="3.13"
+    )
+
+
+def _membership(world: World) -> Membership:
+    """Somebody who is neither the last administrator nor one of those who look."""
+    person = User.objects.create_user("somebody")
+    return Membership.objects.create(user=person, team=world.team, role=Role.MEMBER)
+
+
+def _invitation(world: World) -> Invitation:
+    return teams.invite(world.team, Role.VIEWER, world.owner)[0]
+
+
+def _wish(world: World) -> StartWish:
+    return StartWish.objects.create(team=world.team, created_by=world.owner, model=world.one(Model))
+
+
+BUILDERS: dict[type[Row], Callable[[World], Row]] = {
+    Model: _model,
+    Deployment: _deployment,
+    Endpoint: _endpoint,
+    ApiKey: _key,
+    Conversation: _conversation,
+    Column: _column,
+    Turn: _turn,
+    Generation: _generation,
+    Image: _image,
+    Dataset: _dataset,
+    Batch: _batch,
+    Node: _node,
+    Job: _job,
+    Upload: _upload,
+    Adapter: _adapter,
+    EngineEnvironment: _environment,
+    Membership: _membership,
+    Invitation: _invitation,
+    StartWish: _wish,
+    Team: lambda world: world.team,
+    User: lambda world: world.one(Membership).user,
+}
+
+# Other rows than the usual of their kind: by address.
+
+
+def _with_own_code(world: World) -> Model:
+    """A model that is refused for code of its own, and nothing else."""
+    folder = catalogue.root() / "matrix-own"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in tiny_files().items():
+        (folder / name).write_bytes(content)
+    config = json.loads(tiny_files()["config.json"]) | {"auto_map": {"AutoModel": "modeling.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling.py").write_text("VALUE = 1")
+    catalogue.scan(world.team)
+    return Model.objects.get(team=world.team, source="local:matrix-own")
+
+
+def _elsewhere(world: World) -> Model:
+    return Model.objects.create(
+        team=world.team,
+        name="theirs",
+        source="external:theirs",
+        origin={"url": "https://example.org/v1", "model": "m"},
+    )
+
+
+def _own_image(world: World, person: User | None) -> Image:
+    """A picture that waits at this person's own composer: nobody else's is theirs to discard."""
+    row = world.one(Image)
+    Image.objects.filter(pk=row.pk).update(created_by=person)
+    return row
+
+
+def _own_conversation(world: World, person: User | None) -> Conversation:
+    """One this person began: who may write there is theirs to say."""
+    row = world.one(Conversation)
+    Conversation.objects.filter(pk=row.pk).update(created_by=person)
+    return row
+
+
+PARTICULAR: dict[str, Callable[[World, User | None], Row]] = {
+    "own-code": lambda world, person: _with_own_code(world),
+    "own-code-allow": lambda world, person: _with_own_code(world),
+    "own-code-withdraw": lambda world, person: _with_own_code(world),
+    "external-key": lambda world, person: _elsewhere(world),
+    "picture-discard": _own_image,
+    "conversation-share": _own_conversation,
+}
+
+# What stands in an address beside its first key: by its name there, and by address where that is not enough.
+
+
+def _measurement(kind: str) -> Callable[[World, User | None], int]:
+    return lambda world, person: (
+        Measurement.objects.create(team=world.team, conversation=world.one(Conversation), kind=kind).pk
+    )
+
+
+def _format(world: World) -> int:
+    return world.one(Model).formats.get().pk
+
+
+def _arriving(world: World, person: User | None) -> str:
+    """A file on its way to this person's own team: no row, so that there is nothing to name it by."""
+    return arriving.begin(person.team if person and person.team else world.team, "rows.jsonl", 10).key
+
+
+KEYS: dict[str, Callable[[World, User | None], Any]] = {
+    "form": lambda world, person: _format(world),
+    "environment": lambda world, person: world.one(EngineEnvironment).pk,
+    "number": lambda world, person: 1,
+    "place": lambda world, person: 0,
+    "repo": lambda world, person: "org/model",
+    "rest": lambda world, person: "nothing",
+    "key": _arriving,
+    "token": lambda world, person: "nosuchtoken",
+    "model-cancel job": lambda world, person: (
+        job(world, Job.Kind.DOWNLOAD_MODEL, f"format:{_format(world)}").pk
+    ),
+    "model-quantise-cancel job": lambda world, person: (
+        job(world, Job.Kind.QUANTISE_MODEL, "quantise:matrix", model=world.one(Model).pk).pk
+    ),
+    "load-cancel run": _measurement("load"),
+    "load-samples run": _measurement("load"),
+    "noise-cancel run": _measurement("noise"),
+}
+
+# What a form must hold so that the answer is not a 404 for want of it.
+FORMS: dict[str, Callable[[World], Mapping[str, Any]]] = {
+    "model-fetch": lambda world: {"node": world.one(Node).name},
+    "adapter-attach": lambda world: {"adapter": world.one(Adapter).pk},
+    "adapter-detach": lambda world: {"adapter": world.one(Adapter).pk},
+    "column": lambda world: {"deployment": world.one(Deployment).pk},
+}
