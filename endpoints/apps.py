@@ -7,8 +7,8 @@ class EndpointsConfig(AppConfig):
 
     def ready(self) -> None:
         """Join the site: its navigation, finder and needs, and the end of a drain."""
-        from endpoints import drain, files, joining, usage_store
-        from playground import audit, deployments, frame, nodes, quotas
+        from endpoints import drain, files, joining, tested, usage_store
+        from playground import audit, deployments, frame, nodes, prompts, quotas
 
         deployments.DRAIN_CHECKS.append(drain.acknowledged)
         frame.ITEMS.append(frame.Item("Endpoints", "endpoints:list", 70))
@@ -18,4 +18,5 @@ class EndpointsConfig(AppConfig):
         frame.SECTIONS.append(joining.section)
         nodes.SWEEPS.append(usage_store.adopt)
         audit.PLACES |= joining.PLACES
+        prompts.USES.append(tested.uses)
         quotas.STORAGE["files"] = ("files", "API_FILES_GB", files.usage)

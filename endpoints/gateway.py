@@ -12,14 +12,25 @@ import asyncio
 import json
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from django.conf import settings
 
-from endpoints import idempotency, limits, metrics, protocol, request_log, routing, stored, usage
+from endpoints import (
+    idempotency,
+    limits,
+    metrics,
+    prompted,
+    protocol,
+    request_log,
+    responses,
+    routing,
+    stored,
+    usage,
+)
 from endpoints.protocol import Refusal
 from endpoints.routing import Key, Route
 from endpoints.streams import Malformed, Stream
@@ -57,6 +68,7 @@ JSON: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no
 SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 OCTETS: Headers = [(b"content-type", b"application/octet-stream"), (b"cache-control", b"no-store")]
 REPLAYED: Headers = [*JSON, (b"idempotent-replayed", b"true")]
+NOTHING: Mapping[str, Any] = {}
 KEEP_ALIVE = b": keep-alive\n\n"
 
 _active: set["Exchange"] = set()
@@ -97,6 +109,14 @@ async def _look_after() -> None:
         now = monotonic()
         for exchange in list(_active):
             exchange.look_after(now)
+
+
+class Wanted(NamedTuple):
+    """What is asked of an engine: the body without `prompt`, that one's parameters, and tokens at most."""
+
+    body: dict[str, Any]
+    prompt: Mapping[str, Any]
+    tokens: int
 
 
 class Exchange:
@@ -192,7 +212,8 @@ class Exchange:
             self._watch.cancel()
         if self._admission is not None:
             self._settle(self._admission)
-        metrics.finished(self.label, self.status, monotonic() - self.began, self.ttft, self.usage)
+        took = usage.tokens(self.usage)
+        metrics.finished(self.label, self.status, monotonic() - self.began, self.ttft, took)
         if self.key is not None and self.route is not None and self.status != TOO_MANY:
             usage.write(self._record(self.key, self.route))
 
@@ -350,24 +371,29 @@ class Exchange:
         self.streaming = body.get("stream") is True
         self._watch = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watch)
         token = idempotency.token(found, streaming=self.streaming)
+        asked, prompt, size = body, NOTHING, len(raw)
+        if kind in protocol.PROMPTED and body.get("prompt") is not None:
+            asked, prompt, added = await prompted.fill(key, route, body, kind)
+            size += added
+        wanted = Wanted(asked, prompt, protocol.weight(size, {**route.sampling, **prompt, **asked}, kind))
         if token is None:
-            await self._relay(key, route, body, protocol.weight(raw, body, kind))
+            await self._relay(key, route, wanted)
         else:
-            await self._once(key, route, body, protocol.weight(raw, body, kind), token)
+            await self._once(key, route, wanted, token, idempotency.fingerprint(self.path, body))
 
     @property
     def _engine_path(self) -> str:
         return protocol.ENGINE_PATHS.get(self.path) or self.path.decode()
 
-    async def _once(self, key: Key, route: Route, body: dict[str, Any], tokens: int, token: str) -> None:
+    async def _once(self, key: Key, route: Route, wanted: Wanted, token: str, said: str) -> None:
         """Relay unless a request with this Idempotency-Key ran or runs: then replay its answer, or refuse."""
-        claim = await idempotency.claim(key.id, token, idempotency.fingerprint(self.path, body))
+        claim = await idempotency.claim(key.id, token, said)
         if isinstance(claim, bytes):
             await self._send_whole(claim, REPLAYED)
             return
         self._claim = claim
         try:
-            await self._relay(key, route, body, tokens)
+            await self._relay(key, route, wanted)
         finally:
             await idempotency.free(claim)
 
@@ -396,15 +422,18 @@ class Exchange:
         if Exchange.buffered > MAX_BUFFERED:
             raise protocol.unavailable("Too much is being uploaded here.", 5, "too_busy")
 
-    async def _relay(self, key: Key, route: Route, body: dict[str, Any], tokens: int) -> None:
+    async def _relay(self, key: Key, route: Route, wanted: Wanted) -> None:
         """Send it to the best replica; to another one, once, where the first cannot be reached."""
         failed: set[int] = set()
+        body, prompt, tokens = wanted
         self._admission = await limits.admit(key, route.deployment, tokens)
         while True:
             route, target = await self._replica(key, route, failed)
-            sampling = route.sampling if self._kind in protocol.GENERATING else {}
+            sampling = protocol.defaults(route.sampling, prompt, self._kind)
             self._gathers = self._gathered(route)
-            payload = protocol.prepare(body, sampling, target, route.quirks, gathered=self._gathers)
+            payload = protocol.prepare(
+                body, sampling, target, route.quirks, gathered=self._gathers, kind=self._kind
+            )
             self.route, self.replica = route, target.replica
             self._price = routing.price(target.replica) or 0.0
             routing.take(route, target, tokens)
@@ -447,7 +476,8 @@ class Exchange:
         kind = answer.headers.get("content-type", "")
         if self.streaming and "text/event-stream" in kind:
             options = body.get("stream_options") or {}
-            await self._pass_stream(answer.body, Stream(route.quirks, bool(options.get("include_usage"))))
+            passage = responses.Events if self._kind == "responses" else Stream
+            await self._pass_stream(answer.body, passage(route.quirks, bool(options.get("include_usage"))))
         elif self._gathers and "text/event-stream" in kind:
             await self._pass_gathered(answer.body)
         elif not self.streaming and "json" in kind:

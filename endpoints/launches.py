@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from endpoints import promotion
+from endpoints import promotion, tested
 from endpoints.models import Endpoint, Release
 from playground import access, policy, standing
 from playground.models import Configuration, Deployment, User
@@ -46,6 +46,7 @@ def proposal(
     refusal: promotion.PromotionRefused | None = None,
 ) -> dict[str, Any]:
     """Everything the page needs; `typed` is kept as it was when the launch was refused."""
+    prompts = tested.suggested(deployment)
     names = Endpoint.objects.filter(team=deployment.team).order_by("name")
     name = typed.get("endpoint", "")
     return {
@@ -56,7 +57,13 @@ def proposal(
         "names": names,
         "differences": [(row, _changes(row, deployment.configuration)) for row in names if row.live],
         "sampling": [(key, title, typed.get(key, "")) for key, (title, _) in SAMPLING.items()],
-        "typed": {"endpoint": name, "note": typed.get("note", ""), "in_place": typed.get("in_place", "")},
+        "prompts": prompts,
+        "typed": {
+            "endpoint": name,
+            "note": typed.get("note", ""),
+            "in_place": typed.get("in_place", ""),
+            "prompt": typed.get("prompt", str(prompts[0]) if prompts else ""),
+        },
         "errors": _faults(refusal) if refusal else {},
         "may_promote": access.can(user, "promote", deployment.team),
     }
@@ -97,6 +104,10 @@ def launch(deployment: Deployment, user: User, typed: Mapping[str, str]) -> Rele
         name = promotion.fitting_name(typed.get("endpoint", ""))
     except promotion.PromotionRefused as refusal:
         raise LaunchRefused({"endpoint": str(refusal), **faults}) from refusal
+    try:
+        prompt = tested.find(deployment.team, typed.get("prompt", ""))
+    except promotion.PromotionRefused as refusal:
+        raise LaunchRefused({"prompt": str(refusal), **faults}) from refusal
     if faults:
         raise LaunchRefused(faults)
     return promotion.promote(
@@ -106,6 +117,7 @@ def launch(deployment: Deployment, user: User, typed: Mapping[str, str]) -> Rele
         sampling=sampling,
         note=typed.get("note", "")[:2000],
         in_place=bool(typed.get("in_place")),
+        prompt=prompt,
     )
 
 

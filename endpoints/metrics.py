@@ -3,7 +3,7 @@
 Each web process counts its own requests. Only a caller on this machine, with no proxy between, gets the page.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import cache
 from time import monotonic
 from typing import Any
@@ -48,7 +48,7 @@ def _duration(endpoint: str) -> Any:
 
 
 def finished(
-    endpoint: str, status: int, seconds: float, ttft: float | None, usage: dict[str, Any] | None
+    endpoint: str, status: int, seconds: float, ttft: float | None, usage: Mapping[str, Any] | None
 ) -> None:
     """Account for one request. `endpoint` is empty for those that named none that exists."""
     _requests(endpoint, status).inc()
@@ -56,7 +56,7 @@ def finished(
     if ttft is not None:
         TTFT.labels(endpoint).observe(ttft)
     for kind in ("prompt_tokens", "completion_tokens"):
-        count = usage.get(kind) if isinstance(usage, dict) else None
+        count = usage.get(kind) if usage is not None else None
         if isinstance(count, int) and count > 0:
             _tokens(endpoint, kind.removesuffix("_tokens")).inc(count)
 

@@ -21,6 +21,7 @@ from playground.models import (
     Configuration,
     Deployment,
     Generation,
+    PromptVersion,
     Replica,
     Team,
     User,
@@ -52,16 +53,20 @@ def promote(
     sampling: Mapping[str, Any] | None = None,
     note: str = "",
     in_place: bool = False,
+    prompt: PromptVersion | None = None,
 ) -> Release:
     """Begin to launch what `deployment` runs as `endpoint`; `settle` makes it live when it is ready.
 
+    `prompt`: the version it was tested with, run for requests that name the prompt and no version.
     With `in_place` the running replica goes over to the release, at once and without a second start.
     """
     configuration = _tested(deployment)
     name = fitting_name(endpoint)
+    if prompt is not None and prompt.prompt.team_id != deployment.team_id:
+        raise PromotionRefused("That prompt is not the team's.", "prompt")
     with transaction.atomic():
         target = _locked(deployment.team, name, user)
-        release = _number(target, deployment, configuration, user, sampling or {}, note, in_place)
+        release = _number(target, deployment, configuration, user, sampling or {}, note, in_place, prompt)
         _record(target, "promote", user, release=release, previous=target.live, note=note)
     settle()
     release.refresh_from_db()
@@ -106,6 +111,7 @@ def _number(
     sampling: Mapping[str, Any],
     note: str,
     in_place: bool,
+    prompt: PromptVersion | None,
 ) -> Release:
     """Make the next release and the deployment it owns."""
     number = (endpoint.releases.aggregate(last=Max("number"))["last"] or 0) + 1
@@ -120,6 +126,7 @@ def _number(
         configuration=configuration,
         deployment=own,
         sampling=dict(sampling),
+        prompt_version=prompt,
         evidence=evidence(tested),
         note=note.strip(),
         created_by=user,

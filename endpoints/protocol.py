@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from endpoints import responses
 from playground import kinds, policy, pooling
 from playground.engine_client import EngineError, Target
 from playground.engines.base import Quirks
@@ -17,6 +18,7 @@ from playground.engines.base import Quirks
 # (method, raw path) → what is asked. Compared byte for byte: nothing is decoded.
 ROUTES: Mapping[tuple[str, bytes], str] = {
     ("POST", b"/v1/chat/completions"): "chat",
+    ("POST", b"/v1/responses"): "responses",
     ("POST", b"/v1/completions"): "completion",
     ("POST", b"/v1/embeddings"): "embedding",
     ("POST", b"/v1/rerank"): "rerank",
@@ -26,17 +28,27 @@ ROUTES: Mapping[tuple[str, bytes], str] = {
 # Where engines have a route at another path than this API.
 ENGINE_PATHS: Mapping[bytes, str] = {b"/v1/classify": "/classify"}
 GENERATING = frozenset({"chat", "completion"})
+# What takes a release's defaults; and what may name a prompt of the library.
+ANSWERING = GENERATING | {"responses"}
+PROMPTED = frozenset({"chat", "responses"})
 # The tasks of the models that can be asked so. A reranker is a classifier of one label.
 SERVED_BY: Mapping[str, frozenset[str]] = {
     "chat": GENERATING,
     "completion": GENERATING,
+    "responses": frozenset({"chat"}),
     "embedding": frozenset({"embedding"}),
     "rerank": frozenset({"rerank"}),
     "score": frozenset({"rerank"}),
     "classification": frozenset({"classification", "rerank"}),
 }
 # What an engine's word about the context is about.
-_LONG = {"chat": "messages", "completion": "prompt", "rerank": "documents", "score": "text_2"}
+_LONG = {
+    "chat": "messages",
+    "responses": "input",
+    "completion": "prompt",
+    "rerank": "documents",
+    "score": "text_2",
+}
 MODELS = b"/v1/models"
 
 BODY_LIMIT = 16 * 1024 * 1024
@@ -91,11 +103,11 @@ class Refusal(Exception):
 
 
 def unknown_route(method: str) -> Refusal:
-    return Refusal(404, f"There is nothing at this address for {_plain(method, 10)}.", "unknown_url")
+    return Refusal(404, f"There is nothing at this address for {plain(method, 10)}.", "unknown_url")
 
 
 def no_such_model(name: str) -> Refusal:
-    return Refusal(404, f"No model is called {_plain(name, 80)!r} here.", "model_not_found", "model")
+    return Refusal(404, f"No model is called {plain(name, 80)!r} here.", "model_not_found", "model")
 
 
 def unavailable(message: str, retry_after_s: int = 5, code: str = "no_capacity") -> Refusal:
@@ -185,16 +197,28 @@ def parse(raw: bytes, kind: str) -> dict[str, Any]:
     """The body as JSON within the request policy, with a model named."""
     try:
         body = policy.loads(raw)
-        if kind in GENERATING:
-            policy.check(body, chat=kind == "chat")
-        else:
-            pooling.check(body, kind)
+        _check(body, kind)
     except policy.BadRequest as bad:
         raise Refusal(400, bad.message, bad.code, bad.param) from bad
     model = body.get("model")
     if not isinstance(model, str) or not 0 < len(model) <= MODEL_NAME:
         raise Refusal(400, "Name an endpoint in model.", "missing_model", "model")
     return body
+
+
+def _check(body: dict[str, Any], kind: str) -> None:
+    """A body within the policy; one that names a prompt needs nothing else to say."""
+    said = body
+    if kind in PROMPTED and body.get("prompt") is not None:
+        words = "messages" if kind == "chat" else "input"
+        said = {name: value for name, value in body.items() if name != "prompt"}
+        said[words] = body.get(words) or [{"role": "user", "content": "…"}]
+    if kind == "responses":
+        responses.check(said)
+    elif kind in GENERATING:
+        policy.check(said, chat=kind == "chat")
+    else:
+        pooling.check(said, kind)
 
 
 def read_answer(raw: bytes, kind: str) -> dict[str, Any]:
@@ -230,8 +254,24 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
+def defaults(release: Mapping[str, Any], prompt: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """What counts where the client says nothing: the prompt's parameters over the release's sampling."""
+    if kind not in ANSWERING:
+        return {}
+    merged = {**release, **prompt}
+    if len({"max_tokens", "max_completion_tokens"} & merged.keys()) == 2:
+        merged.pop("max_tokens" if "max_completion_tokens" in prompt else "max_completion_tokens")
+    return responses.parameters(merged) if kind == "responses" else merged
+
+
 def prepare(
-    body: dict[str, Any], sampling: Mapping[str, Any], target: Target, quirks: Quirks, *, gathered: bool
+    body: dict[str, Any],
+    sampling: Mapping[str, Any],
+    target: Target,
+    quirks: Quirks,
+    *,
+    gathered: bool,
+    kind: str = "chat",
 ) -> bytes:
     """What the engine is sent: the client's values over the release's defaults, usage always asked.
 
@@ -239,12 +279,15 @@ def prepare(
     whatever the client wants: its answer is put together here.
     """
     merged = {**sampling, **body} if sampling else dict(body)
-    if sampling and "max_completion_tokens" in body and "max_tokens" not in body:
-        merged.pop("max_tokens", None)
+    for one, other in (("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")):
+        if sampling and other in body and one not in body:
+            merged.pop(one, None)
     merged |= {"model": target.served_name, **target.selects}
     if gathered:
         merged["stream"] = True
-    if merged.get("stream") and "stream_options" not in quirks.ignored:
+    if kind == "responses":
+        merged["store"] = False
+    elif merged.get("stream") and "stream_options" not in quirks.ignored:
         merged["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
     return _encode(merged).encode()
 
@@ -267,20 +310,21 @@ def refuse_unsupported(body: Mapping[str, Any], quirks: Quirks) -> None:
         )
 
 
-def weight(raw: bytes, body: Mapping[str, Any], kind: str) -> int:
-    """Tokens a request may cost, roughly: a quarter of its bytes and what it may generate."""
-    if kind not in GENERATING:
-        return len(raw) // 4
-    return len(raw) // 4 + int(body.get("max_completion_tokens") or body.get("max_tokens") or 256)
+def weight(size: int, body: Mapping[str, Any], kind: str) -> int:
+    """Tokens a request of so many bytes may cost, roughly: a quarter of them and what it may generate."""
+    if kind not in ANSWERING:
+        return size // 4
+    most = (body.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"))
+    return size // 4 + int(next(filter(None, most), 256))
 
 
 def engine_failed(error: EngineError, kind: str) -> Refusal:
     """An engine's failure in our shape. Its text is told, cut short, only where it is about the request."""
     if error.code == "context_exceeded":
         param = _LONG.get(kind, "input")
-        return Refusal(400, _plain(error.text, 300), "context_length_exceeded", param)
+        return Refusal(400, plain(error.text, 300), "context_length_exceeded", param)
     if error.code == "bad_request":
-        return Refusal(400, _plain(error.text, 300), "refused_by_engine")
+        return Refusal(400, plain(error.text, 300), "refused_by_engine")
     if error.code == "overloaded":
         return unavailable("The engine is busy. Try again shortly.", 1, "engine_busy")
     if error.code == "unreachable":
@@ -296,7 +340,7 @@ def died_midway() -> Refusal:
     return Refusal(502, "The engine stopped in the middle of its answer.", "died_midway")
 
 
-def _plain(text: str, limit: int) -> str:
+def plain(text: str, limit: int) -> str:
     """Text fit for an error message: one line, no control characters, cut at `limit`."""
     text = _CONTROL.sub(" ", text.encode("utf-8", "replace").decode())
     return text if len(text) <= limit else text[: limit - 1] + "…"

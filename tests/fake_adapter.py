@@ -140,7 +140,9 @@ class Fake(Engine):
         running_metric="fake:num_requests_running",
         progress_metrics=("fake:tokens_total",),
         images=True,
-        routes=frozenset({("POST", path) for path in [*PATHS.values(), "/v1/score", "/tokenize"]}),
+        routes=frozenset(
+            {("POST", path) for path in [*PATHS.values(), "/v1/responses", "/v1/score", "/tokenize"]}
+        ),
     )
     versions: ClassVar[Mapping[str, str]] = {"cpu": "1.0", "cuda": "1.0"}
     also: ClassVar[Mapping[str, tuple[str, ...]]] = {"cpu": ("0.9",), "cuda": ("0.9",)}

@@ -87,6 +87,9 @@ class Request:
     @property
     def prompt(self) -> str:
         """The last user message, or the completion prompt."""
+        if self.path == "/v1/responses" and isinstance(self.body.get("input"), list):
+            users = [item for item in self.body["input"] if item.get("role") == "user"]
+            return text_of(users[-1].get("content")) if users else ""
         if "messages" not in self.body:
             names = ("prompt", "input", "documents", "text_2")
             given = next((self.body[name] for name in names if self.body.get(name)), "")
@@ -97,7 +100,9 @@ class Request:
     @property
     def words(self) -> list[str]:
         """Everything the model would read, one word a token."""
-        messages = self.body.get("messages")
+        given = self.body.get("input")
+        messages = self.body.get("messages") or (given if self.path == "/v1/responses" else None)
+        messages = None if isinstance(messages, str) else messages
         texts = [text_of(m.get("content")) for m in messages] if messages else [self.prompt]
         return " ".join(texts).split()
 
@@ -149,7 +154,8 @@ class Wanted:
         self.others = self._others(text.group(1) if text else "")
         if "images" in self.found:
             self.content = [", ".join(pictures(request.body["messages"])) or "none"]
-        limit = request.body.get("max_completion_tokens") or request.body.get("max_tokens")
+        names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+        limit = next(filter(None, map(request.body.get, names)), None)
         self.finish = "length" if limit and limit < len(self.content) else "stop"
         self.content = self.content[:limit] if limit else self.content
         self.reasoning = [f"thought{i} " for i in range(int(self.found.get("reason", 0)))]
@@ -324,7 +330,7 @@ class Fake:
             return send(writer, 200, tokenised(request))
         if request.path in ("/load_lora", "/unload_lora") and self.options.runtime_lora:
             return self._attach(request, writer)
-        if route in {("POST", "/v1/chat/completions"), ("POST", "/v1/completions")}:
+        if request.method == "POST" and request.path in SAYING:
             return await self._complete(request, writer)
         if request.method == "POST" and request.path in WHOLE:
             return await self._measure(request, writer)
@@ -414,12 +420,35 @@ class Fake:
         await self.think()
         if await misbehave(wanted, writer):
             return
-        if request.body.get("stream"):
+        if request.path == "/v1/responses":
+            await self._respond_by_item(request, wanted, writer)
+        elif request.body.get("stream"):
             await self._stream(request, wanted, writer)
         else:
             async for _ in self._work(wanted):
                 pass
             send(writer, 200, whole(request, wanted, self.options.served_model_name, self.made))
+
+    async def _respond_by_item(self, request: Request, wanted: Wanted, writer: asyncio.StreamWriter) -> None:
+        """The Responses API: whole, or as its events."""
+        streams, place = bool(request.body.get("stream")), {"item_id": "msg_1", "output_index": 0}
+        if streams:
+            start_stream(writer)
+            emit(writer, event("response.created", 0, response=response(request, self, [], "in_progress")))
+        texts: list[str] = []
+        async for _, text in self._work(wanted):
+            texts.append(text)
+            if streams:
+                said = {"delta": text, "content_index": 0, "logprobs": [], **place}
+                emit(writer, event("response.output_text.delta", len(texts), **said))
+                await writer.drain()
+        done = response(request, self, texts, "completed") | {"usage": usage_of(wanted)}
+        if not streams:
+            send(writer, 200, done)
+        else:
+            emit(writer, event("response.completed", len(texts) + 1, response=done))
+            writer.write(b"0\r\n\r\n")
+        await writer.drain()
 
     async def _work(self, wanted: Wanted) -> AsyncIterator[tuple[str, str]]:
         """(kind, text) of each token, at its pace."""
@@ -463,6 +492,43 @@ class Fake:
             emit(writer, f"data: [DONE]{end}")
         writer.write(b"0\r\n\r\n")
         await writer.drain()
+
+
+SAYING = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
+
+
+def event(kind: str, number: int, **data: object) -> str:
+    said = {"type": kind, "sequence_number": number, **data}
+    return f"event: {kind}\ndata: {json.dumps(said)}\n\n"
+
+
+def response(request: Request, fake: Fake, texts: list[str], status: str) -> dict[str, object]:
+    """A response object of one message."""
+    part = {"type": "output_text", "text": "".join(texts), "annotations": [], "logprobs": []}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "status": status, "content": [part]}
+    return {
+        "id": f"resp_{fake.made}",
+        "object": "response",
+        "created_at": int(time.time()),
+        "model": fake.options.served_model_name,
+        "status": status,
+        "output": [message] if texts else [],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": request.body.get("tools") or [],
+        "store": request.body.get("store"),
+    }
+
+
+def usage_of(wanted: Wanted) -> dict[str, object]:
+    told = wanted.usage()
+    return {
+        "input_tokens": told["prompt_tokens"],
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": told["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": told["total_tokens"],
+    }
 
 
 TOOL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at":"sky"}'}}

@@ -29,7 +29,5 @@ class Migration(migrations.Migration):
     dependencies = [("endpoints", "0007_usage_facts"), ("playground", "0011_teams_and_prompts")]
     operations = [
         migrations.AddField("apikey", "family", models.BigIntegerField(null=True)),
-        migrations.RunSQL(
-            drop(BEFORE) + create(WATCHED | PROMPTS), drop(WATCHED | PROMPTS) + create(BEFORE)
-        ),
+        migrations.RunSQL(drop(BEFORE) + create(WATCHED | PROMPTS), drop(WATCHED | PROMPTS) + create(BEFORE)),
     ]

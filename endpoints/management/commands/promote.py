@@ -4,7 +4,7 @@ import time
 from argparse import ArgumentParser
 from typing import Any
 
-from endpoints import promotion
+from endpoints import promotion, tested
 from endpoints.models import Release
 from playground import shell
 
@@ -15,6 +15,9 @@ class Command(shell.Verb):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("deployment", help="Id or name.")
         parser.add_argument("--endpoint", required=True, metavar="NAME", help="New or existing.")
+        parser.add_argument(
+            "--prompt", default="", metavar="NAME[@N]", help="The prompt it was tested with; N: its version."
+        )
         parser.add_argument("--note", default="", help="Why.")
         parser.add_argument("--in-place", action="store_true", help="Hand the running replica over.")
         parser.add_argument("--no-wait", action="store_true", help="Return while the release still starts.")
@@ -29,6 +32,7 @@ class Command(shell.Verb):
                 user=shell.actor(),
                 note=options["note"],
                 in_place=options["in_place"],
+                prompt=tested.find(row.team, options["prompt"]),
             )
         except promotion.PromotionRefused as refusal:
             raise shell.Failed(str(refusal), shell.REFUSED) from refusal
@@ -48,6 +52,7 @@ def release_facts(release: Release) -> dict[str, Any]:
         "state": release.state,
         "configuration": release.configuration.digest,
         "deployment": release.deployment_id,
+        "prompt": str(release.prompt_version) if release.prompt_version else None,
         "problem": release.problem,
     }
 
