@@ -15,7 +15,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from playground import standing
-from playground.models import Batch, Conversation, Dataset, Deployment, Job, Model, Node, Replica, Team
+from playground.models import Batch, Conversation, Dataset, Deployment, Job, Model, Node, Replica, Team, User
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,11 @@ ITEMS = [
     Item("Batches", "batches", 40),
     Item("Datasets", "datasets", 50),
     Item("Nodes", "nodes", 80),
+    Item("Team", "team", 90),
 ]
 NEEDS: list[Callable[[Team], Iterable[Need]]] = []
+# What needs just this person, by what they may do.
+NEEDS_OF: list[Callable[[Team, User], Iterable[Need]]] = []
 FINDERS: list[Callable[[Team, str], Iterable[Found]]] = []
 SECTIONS: list[Callable[[Team], Section | None]] = []
 
@@ -79,7 +82,7 @@ def navigation(path: str) -> list[dict[str, Any]]:
     return items
 
 
-def bar(team: Team) -> dict[str, Any]:
+def bar(team: Team, user: User) -> dict[str, Any]:
     """What runs now: the team's replicas by state, others as a number, what live nodes have and use."""
     states: dict[str, int] = {}
     others = 0
@@ -104,7 +107,7 @@ def bar(team: Team) -> dict[str, Any]:
         "cores": cores,
         "gpus": gpus,
         "room": _room(nodes),
-        "needs": len(needs(team)),
+        "needs": len(needs(team, user)),
     }
 
 
@@ -134,9 +137,10 @@ def _room(nodes: list[Node]) -> dict[str, int]:
     }
 
 
-def needs(team: Team) -> list[Need]:
-    """Everything that waits for a person, the playground's first."""
-    return list(chain(_own_needs(team), *(ask(team) for ask in NEEDS)))
+def needs(team: Team, user: User) -> list[Need]:
+    """Everything that waits for a person: what others asked of them first, then the team's."""
+    asked = chain(*(ask(team, user) for ask in NEEDS_OF))
+    return list(chain(asked, _own_needs(team), *(ask(team) for ask in NEEDS)))
 
 
 def _own_needs(team: Team) -> Iterable[Need]:

@@ -65,9 +65,22 @@ class Line:
         return TITLES[self.name]
 
     @property
+    def shown_used(self) -> str:
+        return _shown(self.used)
+
+    @property
+    def shown_most(self) -> str:
+        return "no limit" if self.most is None else _shown(self.most)
+
+    @property
     def share(self) -> float:
         """How much of it is used, 0…1."""
         return min(1.0, self.used / self.most) if self.most else float(self.most == 0)
+
+
+def _shown(number: float) -> str:
+    """1,200 or 0.4."""
+    return f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
 
 
 # Limits

@@ -2,36 +2,26 @@
 
 from typing import Any
 
-from django.http import Http404, HttpRequest
+from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from playground import access, frame
-from playground.models import Membership, Team, User
+from playground.models import Membership, User
 
 
 def page(request: HttpRequest) -> dict[str, Any]:
     user = request.user
     if not isinstance(user, User) or not user.is_authenticated:
         return {}
-    team = SimpleLazyObject(lambda: _team(user))
+    mine = SimpleLazyObject(lambda: access.teams_of(user))
+    team = SimpleLazyObject(lambda: mine[0] if mine else None)
     return {
         "team": team,
+        "my_teams": mine,
         "role": SimpleLazyObject(lambda: _role(user, team)),
         "navigation": SimpleLazyObject(lambda: frame.navigation(request.path)),
-        "bar": SimpleLazyObject(lambda: _bar(user)),
+        "bar": SimpleLazyObject(lambda: frame.bar(team, user) if team else {}),
     }
-
-
-def _team(user: User) -> Team | None:
-    try:
-        return access.team_of(user)
-    except Http404:
-        return None
-
-
-def _bar(user: User) -> dict[str, Any]:
-    team = _team(user)
-    return frame.bar(team) if team else {}
 
 
 def _role(user: User, team: Any) -> str:

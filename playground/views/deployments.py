@@ -10,8 +10,19 @@ from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_POST
 
-from playground import access, deployments, edits, engine_logs, engines, forms, standing
-from playground.models import Deployment, Replica, Team, User
+from playground import (
+    access,
+    deployments,
+    edits,
+    engine_logs,
+    engines,
+    forms,
+    holders,
+    standing,
+    start_wishes,
+)
+from playground.engines.base import ReasonCode
+from playground.models import Deployment, Replica, User
 from playground.standing import Standing
 from playground.views import attaching
 from playground.views.request import Request, team_of
@@ -29,7 +40,7 @@ def listing(request: Request) -> HttpResponse:
         "all": len(found),
         "chosen": chosen,
         "filters": [(name, sorted({_facet(row, name) for row in found} - {""})) for name in FILTERS],
-        "others": _others(team),
+        "others": holders.of_others(request.user, team),
         "may_stop": access.can(request.user, "stop", team),
         "query": request.GET.urlencode(),
     }
@@ -176,8 +187,19 @@ def _context(request: Request, row: Deployment) -> dict[str, Any]:
         "log_lines": _last_lines(shown),
         "may_start": access.can(request.user, "start", row.team),
         "may_promote": access.can(request.user, "promote", row.team),
+        "operators": access.holders("start", row.team),
+        "where": row.team,
+        "queue": _queue(request, row, shown),
         "idle_choices": forms.idle_choices(forms.text_of(row.idle_timeout_s)),
+        **start_wishes.panel(request.user, row.team, deployment=row),
     }
+
+
+def _queue(request: Request, row: Deployment, shown: Replica | None) -> holders.Queue | None:
+    """Where it stands in the queue, while nothing is free for it."""
+    if shown is None or shown.state != Replica.State.PENDING or shown.reason_code != ReasonCode.NO_ROOM:
+        return None
+    return holders.behind(request.user, row, shown.reason)
 
 
 def _wished(row: Deployment) -> dict[str, Any]:
@@ -199,12 +221,6 @@ def _last_lines(replica: Replica | None, lines: int = 20) -> str:
     if replica is None or replica.state != Replica.State.FAILED:
         return ""
     return "\n".join(replica.log_tail.splitlines()[-lines:])
-
-
-def _others(team: Team) -> list[Replica]:
-    """What other teams run: shown without names, since it holds the same nodes."""
-    rows = Replica.objects.filter(state__in=Replica.HOLDING).exclude(deployment__team=team)
-    return list(rows.select_related("node", "deployment").order_by("node__name", "pk"))
 
 
 def _facet(row: Standing, name: str) -> str:

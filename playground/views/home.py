@@ -10,7 +10,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST
 
-from playground import access, catalogue, deployments, examples, frame, standing
+from playground import access, catalogue, deployments, examples, frame, standing, start_wishes
 from playground.models import Conversation, Deployment, EngineEnvironment, Team, User
 from playground.views.request import Request, team_of
 
@@ -66,8 +66,10 @@ def _context(request: Request) -> dict[str, Any]:
         "compares": not talks.filter(title=examples.TITLE).exists(),
         "running": running[:SHOWN],
         "conversations": talks.order_by("-updated_at")[:SHOWN],
-        "needs": frame.needs(team),
+        "needs": [need for need in frame.needs(team, request.user) if need.address != reverse("wishes")],
         "sections": sections,
         "may_start": access.can(request.user, "start", team),
         "operators": access.holders("start", team),
+        "where": team,
+        **start_wishes.panel(request.user, team),
     }

@@ -9,7 +9,7 @@ from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from playground import access, catalogue, deployments, fitting, secrets
+from playground import access, catalogue, deployments, fitting, secrets, start_wishes
 from playground.models import Deployment, Model, Team
 from playground.views import extras, holdings, hub, lineage, start_form, uploads
 from playground.views.request import Request, team_of
@@ -75,14 +75,20 @@ def start(request: Request, pk: int) -> HttpResponse:
     try:
         deployment = start_form.submit(request, model)
     except deployments.DeploymentRefused as refusal:
-        context = _context(request, model, request.POST, refusal.fields) | _panels(request, model)
-        return render(request, "playground/model.html", context, status=422)
+        return refused(request, model, refusal.fields)
     return redirect("deployment", pk=deployment.pk)
+
+
+def refused(request: Request, model: Model, fields: Mapping[str, str]) -> HttpResponse:
+    """The page as it was filled in, with a sentence beside each field that is wrong."""
+    context = _context(request, model, request.POST, fields) | _panels(request, model)
+    return render(request, "playground/model.html", context, status=422)
 
 
 def _panels(request: Request, model: Model) -> dict[str, Any]:
     """What stands below the form."""
-    return holdings.panel(request, model) | lineage.panel(request, model)
+    wishes = start_wishes.panel(request.user, model.team, model=model)
+    return holdings.panel(request, model) | lineage.panel(request, model) | wishes
 
 
 @require_POST

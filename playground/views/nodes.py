@@ -9,9 +9,9 @@ from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 
-from playground import access, engines, environments, frame, jobs, options, standing
+from playground import access, engines, environments, frame, holders, jobs, options, standing
 from playground import nodes as machines
-from playground.models import EngineEnvironment, Job, Node, Replica, Team
+from playground.models import EngineEnvironment, Job, Node, Replica, Team, User
 from playground.views.request import Request, team_of
 
 ENDED_SHOWN = 3
@@ -85,7 +85,7 @@ def _wrong(engine: str, version: str) -> dict[str, str]:
 def _context(request: Request) -> dict[str, Any]:
     team = team_of(request)
     return {
-        "nodes": [_facts(node, team) for node in Node.objects.order_by("name")],
+        "nodes": [_facts(request.user, node, team) for node in Node.objects.order_by("name")],
         "engines": [adapter for adapter in engines.all() if not adapter.is_elsewhere],
         "may_install": access.can(request.user, "install", team),
         "may_start": access.can(request.user, "start", team),
@@ -94,11 +94,11 @@ def _context(request: Request) -> dict[str, Any]:
     }
 
 
-def _facts(node: Node, team: Team) -> dict[str, Any]:
+def _facts(user: User, node: Node, team: Team) -> dict[str, Any]:
     """One node as its panel shows it."""
     found = node.inventory
     memory, free = found.get("memory_bytes"), found.get("memory_available_bytes")
-    running = node.replicas.filter(state__in=Replica.HOLDING).select_related("deployment__model")
+    running = node.replicas.filter(state__in=Replica.HOLDING)
     held = EngineEnvironment.objects.filter(digest__in=found.get("environments") or [])
     node_jobs = Job.objects.filter(node=node, team=team)
     return {
@@ -106,7 +106,7 @@ def _facts(node: Node, team: Team) -> dict[str, Any]:
         "live": frame.is_live(node),
         "memory_used": memory - free if memory and free is not None else None,
         "cores_used": sum(replica.health.get("cpu") or 0 for replica in running),
-        "replicas": running.order_by("pk"),
+        "replicas": holders.on(user, team, node),
         "environments": held.order_by("engine", "-pk"),
         "active": [standing.job_line(job) for job in node_jobs.filter(state__in=Job.ACTIVE).order_by("pk")],
         "ended": _ended(node_jobs),

@@ -26,6 +26,7 @@ from playground import (
     fitting,
     forms,
     frame,
+    holders,
     options,
 )
 from playground.engines.base import Engine
@@ -104,6 +105,7 @@ def context(
         "once": values.get("once") or uuid.uuid4().hex,
         "may_start": access.can(request.user, "start", model.team),
         "operators": access.holders("start", model.team),
+        "where": model.team,
         "idle_choices": forms.idle_choices(values.get("idle_timeout_s", "")),
     }
     return found | (_of_engine(request, model, chosen, values, found) if chosen else {})
@@ -158,9 +160,21 @@ def _of_engine(
         "node": node,
         "command": fitting.command(offer, clean, asked["version"], model.name, added["extra"], gpus),
         "changes": _changes(found["edited"], wished, node),
+        "queue": _queue(request, model, wished, values),
         **asked,
         **added,
     }
+
+
+def _queue(
+    request: Request, model: Model, wished: Mapping[str, Any], values: QueryDict
+) -> holders.Queue | None:
+    """What it would wait behind if it were started now."""
+    names = ("version", "options", "form", "adapters", "extra")
+    numbers, _ = _numbers(values, ("gpus", "cores"))
+    kept = {name: wished[name] for name in names} | numbers
+    row = Deployment(team=model.team, model=model, engine=wished["engine"], wanted=kept)
+    return holders.before(request.user, row)
 
 
 def judged(model: Model, adapter: Engine, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -293,35 +307,44 @@ def _allowed_pairs(request: Request, model: Model) -> list[tuple[str, str]]:
 def submit(request: Request, model: Model) -> Deployment:
     """One verb with what was posted; raises DeploymentRefused."""
     posted = request.POST
+    asked = wanted(request, model)
+    row = edited(request, posted, model)
+    return deployments.request(
+        team=model.team,
+        user=request.user,
+        model=model,
+        **asked,
+        min_replicas=max(1, row.min_replicas) if row else 1,
+        max_replicas=row.max_replicas if row else 1,
+        share=bool(row and row.wanted.get("share")),
+        replaces=row if posted.get("place") == INSTEAD else None,
+        take_over=bool(posted.get("take-over")),
+        once=posted.get("once", "")[:64],
+    )
+
+
+def wanted(request: Request, model: Model) -> dict[str, Any]:
+    """What was posted of one new deployment, as `deployments.request` takes it and JSON keeps it."""
+    posted = request.POST
     numbers, errors = _numbers(posted, ("idle_timeout_s", "gpus", "cores", "form"))
     try:
         adapter = engines.get(posted.get("engine", ""))
     except engines.UnknownEngine as problem:
         raise deployments.DeploymentRefused({"engine": str(problem)}) from problem
-    row = edited(request, posted, model)
     if errors:
         raise deployments.DeploymentRefused(errors)
-    return deployments.request(
-        team=model.team,
-        user=request.user,
-        model=model,
-        engine=adapter.name,
-        options=forms.given(adapter.Options, posted),
-        version=version(posted) or None,
-        name=posted.get("name", "").strip(),
-        min_replicas=max(1, row.min_replicas) if row else 1,
-        max_replicas=row.max_replicas if row else 1,
-        idle_timeout_s=numbers.get("idle_timeout_s"),
-        gpus=numbers.get("gpus"),
-        share=bool(row and row.wanted.get("share")),
-        cores=numbers.get("cores"),
-        attached=posted.getlist("adapters"),
-        form=numbers.get("form"),
-        extra=_allowed_pairs(request, model),
-        replaces=row if posted.get("place") == INSTEAD else None,
-        take_over=bool(posted.get("take-over")),
-        once=posted.get("once", "")[:64],
-    )
+    return {
+        "engine": adapter.name,
+        "options": forms.given(adapter.Options, posted),
+        "version": version(posted) or None,
+        "name": posted.get("name", "").strip(),
+        "idle_timeout_s": numbers.get("idle_timeout_s"),
+        "gpus": numbers.get("gpus"),
+        "cores": numbers.get("cores"),
+        "attached": posted.getlist("adapters"),
+        "form": numbers.get("form"),
+        "extra": _allowed_pairs(request, model),
+    }
 
 
 def _numbers(posted: QueryDict, names: tuple[str, ...]) -> tuple[dict[str, int], dict[str, str]]:
