@@ -139,6 +139,7 @@ _HELD = """
     (made.usage ->> 'cached_tokens')::bigint AS cached_tokens,
     (made.usage ->> 'completion_tokens')::bigint AS completion_tokens
 """
+# An answer without an owner is a copy: of a fork, or of a logged request. It was asked elsewhere.
 _PLAYGROUND = f"""
     SELECT made.created_at AS at, made.state IN ('failed', 'interrupted') AS failed, {_HELD},
            {{label}} AS label
@@ -147,7 +148,7 @@ _PLAYGROUND = f"""
     JOIN playground_generation AS made ON made.turn_id = turn.id
     LEFT JOIN playground_replica AS replica ON replica.id = made.replica_id {{joins}}
     WHERE conversation.team_id = %(team)s AND made.created_at >= %(begin)s AND made.created_at < %(end)s
-      AND made.state NOT IN ('pending', 'streaming')
+      AND made.state NOT IN ('pending', 'streaming') AND made.owner <> ''
 """
 _BATCH = f"""
     SELECT made.created_at AS at, NOT made.ok AS failed, {_HELD}, {{label}} AS label

@@ -76,6 +76,7 @@ _WRITE = f"""
         LEFT JOIN endpoints_release AS release ON release.id = given.release
         LEFT JOIN playground_deployment AS deployment ON deployment.id = given.deployment
         LEFT JOIN playground_model AS model ON model.id = deployment.model_id
+        ORDER BY given.at, given.request_id
         ON CONFLICT (request_id) DO NOTHING
         RETURNING id, request_id
     ), logged AS (

@@ -1,23 +1,18 @@
-"""Pages of the production side: endpoints, one endpoint, Promote…, keys."""
+"""Pages of the production side: endpoints, one endpoint, Promote…."""
 
-from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import F, Prefetch
+from django.db.models import Prefetch
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
-from django.utils import timezone
-from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
-from endpoints import keys, launches, promotion
-from endpoints.models import ApiKey, Endpoint, Release
-from playground import access, secrets, snippets, standing, webhooks
+from endpoints import launches, promotion
+from endpoints.models import Endpoint, Release
+from playground import access, snippets, standing
 from playground.models import Deployment, Replica
 from playground.views.request import Request, team_of
-
-LIVES = (("", "never"), ("1", "after a day"), ("30", "after 30 days"), ("90", "after 90 days"))
 
 
 def listing(request: Request) -> HttpResponse:
@@ -35,12 +30,12 @@ def listing(request: Request) -> HttpResponse:
 
 
 def detail(request: Request, name: str) -> HttpResponse:
-    endpoint = _fetch(request, name)
+    endpoint = fetch(request, name)
     part = "#status" if request.htmx else ""
     return render(request, f"endpoints/detail.html{part}", _detail(request, endpoint))
 
 
-def _fetch(request: Request, name: str, *, write: bool = False) -> Endpoint:
+def fetch(request: Request, name: str, *, write: bool = False) -> Endpoint:
     """The endpoint of that name in the person's team."""
     rows = Endpoint.objects.filter(team=team_of(request), name=name).select_related(
         "team", "live__deployment"
@@ -55,7 +50,7 @@ def _fetch(request: Request, name: str, *, write: bool = False) -> Endpoint:
 
 def _detail(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     releases = endpoint.releases.select_related(
-        "configuration__model", "configuration__environment", "created_by"
+        "configuration__model", "configuration__environment", "created_by", "prompt_version__prompt"
     )
     starting = releases.filter(state=Release.State.STARTING).select_related("deployment").first()
     last = releases.first()
@@ -144,7 +139,7 @@ def offline(request: Request, name: str) -> HttpResponse:
 
 
 def _writable(request: Request, name: str) -> Endpoint:
-    endpoint = _fetch(request, name, write=True)
+    endpoint = fetch(request, name, write=True)
     access.require(request.user, "promote", endpoint.team)
     return endpoint
 
@@ -157,59 +152,3 @@ def _release(endpoint: Endpoint, number: str) -> Release | None:
     if found is None:
         raise Http404("no such release")
     return found
-
-
-@never_cache
-def keys_page(request: Request) -> HttpResponse:
-    """The team's keys; a new one's secret is in the answer to its making, and nowhere else."""
-    if request.method != "POST":
-        return render(request, "endpoints/keys.html", _keys(request))
-    team = team_of(request)
-    access.require(request.user, "keys", team)
-    days = request.POST.get("expires", "")
-    expires_at = timezone.now() + timedelta(days=int(days)) if days in dict(LIVES) and days else None
-    try:
-        key, secret = keys.make(
-            team, request.user, request.POST.get("name", ""), request.POST.getlist("scopes"), expires_at
-        )
-    except keys.KeyRefused as refusal:
-        context = _keys(request, {refusal.field: str(refusal)})
-        return render(request, "endpoints/keys.html", context, status=422)
-    return render(
-        request, "endpoints/keys.html", {**_keys(request), "made": key, "secret": secret, "typed": {}}
-    )
-
-
-def _keys(request: Request, errors: dict[str, str] | None = None) -> dict[str, Any]:
-    team = team_of(request)
-    rows = access.visible_to(request.user, ApiKey.objects.filter(team=team)).select_related("created_by")
-    chosen = request.POST.getlist("scopes") if errors else list(keys.SCOPES)
-    return {
-        "rows": rows.order_by(F("revoked_at").desc(nulls_first=True), "-created_at"),
-        "now": timezone.now(),
-        "scopes": [(scope, words, scope in chosen) for scope, words in keys.SCOPES.items()],
-        "lives": LIVES,
-        "typed": {"name": request.POST.get("name", ""), "expires": request.POST.get("expires", "")},
-        "errors": errors or {},
-        "may_make": access.can(request.user, "keys", team),
-        "webhook": secrets.find(team, webhooks.SECRET),
-    }
-
-
-@require_POST
-@never_cache
-def webhook_secret(request: Request) -> HttpResponse:
-    """A new secret for the team's webhooks, in this one answer and nowhere else."""
-    team = team_of(request)
-    access.require(request.user, "keys", team)
-    value = webhooks.renew_secret(team, request.user)
-    return render(request, "endpoints/keys.html", {**_keys(request), "typed": {}, "webhook_secret": value})
-
-
-@require_POST
-def revoke(request: Request, pk: int) -> HttpResponse:
-    key = access.fetch(request.user, ApiKey.objects.select_related("team"), pk, write=True)
-    access.require(request.user, "keys", key.team)
-    if keys.revoke(key, request.user):
-        messages.success(request, f"{key.name} is revoked: refused everywhere within seconds.")
-    return redirect("endpoints:keys")

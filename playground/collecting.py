@@ -1,6 +1,6 @@
 """Adds what was asked in conversations to a dataset, as a version of its own. Knows nothing of pages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from playground import datasets, history, pictures, policy, reading, thread
 from playground.datasets import DatasetRefused
@@ -33,18 +33,28 @@ def add_conversation(
     Each is asked with what was said before it. `answers`: the first column's count as the right ones. What is
     in it already is not added twice. DatasetRefused where nothing is added.
     """
+    return add(dataset, user, _rows(conversation, start, answers), conversation.title, "answered message")
+
+
+def add(
+    dataset: Dataset, user: User, rows: Iterable[Row | Problem], source: str, noun: str
+) -> DatasetVersion:
+    """The rows of the newest version and, after them, those of `rows` that it does not have already.
+
+    `source` is what they came from, `noun` what one of them is. DatasetRefused where nothing is added.
+    """
     before = latest(dataset)
     known = set(before.rows.values_list("custom_id", flat=True)) if before else set()
-    made = [one for one in _rows(conversation, start, answers) if not _in(one, known)]
+    made = [one for one in rows if not _in(one, known)]
     if not any(isinstance(one, Row) for one in made):
         why = next((f"{one.why}" for one in made if isinstance(one, Problem)), "")
-        raise DatasetRefused(why or "It has no answered message that the dataset does not have already.")
+        raise DatasetRefused(why or f"It has no {noun} that the dataset does not have already.")
     size = (before.size_bytes if before else 0) + sum(one.size for one in made if isinstance(one, Row))
     had = before.row_count if before else 0
     if had + len(made) > reading.MAX_ROWS:
         raise DatasetRefused(f"A dataset has at most {reading.MAX_ROWS:,} rows.")
     kind, columns = DatasetVersion.Kind.CONVERSATIONS, before.columns if before else []
-    version = datasets.begin(dataset, user, kind, conversation.title, size=size, columns=columns)
+    version = datasets.begin(dataset, user, kind, source, size=size, columns=columns)
     if before:
         datasets.copy_rows(before, version)
     return datasets.fill(version, made, after=had)

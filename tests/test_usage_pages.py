@@ -13,7 +13,8 @@ from django.utils import timezone
 from endpoints import usage_chart, usage_report, usage_store
 from endpoints.models import Usage
 from endpoints.usage_report import Line, PeriodRefused
-from playground.models import Membership, Replica, Team, User
+from playground import forks, thread
+from playground.models import Generation, Membership, Replica, Team, User
 from tests import rows, usage_rows
 from tests.rows import Rows
 
@@ -236,6 +237,13 @@ def test_days_without_anything_are_bars_of_nothing(team: Team) -> None:
     assert sum(bar.height for bar in chart.bars) == pytest.approx(100)
     assert usage_chart.of([], when, "requests") is None
     assert usage_chart.of(lines, when, "cost") is None, "an unknown cost is not drawn as none"
+
+
+def test_copies_of_answers_are_not_asked_again(full: Rows, team: Team, user: User) -> None:
+    made = usage_rows.answer(full.ready, user, text="Hello.")
+    forks.fork(made.turn.conversation, user, thread.show(made.turn.conversation))
+    assert Generation.objects.count() == 2
+    assert [(line.source, line.requests) for line in usage_report.totals(team, week())] == [("playground", 1)]
 
 
 def test_usage_of_a_deleted_key_stays(full: Rows, team: Team, user: User) -> None:

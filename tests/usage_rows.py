@@ -83,6 +83,7 @@ def answer(deployment: Deployment, user: User, **more: Any) -> Generation:
     timings = {"ttft": 30.0, "e2e": 500.0, "busy_s": 0.4, "cost": 0.0005}
     plain: dict[str, Any] = {
         "state": Generation.State.COMPLETE,
+        "owner": "a-web-process",
         "configuration": deployment.configuration,
         "replica": Replica.objects.filter(deployment=deployment).first(),
         "usage": {"prompt_tokens": 10, "completion_tokens": 7},
