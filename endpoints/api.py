@@ -201,7 +201,6 @@ def key_revoke(request: Request, pk: int) -> Any:
     """Refuse it from now on, everywhere within seconds."""
     row = fetch(request, ApiKey.objects.select_related("team"), pk, "keys")
     keys.revoke(row, request.auth.user)
-    return 204, None
 
 
 def _rows() -> QuerySet[Endpoint]:

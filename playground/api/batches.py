@@ -181,7 +181,6 @@ def scorer_remove(request: Request, pk: int, place: int) -> Any:
     """Take one, and its scores, away."""
     if not scoring.remove(fetch(request, _rows(), pk, "chat"), place, request.auth.user):
         raise Http404("no such scorer")
-    return 204, None
 
 
 @router.writes("POST", "/batches/{pk}/score", JobShown, needs="chat", of=Batch, status=202)

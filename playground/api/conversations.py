@@ -86,7 +86,6 @@ def change(request: Request, pk: int, given: Change) -> Any:
 def delete(request: Request, pk: int) -> Any:
     """With every message."""
     conversations.delete(_writable(request, pk), request.auth.user)
-    return 204, None
 
 
 @router.reads("/conversations/{pk}/messages", Page[MessageShown], of=Conversation)

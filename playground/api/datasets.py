@@ -76,7 +76,6 @@ def add_version(request: Request, pk: int, given: Told) -> Any:
 def delete(request: Request, pk: int) -> Any:
     """With all its versions, unless a batch stands on one."""
     datasets.remove(fetch(request, _rows(), pk, "chat"), request.auth.user)
-    return 204, None
 
 
 @router.writes("DELETE", "/datasets/{pk}/versions/{number}", None, needs="chat", of=Dataset)
@@ -84,7 +83,6 @@ def delete_version(request: Request, pk: int, number: int) -> Any:
     """One version, unless a batch stands on it."""
     row = fetch(request, _rows(), pk, "chat")
     datasets.remove_version(_version(row, number), request.auth.user)
-    return 204, None
 
 
 @router.reads("/datasets/{pk}/versions/{number}/rows", Page[DatasetRowShown], of=Dataset)

@@ -130,7 +130,6 @@ def restart(request: Request, pk: int) -> Any:
 def delete(request: Request, pk: int) -> Any:
     """Stop it and take it from every list."""
     deployments.delete(fetch(request, _rows(), pk, "stop"), request.auth.user)
-    return 204, None
 
 
 @router.reads("/deployments/{pk}/log", Log, of=Deployment)

@@ -179,7 +179,6 @@ def member_remove(request: Request, username: str, where: Query[Where]) -> Any:
     """Out of the team; what they made stays."""
     team = team_of(request, where, "manage team")
     teams.remove(_member(team, username), request.auth.user)
-    return 204, None
 
 
 @router.reads("/invitations", Page[InvitationShown], needs="manage team")
@@ -207,7 +206,6 @@ def invitation_revoke(request: Request, pk: int, where: Query[Where]) -> Any:
         raise Http404("no such invitation")
     if not teams.revoke(row, request.auth.user):
         raise Problem(409, "conflict", "It is used, revoked, or past its end already.")
-    return 204, None
 
 
 @router.reads("/tokens", list[TokenShown], needs=SELF)
@@ -223,7 +221,6 @@ def token_revoke(request: Request, pk: int) -> Any:
     if row is None:
         raise Http404("no such token")
     tokens.revoke(row, request.auth.user)
-    return 204, None
 
 
 @router.reads("/audit", Page[EntryShown], needs="manage team")

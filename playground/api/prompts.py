@@ -143,7 +143,6 @@ def change(request: Request, pk: int, given: About) -> Any:
 def delete(request: Request, pk: int) -> Any:
     """With every version, unless a release or a batch names one."""
     prompts.delete(fetch(request, _rows(), pk, "chat"), request.auth.user)
-    return 204, None
 
 
 @router.reads("/prompts/{pk}/versions", Page[PromptVersionShown], of=Prompt)

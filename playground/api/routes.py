@@ -1,6 +1,7 @@
 """How an operation is declared: what it needs, what it answers, and that it may refuse."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from django.db.models import Model
@@ -8,6 +9,7 @@ from django.http import HttpRequest
 from ninja import NinjaAPI, Router
 from ninja.operation import Operation
 from ninja.parser import Parser
+from ninja.responses import Status
 
 from playground import declared, policy
 from playground.api.answers import ERRORS, Problem
@@ -20,7 +22,7 @@ class Routes(Router):
 
     def reads(self, path: str, answer: Any, *, needs: str = "view", of: type[Model] | None = None) -> Any:
         """A GET."""
-        return self._operation("GET", path, {200: answer}, needs, of, reads=needs)
+        return self._operation("GET", path, answer, 200, needs, of, reads=needs)
 
     def writes(
         self,
@@ -33,26 +35,29 @@ class Routes(Router):
         status: int = 200,
     ) -> Any:
         """A POST, PATCH, PUT or DELETE that changes something. `answer` None: 204."""
-        return self._operation(
-            method, path, {204 if answer is None else status: answer}, needs, of, writes=needs
-        )
+        status = 204 if answer is None else status
+        return self._operation(method, path, answer, status, needs, of, writes=needs)
 
     def _operation(
         self,
         method: str,
         path: str,
-        answers: dict[int, Any],
+        answer: Any,
+        status: int,
         needs: str,
         of: type[Model] | None,
         **policy: str,
     ) -> Callable[[View], View]:
         def declare(view: View) -> View:
-            declared.declare(**policy, of=of)(view)  # type: ignore[arg-type]
+            @wraps(view)
+            def answered(*args: Any, **keys: Any) -> Status[Any]:
+                return Status(status, view(*args, **keys))
+
+            declared.declare(**policy, of=of)(answered)  # type: ignore[arg-type]
             extra = {"x-needs": needs, "x-object": of._meta.model_name if of else None}
-            made: View = self.api_operation([method], path, response=answers | ERRORS, openapi_extra=extra)(
-                view
-            )
-            return made
+            answers = {status: answer} | ERRORS
+            self.api_operation([method], path, response=answers, openapi_extra=extra)(answered)
+            return view
 
         return declare
 

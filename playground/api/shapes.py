@@ -16,6 +16,7 @@ from playground.models import (
     Job,
     Model,
     Node,
+    TeamOwned,
     User,
 )
 from playground.standing import Standing
@@ -38,11 +39,17 @@ class Row(Schema):
 
     @staticmethod
     def resolve_team(row: Any) -> str:
-        return str(row.team.slug)
+        return str(row["team"] if isinstance(row, dict) else row.team.slug)
 
     @staticmethod
     def resolve_created_by(row: Any) -> str | None:
-        return person(row.created_by)
+        return row["created_by"] if isinstance(row, dict) else person(row.created_by)
+
+
+def owned(row: TeamOwned) -> dict[str, Any]:
+    """What a Row shows of it."""
+    told = {"id": row.pk, "team": row.team.slug, "created_at": row.created_at}
+    return told | {"created_by": person(row.created_by)}
 
 
 def person(user: User | None) -> str | None:
@@ -119,10 +126,7 @@ class DeploymentShown(Row):
 def deployment(stands: Standing) -> dict[str, Any]:
     row: Deployment = stands.deployment
     return {
-        "id": row.pk,
-        "team": row.team,
-        "created_by": row.created_by,
-        "created_at": row.created_at,
+        **owned(row),
         "name": row.name,
         "model": row.model_id,
         "model_name": row.model.name,
@@ -349,10 +353,9 @@ class BatchShown(Row):
 
 
 def batch(row: Batch, columns: list[BatchColumn]) -> dict[str, Any]:
-    names = ("created_by", "created_at", "team", "name", "state", "problem", "parameters", "webhook")
-    told = {name: getattr(row, name) for name in (*names, "started_at", "ended_at")}
-    told |= {"id": row.pk, "dataset": row.version.dataset_id, "version": row.version_id}
-    return told | {"columns": columns}
+    names = ("name", "state", "problem", "parameters", "webhook", "started_at", "ended_at")
+    told = owned(row) | {name: getattr(row, name) for name in names}
+    return told | {"dataset": row.version.dataset_id, "version": row.version_id, "columns": columns}
 
 
 class ResultShown(Schema):
