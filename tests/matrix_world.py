@@ -7,19 +7,23 @@ into BUILDERS. What an address needs beside its first key stands in KEYS, what a
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db.models import Model as Row
+from django.utils import timezone
 
 from endpoints import keys
 from endpoints.models import ApiKey, Endpoint
 from playground import arriving, catalogue, teams
 from playground.models import (
+    AccessToken,
     Adapter,
     Batch,
     BatchColumn,
     Column,
+    Comment,
     Conversation,
     Dataset,
     Deployment,
@@ -32,6 +36,9 @@ from playground.models import (
     Membership,
     Model,
     Node,
+    Prompt,
+    PromptVersion,
+    ShareLink,
     StartWish,
     Team,
     Turn,
@@ -217,6 +224,31 @@ def _wish(world: World) -> StartWish:
     return StartWish.objects.create(team=world.team, created_by=world.owner, model=world.one(Model))
 
 
+def _prompt(world: World) -> Prompt:
+    said = [{"role": "user", "content": "Hello {{name}}"}]
+    row = Prompt.objects.create(team=world.team, name="Greeting", head=1, created_by=world.owner)
+    PromptVersion.objects.create(prompt=row, number=1, messages=said, created_by=world.owner)
+    return row
+
+
+def _token(world: World) -> AccessToken:
+    return AccessToken.objects.create(user=world.owner, name="matrix", prefix="matrix", secret_hash="0" * 64)
+
+
+def _link(world: World) -> ShareLink:
+    return ShareLink.objects.create(
+        team=world.team,
+        kind=ShareLink.Kind.CONVERSATION,
+        object_id=world.one(Conversation).pk,
+        created_by=world.owner,
+        expires_at=timezone.now() + timedelta(days=1),
+    )
+
+
+def _comment(world: World) -> Comment:
+    return Comment.objects.create(generation=world.one(Generation), user=world.owner, text="Good")
+
+
 BUILDERS: dict[type[Row], Callable[[World], Row]] = {
     Model: _model,
     Deployment: _deployment,
@@ -237,6 +269,10 @@ BUILDERS: dict[type[Row], Callable[[World], Row]] = {
     Membership: _membership,
     Invitation: _invitation,
     StartWish: _wish,
+    Prompt: _prompt,
+    AccessToken: _token,
+    ShareLink: _link,
+    Comment: _comment,
     Team: lambda world: world.team,
     User: lambda world: world.one(Membership).user,
 }
@@ -333,4 +369,5 @@ FORMS: dict[str, Callable[[World], Mapping[str, Any]]] = {
     "adapter-attach": lambda world: {"adapter": world.one(Adapter).pk},
     "adapter-detach": lambda world: {"adapter": world.one(Adapter).pk},
     "column": lambda world: {"deployment": world.one(Deployment).pk},
+    "batches-ended": lambda world: {"since": timezone.now().isoformat()},
 }
