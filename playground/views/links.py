@@ -55,6 +55,7 @@ def _of(request: Request, model: Any, pk: int) -> HttpResponse:
     thing = access.fetch(request.user, rows, pk, write=request.method == "POST")
     if request.method == "GET":
         return _answer(request, thing)
+    access.require(request.user, "chat", thing.team)
     typed = {name: request.POST.get(name, "") for name in ("days", "day", "version")}
     try:
         until = links.read_end(typed["days"], typed["day"].strip()[:20])
