@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from playground import leases
+from playground import leases, opening
 from playground.answers import Answer, Question, checked
 from playground.engine_client import EngineError
 from playground.feeds import Feed
 from playground.figures import Figures, figures
 from playground.models import Column, Conversation, Generation, Replica
+from playground.prompt_texts import PromptRefused
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,10 @@ def system_prompt_of(column: Column) -> str:
 
 def prompt_of(column: Column, text: str) -> list[dict[str, Any]]:
     """The messages that ask `text` anew, without what was said before."""
-    system = system_prompt_of(column)
-    first = [{"role": "system", "content": system}] if system else []
+    try:
+        first = opening.messages(column.conversation, column.system_prompt)
+    except PromptRefused as problem:
+        raise EngineError("bad_request", f"The prompt cannot be filled in: {problem}") from problem
     return [*first, {"role": "user", "content": text}]
 
 
@@ -96,6 +99,6 @@ async def ask(asked: Question, more: Mapping[str, Any] | None = None) -> Taken:
 def columns_of(conversation: Conversation) -> list[Column]:
     """Its open columns in order, each with its conversation and deployment at hand."""
     rows = conversation.columns.filter(closed=False).select_related(
-        "conversation", "deployment__model", "deployment__configuration__environment"
+        "conversation__prompt_version", "deployment__model", "deployment__configuration__environment"
     )
     return list(rows)

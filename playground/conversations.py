@@ -22,7 +22,13 @@ class ConversationRefused(Exception):
 def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation:
     """An empty conversation with one column; one this person has and did nothing in is taken first."""
     empty = Conversation.objects.filter(
-        team=team, created_by=user, turns=None, title=UNTITLED, system_prompt="", blind=False
+        team=team,
+        created_by=user,
+        turns=None,
+        title=UNTITLED,
+        system_prompt="",
+        prompt_version=None,
+        blind=False,
     )
     several = Column.objects.filter(conversation=OuterRef("pk"), closed=False, position__gt=0)
     set_up = Q(parameters__isnull=False) | Q(system_prompt__isnull=False)

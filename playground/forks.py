@@ -86,6 +86,8 @@ def _conversation(row: Conversation, user: User) -> Conversation:
         task=row.task,
         title=row.title[: 200 - len(SUFFIX)] + SUFFIX,
         system_prompt=row.system_prompt,
+        prompt_version_id=row.prompt_version_id,
+        prompt_values=row.prompt_values,
         parameters=row.parameters,
         together=row.together,
         blind=row.blind,

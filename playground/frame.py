@@ -15,7 +15,19 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from playground import standing
-from playground.models import Batch, Conversation, Dataset, Deployment, Job, Model, Node, Replica, Team, User
+from playground.models import (
+    Batch,
+    Conversation,
+    Dataset,
+    Deployment,
+    Job,
+    Model,
+    Node,
+    Prompt,
+    Replica,
+    Team,
+    User,
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ ITEMS = [
     Item("Playground", "playground", 30),
     Item("Batches", "batches", 40),
     Item("Datasets", "datasets", 50),
+    Item("Prompts", "prompts", 60),
     Item("Nodes", "nodes", 80),
     Item("Team", "team", 90),
 ]
@@ -208,6 +221,8 @@ def _own_finds(team: Team, query: str) -> Iterable[Found]:
             return
     for data in Dataset.objects.filter(team=team, name__icontains=query).order_by("name")[:4]:
         yield Found(data.name, "dataset", reverse("dataset", args=[data.pk]))
+    for prompt in Prompt.objects.filter(team=team, name__icontains=query).order_by("name")[:4]:
+        yield Found(prompt.name, "prompt", reverse("prompt", args=[prompt.pk]))
     for batch in Batch.objects.filter(team=team, name__icontains=query).order_by("-pk")[:4]:
         yield Found(batch.name, "batch", reverse("batch", args=[batch.pk]))
     for node in Node.objects.filter(name__icontains=query).order_by("name")[:2]:

@@ -14,12 +14,23 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 
-from playground import conversations, deployments, effects, events, leases, pictures, sharing_rules, widgets
+from playground import (
+    conversations,
+    deployments,
+    effects,
+    events,
+    leases,
+    opening,
+    pictures,
+    sharing_rules,
+    widgets,
+)
 from playground.history import messages as messages
 from playground.leases import BOOT_ID as BOOT_ID
 from playground.leases import sweep as sweep
 from playground.models import Column, Conversation, Deployment, Generation, Turn, User
 from playground.orm import orm
+from playground.prompt_texts import PromptRefused
 from playground.replay import Reader
 from playground.writing import Writer
 
@@ -102,6 +113,7 @@ def _send(
     columns = _running(conversation)
     if inputs.get("images"):
         _require_sight(columns)
+    _require_filled(conversation)
     if conversation.blind and len(columns) > 1:
         inputs = inputs | {"blind": True}
         secrets.SystemRandom().shuffle(columns)  # Keys that rise with the columns would tell whose is whose.
@@ -141,6 +153,14 @@ def _require_sight(columns: list[Column]) -> None:
     if not any(column.deployment and leases.sees(column.deployment) for column in columns):
         name = columns[0].deployment.name if columns[0].deployment else "The model"
         raise SendRefused(f"{name} does not read pictures. Take them away, or choose a model that does.")
+
+
+def _require_filled(conversation: Conversation) -> None:
+    """Refuse to ask while a variable of the conversation's prompt has no value."""
+    try:
+        opening.messages(conversation)
+    except PromptRefused as problem:
+        raise SendRefused(f"The prompt of this conversation cannot be filled in: {problem}") from problem
 
 
 def _check_place(conversation: Conversation, parent: Turn | None, previous: Sequence[Generation]) -> None:

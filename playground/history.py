@@ -1,19 +1,18 @@
-"""What a model is told before it answers: the system prompt, and the turns and answers that led here."""
+"""What a model is told before it answers: what opens the conversation, and what was said that led here."""
 
 from typing import Any
 
-from playground import pictures
+from playground import opening, pictures
 from playground.models import Generation, Turn
 
 
 def messages(generation: Generation, *, sees: bool = True) -> list[dict[str, Any]]:
     """OpenAI messages of the request behind `generation`. Turns that never got an answer are left out.
 
-    Pictures are named, see `pictures`; a model that does not see is told the text alone.
+    Pictures are named, see `pictures`; a model that does not see is told the text alone. PromptRefused where
+    the conversation's prompt of the library lacks a value.
     """
-    shared, own = generation.turn.conversation.system_prompt, generation.column.system_prompt
-    system = shared if own is None else own
-    said: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+    said = opening.messages(generation.turn.conversation, generation.column.system_prompt)
     for earlier in _before(generation):
         said.append({"role": "user", "content": _content(earlier.turn, sees)})
         said.append({"role": "assistant", "content": earlier.text})

@@ -20,6 +20,7 @@ from playground.answers import Question, checked
 from playground.engine_client import EngineError, Target
 from playground.history import messages
 from playground.models import BatchColumn, Column, Deployment, Generation, Replica, Turn
+from playground.prompt_texts import PromptRefused
 
 BOOT_ID = secrets.token_hex(8)
 UNCLAIMED_S = 60.0
@@ -131,8 +132,11 @@ def question(generation: Generation, replica: Replica) -> Question:
         turn, model = generation.turn, replica.deployment.model
         asked = widgets.asked(task, turn.text, turn.inputs)
         return Question(target, asked, parameters, task, tuple(model.facts.get("labels") or ()))
-    said = messages(generation)
-    if not any(isinstance(one["content"], list) for one in said) or sees(replica.deployment):
+    try:
+        said = messages(generation)
+    except PromptRefused as problem:
+        raise EngineError("bad_request", f"The prompt cannot be filled in: {problem}") from problem
+    if not any(isinstance(one.get("content"), list) for one in said) or sees(replica.deployment):
         return Question(target, {"messages": said}, parameters)
     return Question(target, {"messages": messages(generation, sees=False)}, parameters, unseen=True)
 

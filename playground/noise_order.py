@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 ARMS = ("A1", "A2")
 RANDOM_DIGITS, PLACE_DIGITS = 8, 6
@@ -57,7 +58,10 @@ def salt(seed: int, place: int) -> str:
     return " ".join(f"{drawn:0{RANDOM_DIGITS}d}{place:0{PLACE_DIGITS}d}") + "\n\n"
 
 
-def salted(messages: Sequence[dict[str, str]], salt: str) -> list[dict[str, str]]:
+def salted(messages: Sequence[dict[str, Any]], salt: str) -> list[dict[str, Any]]:
     """The messages with it in front of the first, whoever says that."""
     first, *rest = messages
-    return [{**first, "content": salt + first["content"]}, *rest]
+    content = first["content"]
+    if isinstance(content, list):
+        return [{**first, "content": [{"type": "text", "text": salt}, *content]}, *rest]
+    return [{**first, "content": salt + (content or "")}, *rest]

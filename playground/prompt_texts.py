@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from playground import policy
 
-__all__ = ["PromptRefused", "Version", "check", "declared", "escape", "filled", "read", "used"]
+__all__ = ["PromptRefused", "Version", "check", "declared", "escape", "filled", "read", "used", "written"]
 
 TYPES = ("text", "number", "boolean", "choice", "json")
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -44,8 +44,11 @@ class PromptRefused(Exception):
 class Version(Protocol):
     """What is read of a PromptVersion."""
 
-    messages: Any
-    variables: Any
+    @property
+    def messages(self) -> Any: ...
+
+    @property
+    def variables(self) -> Any: ...
 
 
 # Filling
@@ -79,10 +82,10 @@ def _text(variable: Mapping[str, Any], value: Any) -> str:
         value = variable.get("default")
     if value is None:
         raise PromptRefused(f"{variable['name']} is missing.", variable["name"])
-    return _written(variable, value)
+    return written(variable, value)
 
 
-def _written(variable: Mapping[str, Any], value: Any) -> str:
+def written(variable: Mapping[str, Any], value: Any) -> str:
     """The value as text; PromptRefused where it is not of the variable's type."""
     name, kind = variable["name"], variable["type"]
     if isinstance(value, str) and kind in ("number", "boolean"):
@@ -185,13 +188,43 @@ def pieces(text: str) -> Iterator[tuple[str, str]]:
     yield text[at:], ""
 
 
+def shown(message: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> list[tuple[str, str, bool]]:
+    """A message's text in pieces: (text, variable's name or "", whether it has a value).
+
+    With `texts`, values by name, as it will be sent; without, as it is written.
+    """
+    found: list[tuple[str, str, bool]] = []
+    for text, name in pieces("\n\n".join(_parts(message))):
+        if name:
+            known = texts is not None and name in texts
+            found.append((texts[name] if texts and known else text, name, known))
+        elif text:
+            found.append((text if texts is None else _put(text, lambda name: name), "", True))
+    return found
+
+
+def texts(variables: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> dict[str, str]:
+    """What is put in for each variable that has a value or a default; PromptRefused for a wrong one."""
+    given = {variable["name"]: values.get(variable["name"]) for variable in variables}
+    known = [
+        variable
+        for variable in variables
+        if given[variable["name"]] is not None or variable.get("default") is not None
+    ]
+    return {variable["name"]: _text(variable, given[variable["name"]]) for variable in known}
+
+
 def _parts(message: Mapping[str, Any]) -> Iterator[str]:
     """Every text of a message."""
     content = message.get("content")
     if isinstance(content, str):
         yield content
     elif isinstance(content, list):
-        yield from (part["text"] for part in content if isinstance(part.get("text"), str))
+        yield from (part["text"] for part in content if _is_text(part))
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, Mapping) and isinstance(part.get("text"), str)
 
 
 def _names(message: Mapping[str, Any]) -> Iterator[str]:
@@ -207,7 +240,7 @@ def _swapped(message: Mapping[str, Any], swap: Swap) -> dict[str, Any]:
         fresh["content"] = _put(content, swap)
     elif isinstance(content, list):
         for part in content:
-            if isinstance(part.get("text"), str):
+            if _is_text(part):
                 part["text"] = _put(part["text"], swap)
     return fresh
 
@@ -257,7 +290,7 @@ def _variable(entry: Any, place: int) -> dict[str, Any]:
     if kind == "choice":
         found["choices"] = _choices(entry.get("choices"), name)
     if (default := entry.get("default")) is not None:
-        _written(found, default)
+        written(found, default)
         found["default"] = _read(found, default) if isinstance(default, str) and kind != "json" else default
     return found
 

@@ -10,15 +10,18 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.db.models import F, Q, QuerySet
+from django.urls import reverse
 from django.utils import timezone
 
-from playground import access, events, prompt_texts
-from playground.models import Prompt, PromptVersion, Team, User
+from playground import access, events, opening, prompt_texts
+from playground.models import Batch, Conversation, Prompt, PromptVersion, Team, User
 from playground.prompt_texts import PromptRefused, filled
 
 __all__ = ["Conflict", "PromptRefused", "Said", "Use", "create", "filled", "save"]
 
 NAME, NOTE, DESCRIPTION, TAGS, TAG = 120, 500, 2000, 20, 40
+# Conversations told in "where used", the newest.
+SHOWN = 50
 
 
 class Conflict(Exception):
@@ -41,7 +44,8 @@ class Said:
     def checked(self) -> "Said":
         """The same as it is kept; PromptRefused where it cannot be."""
         prompt_texts.check(self.messages, self.parameters)
-        return Said(self.messages, prompt_texts.declared(self.messages, self.variables), self.parameters)
+        messages = [{**message, "content": message.get("content")} for message in self.messages]
+        return Said(messages, prompt_texts.declared(self.messages, list(self.variables)), self.parameters)
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def restore(prompt: Prompt, user: User, number: int, *, base: int) -> PromptVers
     old = prompt.versions.filter(number=number).first()
     if old is None:
         raise PromptRefused(f"There is no v{number}.")
-    if number == base:
+    if number == prompt.head:
         raise PromptRefused(f"v{number} is the newest already.")
     return save(prompt, user, said(old), base=base, note=f"Restores v{number}.", restores=number)
 
@@ -177,6 +181,7 @@ def delete(prompt: Prompt, user: User) -> None:
             name=prompt.name,
             before=_about(prompt) | {"versions": versions},
         )
+        opening.let_go(prompt)
         tell(prompt)
         prompt.delete()
 
@@ -194,10 +199,25 @@ def find(team: Team, query: str = "", tag: str = "") -> QuerySet[Prompt]:
     return rows.filter(hit | newest).distinct()
 
 
+def tags_of(team: Team) -> list[str]:
+    """Every tag that a prompt of the team bears, sorted."""
+    rows = Prompt.objects.filter(team=team).exclude(tags=[]).values_list("tags", flat=True)
+    return sorted({tag for tags in rows for tag in tags})
+
+
 def uses(prompt: Prompt) -> list[Use]:
     """Where its versions are used, newest version first."""
-    found = [use for ask in USES for use in ask(prompt)]
+    found = [use for ask in (_own_uses, *USES) for use in ask(prompt)]
     return sorted(found, key=lambda use: (-use.number, use.kind, use.title))
+
+
+def _own_uses(prompt: Prompt) -> Iterable[Use]:
+    batches = Batch.objects.filter(prompt_version__prompt=prompt)
+    for number, pk, name in batches.values_list("prompt_version__number", "pk", "name"):
+        yield Use(number, "batch", name, reverse("batch", args=[pk]), holds=True)
+    talks = Conversation.objects.filter(prompt_version__prompt=prompt).order_by("-updated_at")[:SHOWN]
+    for number, pk, title in talks.values_list("prompt_version__number", "pk", "title"):
+        yield Use(number, "conversation", title, reverse("conversation", args=[pk]), holds=False)
 
 
 def same(what: Said, version: PromptVersion) -> bool:

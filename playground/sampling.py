@@ -97,6 +97,12 @@ def read(form: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
+def over(before: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What the form chose, and of `before` what the form does not show: a response format, tools."""
+    shown = {parameter.name for parameter in PARAMETERS}
+    return {name: value for name, value in before.items() if name not in shown} | dict(chosen)
+
+
 def fields(parameters: Mapping[str, Any], ignored: Collection[str]) -> list[Field]:
     """The form's fields, in order."""
     return [

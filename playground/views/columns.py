@@ -126,7 +126,9 @@ def _keep(request: Request, row: Column) -> HttpResponse:
     prompt = request.POST.get("system_prompt", "")
     errors: dict[str, str] = {}
     try:
-        comparison.configure(row, prompt, sampling.read(request.POST.dict()))
+        before = row.conversation.parameters if row.parameters is None else row.parameters
+        chosen = sampling.over(before, sampling.read(request.POST.dict()))
+        comparison.configure(row, prompt, chosen)
         return anew(request, row.conversation)
     except sampling.BadParameters as problem:
         errors = problem.fields

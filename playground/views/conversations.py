@@ -29,6 +29,8 @@ from playground import (
     endings,
     generation,
     noise,
+    opening,
+    picking,
     pictures,
     plans,
     results,
@@ -43,6 +45,7 @@ from playground import (
 )
 from playground.figures import figures
 from playground.models import Column, Conversation, Deployment, Generation, Image, Model, Turn
+from playground.prompt_texts import PromptRefused
 from playground.views.request import Request, team_of
 
 PAGE = "playground/conversation.html"
@@ -163,6 +166,7 @@ def _conversation(request: Request, conversation: Conversation, point: thread.Po
     shown = thread.show(conversation, point)
     found = headings(conversation)
     said = _said(request, conversation, shown)
+    picker = picking.picker(request.user, conversation)
     return {
         **said,
         **_summed(conversation, shown, said["hidden"]),
@@ -176,8 +180,9 @@ def _conversation(request: Request, conversation: Conversation, point: thread.Po
         "crowded": plans.fits_together(asking.columns_of(conversation), request.user).why
         if len(found) > 1
         else "",
-        "typed": request.GET.get("text", "")[:2000],
-        **_settings(conversation, found, {}),
+        "typed": request.GET.get("text", "")[:2000] or (picker.get("asked", "") if not shown.turns else ""),
+        "picker": picker,
+        **settings_of(conversation, found, {}),
     }
 
 
@@ -325,7 +330,7 @@ def _why_not(request: Request, conversation: Conversation) -> str:
     return sharing_rules.why_not(conversation) if access.can(request.user, "chat", conversation.team) else ""
 
 
-def _settings(
+def settings_of(
     conversation: Conversation, there: list[columns.Heading], errors: dict[str, str]
 ) -> dict[str, Any]:
     ignored: set[str] = set()
@@ -405,17 +410,15 @@ def settings(request: Request, pk: int) -> HttpResponse:
     conversation = writable(request, pk)
     errors: dict[str, str] = {}
     try:
-        parameters = sampling.read(request.POST.dict())
-        conversations.configure(
-            conversation, request.POST.get("system_prompt", ""), parameters, request.user
-        )
+        parameters = sampling.over(conversation.parameters, sampling.read(request.POST.dict()))
+        conversations.configure(conversation, request.POST.get("system_prompt", ""), parameters, request.user)
     except sampling.BadParameters as problem:
         errors = problem.fields
     except conversations.ConversationRefused as problem:
         errors = {"system_prompt": str(problem)}
     status = HTTP_UNPROCESSABLE if errors else 200
     return render(
-        request, f"{PAGE}#kept", _settings(conversation, headings(conversation), errors), status=status
+        request, f"{PAGE}#kept", settings_of(conversation, headings(conversation), errors), status=status
     )
 
 
@@ -454,9 +457,11 @@ def _asked(conversation: Conversation, shown: thread.Shown) -> dict[str, Any]:
 
 def _messages(conversation: Conversation, shown: thread.Shown) -> list[dict[str, Any]]:
     """What was said up to the last message of the shown branch; a greeting where nothing was."""
-    messages: list[dict[str, Any]] = (
-        [{"role": "system", "content": conversation.system_prompt}] if conversation.system_prompt else []
-    )
+    try:
+        messages = opening.messages(conversation)
+    except PromptRefused:  # A value is missing: shown as it is written.
+        system = {"role": "system", "content": conversation.system_prompt}
+        messages = [system] if conversation.system_prompt else []
     for turn in shown.turns:
         messages.append({"role": "user", "content": pictures.sketched(turn.turn)})
         if turn is not shown.turns[-1] and turn.lead:
