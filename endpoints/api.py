@@ -1,17 +1,18 @@
 """The management API's production side: endpoints, releases, keys."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import QuerySet
 from django.http import Http404
+from django.utils import timezone
 from ninja import Query, Schema
 from pydantic import Field
 
-from endpoints import keys, launches, promotion
+from endpoints import keys, launches, promotion, usage_report
 from endpoints.models import ApiKey, Endpoint, Release
 from playground import access
-from playground.api.answers import Given
+from playground.api.answers import Given, Problem
 from playground.api.caller import BIGGEST, Request, Where, Window, cut, fetch, paged, team_of, visible
 from playground.api.routes import Routes
 from playground.api.shapes import Page, Row, person
@@ -23,6 +24,7 @@ REFUSED: dict[type[Exception], int] = {
     promotion.PromotionConflict: 409,
     launches.LaunchRefused: 422,
     keys.KeyRefused: 422,
+    usage_report.PeriodRefused: 422,
 }
 
 
@@ -86,6 +88,7 @@ class Promotion(Given):
     endpoint: str = Field(max_length=80)
     sampling: dict[str, float | int] = Field({}, description="Defaults; a client's own values win.")
     note: str = Field("", max_length=2000)
+    prompt: str = Field("", max_length=200, description="What it was tested with: support-triage@7.")
     in_place: bool = Field(False, description="Hand over the running replica: no second one starts.")
 
 
@@ -114,7 +117,45 @@ class KeyGiven(Given):
 
     name: str = Field(max_length=80)
     scopes: list[str] = Field(["endpoints"], max_length=10)
+    endpoints: list[str] = Field([], max_length=200, description="None: all.")
+    routes: list[str] = Field([], max_length=50, description="/v1/embeddings, …; none: all.")
+    limits: dict[str, float] = Field({}, description="requests_minute, tokens_day, spend_day, …")
     expires_at: datetime | None = None
+
+
+class KeyChange(Given):
+    """What is absent stays."""
+
+    name: str | None = Field(None, max_length=80)
+    scopes: list[str] | None = Field(None, max_length=10)
+    endpoints: list[str] | None = Field(None, max_length=200)
+    routes: list[str] | None = Field(None, max_length=50)
+    limits: dict[str, float] | None = None
+    expires_at: datetime | None = None
+
+
+class Overlap(Given):
+    """How long the old secret works on."""
+
+    hours: float = Field(24, ge=0, le=24 * 30)
+
+
+class UsageShown(Schema):
+    """What one group of one source came to. Times to first token in milliseconds, cost in dollars."""
+
+    label: str
+    source: str
+    requests: int
+    errors: int
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    gpu_s: float | None
+    core_s: float | None
+    cost: float | None
+    unpriced: int
+    ttft_p50: float | None
+    ttft_p95: float | None
 
 
 class KeyMade(KeyShown):
@@ -143,7 +184,7 @@ def releases(request: Request, name: str, window: Query[Window]) -> Any:
     return cut(list(found[: window.limit + 1]), window, key="number")
 
 
-@router.writes("POST", "/endpoints/promote", ReleaseShown, needs="promote", of=Deployment, status=201)
+@router.writes("POST", "/endpoints", ReleaseShown, needs="promote", of=Deployment, status=201)
 def promote(request: Request, given: Promotion) -> Any:
     """Begin to launch what a deployment runs; the release is live once it is ready. Read it until then."""
     running = Deployment.objects.exclude(desired=Deployment.Desired.DELETED).select_related("team")
@@ -151,7 +192,8 @@ def promote(request: Request, given: Promotion) -> Any:
     typed = {key: str(value) for key, value in given.sampling.items() if key in launches.SAMPLING}
     if unknown := sorted(set(given.sampling) - set(launches.SAMPLING)):
         raise launches.LaunchRefused({f"sampling.{unknown[0]}"[:80]: "A release has no such default."})
-    typed |= {"endpoint": given.endpoint, "note": given.note, "in_place": "1" if given.in_place else ""}
+    typed |= {"endpoint": given.endpoint, "note": given.note, "prompt": given.prompt}
+    typed |= {"in_place": "1" if given.in_place else ""}
     made = launches.launch(row, request.auth.user, typed)
     return _releases(made.endpoint).get(pk=made.pk)
 
@@ -191,9 +233,50 @@ def keys_list(request: Request, window: Query[Window]) -> Any:
 def key_make(request: Request, where: Query[Where], given: KeyGiven) -> Any:
     """A new key. Its secret is in this answer and nowhere else."""
     team = team_of(request, where, "keys")
-    row, secret = keys.make(team, request.auth.user, given.name, given.scopes, given.expires_at)
+    may = {"endpoints": given.endpoints, "routes": given.routes}
+    ends, limits = _moment(given.expires_at), _limits(given.limits)
+    row, secret = keys.make(team, request.auth.user, given.name, given.scopes, ends, limits=limits, **may)
     row.secret = secret  # type: ignore[attr-defined]
     return row
+
+
+@router.writes("PATCH", "/keys/{pk}", KeyShown, needs="keys", of=ApiKey)
+def key_change(request: Request, pk: int, given: KeyChange) -> Any:
+    """Let it be called so and do this from now on."""
+    row = fetch(request, ApiKey.objects.select_related("team", "created_by"), pk, "keys")
+    kept = {name: getattr(row, name) for name in KeyChange.model_fields}
+    wanted = {name: value for name, value in given.dict().items() if value is not None}
+    if "limits" in wanted:
+        wanted["limits"] = _limits(wanted["limits"])
+    if "expires_at" in given.model_fields_set:
+        wanted["expires_at"] = _moment(given.expires_at)
+    return keys.change(row, request.auth.user, **kept | wanted)
+
+
+@router.writes("POST", "/keys/{pk}/rotate", KeyMade, needs="keys", of=ApiKey, status=201)
+def key_rotate(request: Request, pk: int, given: Overlap) -> Any:
+    """A new secret in its place; the old one works on for a while. Both share the limits."""
+    row = fetch(request, ApiKey.objects.select_related("team"), pk, "keys")
+    fresh, secret = keys.rotate(row, request.auth.user, timedelta(hours=given.hours))
+    fresh.secret = secret  # type: ignore[attr-defined]
+    return fresh
+
+
+@router.reads("/usage", list[UsageShown])
+def usage(
+    request: Request,
+    where: Query[Where],
+    by: str = "day",
+    period: str = "7",
+    first: str = "",
+    last: str = "",
+) -> Any:
+    """What the team used, by person, key, endpoint, model, engine or day. `period`: today, 7, 30, custom."""
+    team = team_of(request, where)
+    if by not in usage_report.GROUPS:
+        raise Problem(422, "invalid", f"One of {', '.join(usage_report.GROUPS)}.", "by")
+    when = usage_report.period(period, first, last)
+    return usage_report.lines(team, when, by)[: usage_report.MOST_ROWS]
 
 
 @router.writes("DELETE", "/keys/{pk}", None, needs="keys", of=ApiKey)
@@ -201,6 +284,16 @@ def key_revoke(request: Request, pk: int) -> Any:
     """Refuse it from now on, everywhere within seconds."""
     row = fetch(request, ApiKey.objects.select_related("team"), pk, "keys")
     keys.revoke(row, request.auth.user)
+
+
+def _limits(given: dict[str, float]) -> dict[str, float]:
+    """Whole numbers as such: JSON tells them apart no more than it has to."""
+    return {name: int(value) if value == int(value) else value for name, value in given.items()}
+
+
+def _moment(ends: datetime | None) -> datetime | None:
+    """One without a zone is by UTC."""
+    return timezone.make_aware(ends) if ends is not None and timezone.is_naive(ends) else ends
 
 
 def _rows() -> QuerySet[Endpoint]:

@@ -100,6 +100,14 @@ def rescan(request: Request, window: Query[Window]) -> Any:
     return paged(visible(request, _rows().filter(missing=False), team), window)
 
 
+@router.writes("POST", "/models/external", ModelShown, needs="external", status=201)
+def add_external(request: Request, where: Query[Where], given: FromServer) -> Any:
+    """Add a model that is asked on another server."""
+    team = team_of(request, where, "external")
+    named = given.dict() | {"context": "" if given.context is None else str(given.context)}
+    return _rows().get(pk=external.add(team, request.auth.user, named).pk)
+
+
 @router.reads("/models/{pk}", ModelShown, of=Model)
 def read(request: Request, pk: int) -> Any:
     """One model."""
@@ -115,14 +123,6 @@ def add(request: Request, where: Query[Where], given: FromHub) -> Any:
     repository = hub.repository(*hub.split(f"{given.repo}@{given.commit}"))
     row = hub_models.add(repository, given.forms, team, request.auth.user)
     return _rows().get(pk=row.pk)
-
-
-@router.writes("POST", "/models/external", ModelShown, needs="external", status=201)
-def add_external(request: Request, where: Query[Where], given: FromServer) -> Any:
-    """Add a model that is asked on another server."""
-    team = team_of(request, where, "external")
-    named = given.dict() | {"context": "" if given.context is None else str(given.context)}
-    return _rows().get(pk=external.add(team, request.auth.user, named).pk)
 
 
 @router.writes("DELETE", "/models/{pk}", Removal, needs="remove models", of=Model, status=202)

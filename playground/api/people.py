@@ -7,7 +7,7 @@ from django.http import Http404
 from ninja import Query, Schema
 from pydantic import Field
 
-from playground import audit, teams, tokens
+from playground import access, audit, members, quotas, teams, tokens
 from playground.api.answers import Given, Problem
 from playground.api.caller import Request, Where, Window, paged, team_of
 from playground.api.routes import Routes
@@ -55,6 +55,20 @@ class MemberShown(Schema):
     @staticmethod
     def resolve_name(row: Membership) -> str:
         return row.user.get_full_name()
+
+
+class Name(Given):
+    """What it is called."""
+
+    name: str = Field(max_length=80)
+
+
+class UseShown(Schema):
+    """One limit and what is used of it."""
+
+    name: str
+    used: float
+    most: float | None = Field(description="Null: no limit.")
 
 
 class Role(Given):
@@ -159,10 +173,32 @@ def teams_list(request: Request) -> Any:
     return [_team(row) for row in _memberships(request)]
 
 
+@router.writes("POST", "/teams", TeamShown, needs="teams", status=201)
+def team_make(request: Request, given: Name) -> Any:
+    """A new team, whose maker is its first administrator. For site administrators."""
+    access.require_site(request.auth.user, "teams")
+    made = teams.make(given.name, request.auth.user)
+    return _team(made.memberships.select_related("team").get(user=request.auth.user))
+
+
+@router.writes("PATCH", "/team", TeamShown, needs="manage team")
+def team_rename(request: Request, where: Query[Where], given: Name) -> Any:
+    """Another name for the team. Its slug stays."""
+    team = team_of(request, where, "manage team")
+    teams.rename(team, given.name, request.auth.user)
+    return _team(team.memberships.select_related("team").get(user=request.auth.user))
+
+
+@router.reads("/team/use", list[UseShown])
+def team_use(request: Request, where: Query[Where]) -> Any:
+    """What the team takes of what it may: replicas, GPU-hours and batch rows today, storage."""
+    return quotas.use(team_of(request, where))
+
+
 @router.reads("/members", list[MemberShown])
-def members(request: Request, where: Query[Where]) -> Any:
+def members_list(request: Request, where: Query[Where]) -> Any:
     """Who is in the team."""
-    return list(team_of(request, where).memberships.select_related("user").order_by("user__username"))
+    return members.of(team_of(request, where))
 
 
 @router.writes("PATCH", "/members/{username}", MemberShown, needs="manage team")
@@ -170,7 +206,7 @@ def member_change(request: Request, username: str, where: Query[Where], given: R
     """Another role."""
     team = team_of(request, where, "manage team")
     row = _member(team, username)
-    teams.change_role(row, given.role, request.auth.user)
+    members.change_role(row, given.role, request.auth.user)
     return _member(team, username)
 
 
@@ -178,7 +214,7 @@ def member_change(request: Request, username: str, where: Query[Where], given: R
 def member_remove(request: Request, username: str, where: Query[Where]) -> Any:
     """Out of the team; what they made stays."""
     team = team_of(request, where, "manage team")
-    teams.remove(_member(team, username), request.auth.user)
+    members.remove(_member(team, username), request.auth.user)
 
 
 @router.reads("/invitations", Page[InvitationShown], needs="manage team")

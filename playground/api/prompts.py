@@ -1,14 +1,14 @@
 """The library of prompts: versions, saving on what one began from, differences, files."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from django.db.models import QuerySet
 from django.http import Http404
 from ninja import Query, Schema
 from pydantic import Field
 
-from playground import prompts
+from playground import prompt_files, prompts
 from playground.api.answers import Given
 from playground.api.caller import Request, Where, Window, cut, fetch, paged, team_of, visible
 from playground.api.routes import Routes
@@ -107,6 +107,27 @@ class PromptVersionShown(Schema):
         return person(row.created_by)
 
 
+class FileGiven(Given):
+    """A file's name, which tells its format, and its text."""
+
+    name: str = Field(max_length=255)
+    text: str = Field(max_length=prompt_files.BYTES)
+
+
+class FileShown(Schema):
+    """A prompt as a file."""
+
+    name: str
+    text: str
+
+
+class ImportedShown(Schema):
+    """What came of a file: "made", "saved", "changed" or "same"."""
+
+    what: str
+    prompt: PromptShown
+
+
 @router.reads("/prompts", Page[PromptShown])
 def listing(request: Request, window: Query[Window], text: str = "", tag: str = "") -> Any:
     """The team's prompts, newest first."""
@@ -121,6 +142,15 @@ def create(request: Request, where: Query[Where], given: PromptGiven) -> Any:
     team = team_of(request, where, "chat")
     about = given.dict(include={"description", "tags", "note"})
     return prompts.create(team, request.auth.user, given.name, given.said(), **about)
+
+
+@router.writes("POST", "/prompts/import", ImportedShown, needs="chat")
+def import_file(request: Request, where: Query[Where], given: FileGiven) -> Any:
+    """A file's prompt: made, saved as a new version where it says something else, or left as it is."""
+    team = team_of(request, where, "chat")
+    told = prompt_files.read(given.text.encode(), given.name)
+    done = prompt_files.keep(team, request.auth.user, told)
+    return {"what": done.what, "prompt": _rows().get(pk=done.prompt.pk)}
 
 
 @router.reads("/prompts/{pk}", PromptShown, of=Prompt)
@@ -180,6 +210,15 @@ def fill(request: Request, pk: int, number: int, given: Values) -> Any:
     """Its messages with variables filled in. Changes nothing."""
     found = _version(fetch(request, _rows(), pk), number)
     return {"messages": prompts.filled(found, given.variables), "parameters": found.parameters}
+
+
+@router.reads("/prompts/{pk}/file", FileShown, of=Prompt)
+def export(request: Request, pk: int, format: Literal["yaml", "json"] = "yaml", every: bool = False) -> Any:
+    """As a file for git: what the newest version says, or with `every` what each said."""
+    row = fetch(request, _rows(), pk)
+    found = list(row.versions.select_related("created_by").order_by("-number"))
+    told = prompt_files.document(row, found, every=every)
+    return {"name": prompt_files.filename(row, format), "text": prompt_files.write(told, format)}
 
 
 def _rows() -> QuerySet[Prompt]:
