@@ -129,7 +129,7 @@ def watch_policy(browser: Browser) -> None:
 
 @pytest.fixture(autouse=True)
 def the_policy_is_kept() -> Iterator[None]:
-    """No test ends well on whose pages the browser reported a violation. Tests that mean one clear the list."""
+    """No test ends well when the browser reported a violation. Tests that mean one clear the list."""
     VIOLATIONS.clear()
     yield
     assert VIOLATIONS == []
