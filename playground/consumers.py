@@ -322,8 +322,10 @@ def _judge(user: User, kind: str, noun: str, pk: int) -> tuple[str, int]:
             access.audit(user, None, "refused write", f"generation:{pk}")
         return f"There is no such {'answer' if noun == 'generation' else noun}.", 0
     if not access.can(user, NEEDS[kind], row.team):
+        access.audit(user, row.team, f"refused {NEEDS[kind]}", f"{noun}:{pk}")
         return "Your role here is to look on only.", row.team_id
     if kind == "stop" and not sharing_rules.may_write(user, row):
+        access.audit(user, row.team, "refused write", f"{noun}:{pk}")
         return sharing_rules.why_not(row), row.team_id
     return "", row.team_id
 

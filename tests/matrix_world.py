@@ -277,6 +277,36 @@ BUILDERS: dict[type[Row], Callable[[World], Row]] = {
     User: lambda world: world.one(Membership).user,
 }
 
+# What a socket's message calls its kinds.
+SPOKEN_OF: dict[str, type[Row]] = {"conversation": Conversation, "generation": Generation}
+
+# A word in the names of all that has one: whoever reads it has been told of another team's row.
+MARK = "zanzibar"
+NAMES: dict[type[Row], str] = {
+    Model: "name",
+    Deployment: "name",
+    Endpoint: "name",
+    ApiKey: "name",
+    Conversation: "title",
+    Turn: "text",
+    Generation: "text",
+    Dataset: "name",
+    Batch: "name",
+    Upload: "name",
+    Adapter: "name",
+    Prompt: "name",
+    Comment: "text",
+}
+
+
+def mark(world: World) -> None:
+    """Put MARK into every name."""
+    for kind, name in NAMES.items():
+        row = world.one(kind)
+        kind._default_manager.filter(pk=row.pk).update(**{name: MARK})
+        row.refresh_from_db()
+
+
 # Other rows than the usual of their kind: by address.
 
 
@@ -316,6 +346,17 @@ def _own_conversation(world: World, person: User | None) -> Conversation:
     return row
 
 
+def _own_link(world: World, person: User | None) -> ShareLink:
+    _own_conversation(world, person)
+    return world.one(ShareLink)
+
+
+def _own_comment(world: World, person: User | None) -> Comment:
+    row = world.one(Comment)
+    Comment.objects.filter(pk=row.pk).update(user=person)
+    return row
+
+
 PARTICULAR: dict[str, Callable[[World, User | None], Row]] = {
     "own-code": lambda world, person: _with_own_code(world),
     "own-code-allow": lambda world, person: _with_own_code(world),
@@ -323,6 +364,9 @@ PARTICULAR: dict[str, Callable[[World, User | None], Row]] = {
     "external-key": lambda world, person: _elsewhere(world),
     "picture-discard": _own_image,
     "conversation-share": _own_conversation,
+    "share-link-revoke": _own_link,
+    "comment": _own_comment,
+    "comment-delete": _own_comment,
 }
 
 # What stands in an address beside its first key: by its name there, and by address where that is not enough.
@@ -369,5 +413,7 @@ FORMS: dict[str, Callable[[World], Mapping[str, Any]]] = {
     "adapter-attach": lambda world: {"adapter": world.one(Adapter).pk},
     "adapter-detach": lambda world: {"adapter": world.one(Adapter).pk},
     "column": lambda world: {"deployment": world.one(Deployment).pk},
+    "prompt-restore": lambda world: {"number": 1, "base": 1},
+    "conversation-prompt": lambda world: {"act": "leave"},
     "batches-ended": lambda world: {"since": timezone.now().isoformat()},
 }

@@ -11,12 +11,18 @@ import pytest
 from django.core.management import call_command
 from django.db import transaction
 
-from tests import matrix, matrix_world
+from playground import access, consumers
+from playground.declared import Policy
+from playground.models import AuditEntry
+from tests import matrix, matrix_api, matrix_holes, matrix_world
 from tests.matrix import Browser, Route
-from tests.matrix_world import World
+from tests.matrix_api import Caller, Operation
+from tests.matrix_holes import Check
+from tests.matrix_world import ADMIN, MEMBER, OPERATOR, STRANGER, VIEWER, World
 
 ROUTES = list(matrix.routes())
 DECLARED = [route for route in ROUTES if route.policy is not None]
+OPERATIONS = list(matrix_api.operations())
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +39,7 @@ def _made() -> World:
     made = matrix_world.world()
     for kind in matrix_world.BUILDERS:
         made.one(kind)
+    matrix_world.mark(made)
     return made
 
 
@@ -49,3 +56,76 @@ def test_every_address_declares_what_it_needs() -> None:
 def test_what_is_declared_is_what_happens(route: Route, world: World, browser: Browser) -> None:
     gaps = matrix.gaps(route, browser, world)
     assert not gaps, "\n".join(gaps)
+
+
+# The management API
+
+
+@pytest.fixture(scope="module")
+def caller(world: World) -> Caller:
+    return Caller(world)
+
+
+def test_every_operation_declares_what_it_needs() -> None:
+    assert [str(one) for one in OPERATIONS if one.policy is None] == []
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+def test_what_an_operation_declares_is_what_happens(
+    operation: Operation, world: World, caller: Caller
+) -> None:
+    gaps = matrix_api.gaps(operation, caller, world)
+    assert not gaps, "\n".join(gaps)
+
+
+# Messages of a page's socket: who hears what is asked of the database with each, see tests/test_consumers.py
+
+
+def test_every_message_declares_what_it_needs() -> None:
+    assert set(consumers.KINDS_OF_MESSAGE) - consumers.NEEDS.keys() == {"unwatch"}, (
+        "it takes nothing from anybody"
+    )
+    assert set(consumers.NEEDS.values()) <= access.NEEDS.keys()
+
+
+@pytest.mark.parametrize("kind", consumers.NEEDS)
+def test_what_a_message_declares_is_what_happens(kind: str, world: World) -> None:
+    nouns = {"look": consumers.PLACES}.get(kind, {consumers._noun(kind, {}): None})
+    for noun, model in nouns.items():
+        row = world.one(model or matrix_world.SPOKEN_OF[noun])
+        policy = Policy(writes=consumers.NEEDS[kind], of=type(row))
+        for who, person in world.people.items():
+            with matrix.undone():
+                refusal, _ = consumers._judge(person, kind, noun, row.pk)
+                want = matrix.expected(policy, consumers.NEEDS[kind], who)
+                assert bool(refusal) == (want is not None), (kind, noun, who, refusal)
+                tried = AuditEntry.objects.filter(user=person, action__startswith="refused").exists()
+                assert tried == (bool(refusal) and consumers.NEEDS[kind] != "view"), (kind, noun, who)
+
+
+# That the matrix sees what is missing
+
+# Checks that are made once more behind the view: taking one of the two away opens nothing.
+TWICE: dict[str, str] = {}
+VIEWS = {route.module for route in DECLARED if ".views" in route.module}
+CHECKS = [one for one in matrix_holes.checks(VIEWS) if f"{one.module}.{one.function}" not in TWICE]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=str)
+def test_a_check_that_is_taken_away_is_missed(check: Check, world: World, browser: Browser) -> None:
+    with matrix_holes.without(check):
+        found = (
+            gap for route in _reached(check) for gap in matrix.gaps(route, browser, world, _unfit(check))
+        )
+        assert next(found, None), f"the matrix does not see that {check} is gone"
+
+
+def _reached(check: Check) -> list[Route]:
+    """The addresses of its module, those first that are likeliest to come by."""
+    own = [route for route in DECLARED if route.module == check.module]
+    return sorted(own, key=lambda route: getattr(route.view, "__name__", "") != check.function)
+
+
+def _unfit(check: Check) -> tuple[str, ...]:
+    """Whom the check keeps out."""
+    return (STRANGER,) if check.call == "fetch" else (VIEWER, ADMIN, OPERATOR, MEMBER)
