@@ -5,6 +5,7 @@ only there: a file of the newest changes only when the prompt does.
 """
 
 import json
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,11 @@ FORMATS = {"yaml": "application/yaml", "json": "application/json"}
 BYTES = 2_000_000
 NODES, DEPTH = 50_000, 64
 VERSIONS = 1000
+# Several lines that begin and end with what is seen, and hold nothing a block cannot.
+PLAIN = re.compile(
+    "[!-~\xa1-\u2027\u202a-\ud7ff]"
+    "[\t\n -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]*(?<![ \t])"
+)
 HEAD = ("name", "description", "tags", "note")
 SAYS = ("messages", "variables", "parameters")
 TOLD = ("number", "restores", "saved_by", "saved_at", "note")
@@ -95,6 +101,13 @@ class _Dumper(yaml.SafeDumper):
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
+
+    def analyze_scalar(self, scalar: str) -> Any:
+        """Tabs and spaces at lines' ends are let into blocks as well: PyYAML would write one long line."""
+        found = super().analyze_scalar(scalar)
+        if "\n" in scalar and PLAIN.fullmatch(scalar):
+            found.allow_block = True
+        return found
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -173,7 +186,8 @@ def _yaml(raw: bytes) -> Any:
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark
         where = f" (line {mark.line + 1})" if mark else ""
-        raise PromptRefused(f"The file is not YAML: {problem.problem}{where}.", "file") from problem
+        what = ", ".join(part for part in (problem.context, problem.problem) if part)
+        raise PromptRefused(f"The file is not YAML: {what}{where}.", "file") from problem
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as problem:
         raise PromptRefused("The file is not YAML that a prompt can be read from.", "file") from problem
 
