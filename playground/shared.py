@@ -249,12 +249,31 @@ def prompt(row: Prompt, number: int | None) -> dict[str, Any]:
         "description": row.description,
         "number": version.number if version else None,
         "newest": number is None,
-        "messages": version.messages if version else [],
-        "variables": version.variables if version else [],
+        "messages": [_message(one) for one in version.messages] if version else [],
+        "variables": [_variable(one) for one in version.variables] if version else [],
         "parameters": _pairs(version.parameters) if version else [],
         "live": False,
         "seen": _mark([row.name, row.description, row.head, number]),
     }
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, str]:
+    """Its text; parts, and what stands beside the text, as JSON."""
+    content = message.get("content")
+    more = {name: value for name, value in message.items() if name not in ("role", "content")}
+    text = content if isinstance(content, str) else "" if content is None else _dumped(content)
+    return {"role": str(message.get("role", "")), "text": text, "more": _dumped(more) if more else ""}
+
+
+def _variable(variable: Mapping[str, Any]) -> dict[str, Any]:
+    default = variable.get("default")
+    shown = default if isinstance(default, str) or default is None else _dumped(default)
+    choices = ", ".join(str(one) for one in variable.get("choices") or [])
+    return {**variable, "default": shown, "choices": choices}
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2)
 
 
 def _mark(words: Any) -> str:
