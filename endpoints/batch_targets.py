@@ -22,12 +22,25 @@ class Found:
     release: Release | None = None
 
 
-def find(team: Team, user: User | None, scopes: Collection[str], model: str, endpoint: str) -> Found:
-    """Who answers; LineError where the key may not ask it, nobody does, or it is for something else."""
+def find(
+    team: Team,
+    user: User | None,
+    scopes: Collection[str],
+    model: str,
+    endpoint: str,
+    *,
+    names: Collection[str] = (),
+) -> Found:
+    """Who answers; LineError where the key may not ask it, nobody does, or it is for something else.
+
+    `names`: what the key may call; empty: all.
+    """
     name, _, adapter = model.partition(":")
     scope = "playground" if "/" in name else "endpoints"
     if scope not in scopes:
         raise _wrong("missing_scope", f"The key lacks the scope {scope!r}.")
+    if names and name not in names:
+        raise _wrong("model_not_allowed", "The key may not call that model.")
     found = _deployment(team, user, name) if "/" in name else _endpoint(team, name)
     if found is None or (adapter and adapter not in adapters.served(found.deployment)):
         raise _wrong("model_not_found", f"No model is called {model[:80]!r} here.")

@@ -17,7 +17,7 @@ from django.db.models.functions import Now
 
 from endpoints import batch_facts, batch_lines, batch_targets, files, protocol
 from endpoints.batch_lines import LineError
-from endpoints.models import ApiBatch, ApiFile
+from endpoints.models import ApiBatch, ApiFile, ApiKey
 from endpoints.protocol import Refusal
 from endpoints.routing import Key
 from playground import access, batch_files, batches, datasets, disk, jobs, nudges, reading, webhooks
@@ -47,6 +47,8 @@ def create(key: Key, body: Mapping[str, Any], again: str | None = None) -> ApiBa
     """
     file = _input(key.team, body.get("input_file_id"))
     values = batch_facts.asked(body) | {"input_token": file.token}
+    if not key.may_use(values["endpoint"]):
+        raise Refusal(403, f"This key may not call {values['endpoint']}.", "route_not_allowed", "endpoint")
     token = f"batch_{secrets.token_hex(12)}"
     if again:
         token = "batch_" + hashlib.sha256(f"{key.id}:{again}".encode()).hexdigest()[:24]
@@ -185,8 +187,10 @@ def _read(row: ApiBatch) -> None:
         _fail(row, judged.errors)
         return
     try:
-        user, scopes = _maker(row), _scopes(row)
-        target = batch_targets.find(row.team, user, scopes, judged.model, row.endpoint)
+        user, key = _maker(row), _key(row)
+        target = batch_targets.find(
+            row.team, user, key.scopes, judged.model, row.endpoint, names=key.endpoints
+        )
         version = _version(row, row.input_file, user)
         _begin(row, judged.model, target, version, user)
     except LineError as error:
@@ -197,10 +201,10 @@ def _read(row: ApiBatch) -> None:
         _fail(row, [LineError("batch_refused", str(problem))])
 
 
-def _scopes(row: ApiBatch) -> list[str]:
+def _key(row: ApiBatch) -> ApiKey:
     if row.key is None or row.key.revoked_at:
         raise LineError("key_revoked", "The key that made this batch was revoked.")
-    return list(row.key.scopes)
+    return row.key
 
 
 def _maker(row: ApiBatch) -> User | None:

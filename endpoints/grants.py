@@ -102,7 +102,7 @@ end
 local places = own
 if fresh == 0 then places = math.max(own, math.min(want, limit - others)) end
 if places == 0 then redis.call('HDEL', key, me)
-else redis.call('HSET', key, me, string.format('%d:%d', places, now)) end
+else redis.call('HSET', key, me, string.format('%d:%d:%d', places, now, own)) end
 redis.call('EXPIRE', key, ARGV[7])
 return {places, others, fresh}
 """

@@ -13,8 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, Q, QuerySet
-from django.db.models.functions import Coalesce
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from endpoints import limits, protocol
@@ -189,8 +188,8 @@ def living(rows: QuerySet[ApiKey]) -> QuerySet[ApiKey]:
 
 def _line(key: ApiKey) -> QuerySet[ApiKey]:
     """The key and those it shares its limits with."""
-    rows = ApiKey.objects.annotate(line=Coalesce(F("family"), F("id")))
-    return ApiKey.objects.filter(pk__in=rows.filter(line=key.family or key.pk).values("pk"))
+    line = key.family or key.pk
+    return ApiKey.objects.filter(Q(pk=line) | Q(family=line))
 
 
 def _facts(key: ApiKey) -> dict[str, Any]:

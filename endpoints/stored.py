@@ -132,7 +132,7 @@ async def _answer(
 
 async def _upload(key: Key, found: Mapping[bytes, bytes], body: Body) -> dict[str, Any]:
     kind = _multipart(found)
-    await orm(files.check_quota, key.team, 0, key.pk)
+    await orm(files.check_quota, key.team, 0, key.id)
     async with _turn(key.team):
         raw = files.incoming()
         sent = files.Sent(raw.with_suffix(".part"))
