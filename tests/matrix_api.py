@@ -76,7 +76,7 @@ def _value(schema: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
 BODIES: dict[str, Callable[[World], dict[str, Any]]] = {
     "POST /deployments": lambda world: {"model": world.one(Model).pk, "engine": "fake"},
     "POST /conversations": lambda world: {"deployment": world.one(Deployment).pk},
-    "POST /endpoints/promote": lambda world: {"deployment": world.one(Deployment).pk},
+    "POST /endpoints": lambda world: {"deployment": world.one(Deployment).pk},
     "POST /models/{pk}/forms/{form}/fetch": lambda world: {"node": world.one(Node).name},
     "POST /batches": lambda world: {
         "version": world.one(Dataset).versions.get().pk,
@@ -163,7 +163,7 @@ def _wrong(operation: Operation, policy: Policy, who: str, answer: Any, *, audit
         )
     if action is None:
         return "nothing is declared for its method"
-    if action == SELF:
+    if action == SELF and policy.of is None:
         return f"{status}, though they are known" if status == 401 else None
     want = matrix.expected(policy, action, who)
     if want is None:
@@ -172,6 +172,6 @@ def _wrong(operation: Operation, policy: Policy, who: str, answer: Any, *, audit
         return f"{status}, not {want}"
     return (
         None
-        if reading or access.NEEDS[action] == "viewer" or audited
+        if reading or access.NEEDS.get(action) == "viewer" or audited
         else f"{status}, but nothing in the audit log"
     )

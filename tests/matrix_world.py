@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from endpoints import keys
 from endpoints.models import ApiKey, Endpoint
-from playground import arriving, catalogue, teams
+from playground import arriving, catalogue, prompts, teams
 from playground.models import (
     AccessToken,
     Adapter,
@@ -37,7 +37,6 @@ from playground.models import (
     Model,
     Node,
     Prompt,
-    PromptVersion,
     ShareLink,
     StartWish,
     Team,
@@ -226,9 +225,7 @@ def _wish(world: World) -> StartWish:
 
 def _prompt(world: World) -> Prompt:
     said = [{"role": "user", "content": "Hello {{name}}"}]
-    row = Prompt.objects.create(team=world.team, name="Greeting", head=1, created_by=world.owner)
-    PromptVersion.objects.create(prompt=row, number=1, messages=said, created_by=world.owner)
-    return row
+    return prompts.create(world.team, world.owner, "Greeting", prompts.Said(said))
 
 
 def _token(world: World) -> AccessToken:

@@ -201,20 +201,20 @@ def members_list(request: Request, where: Query[Where]) -> Any:
     return members.of(team_of(request, where))
 
 
-@router.writes("PATCH", "/members/{username}", MemberShown, needs="manage team")
+@router.writes("PATCH", "/members/{username}", MemberShown, needs="manage team", of=Membership)
 def member_change(request: Request, username: str, where: Query[Where], given: Role) -> Any:
     """Another role."""
     team = team_of(request, where, "manage team")
-    row = _member(team, username)
+    row = _member(request, team, username)
     members.change_role(row, given.role, request.auth.user)
-    return _member(team, username)
+    return _member(request, team, username)
 
 
-@router.writes("DELETE", "/members/{username}", None, needs="manage team")
+@router.writes("DELETE", "/members/{username}", None, needs="manage team", of=Membership)
 def member_remove(request: Request, username: str, where: Query[Where]) -> Any:
     """Out of the team; what they made stays."""
     team = team_of(request, where, "manage team")
-    members.remove(_member(team, username), request.auth.user)
+    members.remove(_member(request, team, username), request.auth.user)
 
 
 @router.reads("/invitations", Page[InvitationShown], needs="manage team")
@@ -239,6 +239,7 @@ def invitation_revoke(request: Request, pk: int, where: Query[Where]) -> Any:
     team = team_of(request, where, "manage team")
     row = team.invitations.select_related("team").filter(pk=pk).first()
     if row is None:
+        access.audit(request.auth.user, None, "refused write", f"invitation:{pk}")
         raise Http404("no such invitation")
     if not teams.revoke(row, request.auth.user):
         raise Problem(409, "conflict", "It is used, revoked, or past its end already.")
@@ -250,11 +251,12 @@ def tokens_list(request: Request) -> Any:
     return list(tokens.of(request.auth.user))
 
 
-@router.writes("DELETE", "/tokens/{pk}", None, needs=SELF)
+@router.writes("DELETE", "/tokens/{pk}", None, needs=SELF, of=AccessToken)
 def token_revoke(request: Request, pk: int) -> Any:
     """Refuse one of the caller's tokens from now on, this one included."""
     row = tokens.of(request.auth.user).filter(pk=pk).first()
     if row is None:
+        access.audit(request.auth.user, None, "refused write", f"token:{pk}")
         raise Http404("no such token")
     tokens.revoke(row, request.auth.user)
 
@@ -280,8 +282,9 @@ def _team(row: Membership) -> dict[str, Any]:
     return {"slug": team.slug, "name": team.name, "personal": personal, "role": row.role}
 
 
-def _member(team: Team, username: str) -> Membership:
+def _member(request: Request, team: Team, username: str) -> Membership:
     row = team.memberships.select_related("user", "team").filter(user__username=username).first()
     if row is None:
+        access.audit(request.auth.user, None, "refused write", f"member:{username}")
         raise Http404("nobody of that name is in the team")
     return row
