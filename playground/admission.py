@@ -36,7 +36,7 @@ def check_replicas(row: Deployment, replaced: int | None = None) -> None:
         used, most = quotas.replicas(row.team, person, without), _most(row.team, person, "replicas")
         if most is not None and used > most:
             others = quotas.replicas(row.team, person, [*without, row.pk])
-            what = f"{_count(most, 'replica')} at once, and {others} run or wait to"
+            what = f"{_count(most, 'replica')} at once, and {others} run or wait"
             raise QuotaReached(_words(row.team, person, what, "stop one first", "run"))
 
 
@@ -122,7 +122,7 @@ def _words(team: Team, person: User | None, what: str, hint: str, verb: str = "t
     """The limit, what is used, and who can raise it."""
     if person:
         askable = [user.get_username() for user in access.holders("manage team", team)]
-        who = f"{person.get_username()} may {verb} {what} in {team.name}"
+        who = f"In {team.name} {person.get_username()} may {verb} {what}"
         kind = "an administrator of the team"
     else:
         staff = User.objects.filter(is_staff=True, is_active=True).order_by("username")
