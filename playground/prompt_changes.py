@@ -105,8 +105,18 @@ def dumped(value: Any) -> str:
 def _shown(value: Any) -> str:
     if not value:
         return ""
-    lines = value if isinstance(value, list) else [{name: value[name]} for name in sorted(value)]
-    return "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name}: {json.dumps(value[name], ensure_ascii=False)}" for name in sorted(value))
+    return "\n".join(_variable(one) for one in value)
+
+
+def _variable(one: Mapping[str, Any]) -> str:
+    """A variable in a line, its keys in one order whatever the database made of it."""
+    parts = [f"{one['name']}: {one['type']}"]
+    for name in ("choices", "default", "description"):
+        if one.get(name) not in (None, ""):
+            parts.append(f"{name} {json.dumps(one[name], ensure_ascii=False, sort_keys=True)}")
+    return ", ".join(parts)
 
 
 def _key(value: Any) -> str:
