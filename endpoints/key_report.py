@@ -53,7 +53,7 @@ def _line(name: str, limit: float, used: float | None) -> Line:
 
 def _said(name: str, value: float) -> str:
     if name.startswith("spend"):
-        return f"${value:,.6f}".rstrip("0").rstrip(".")
+        return limits.dollars(value)
     return f"{int(value):,}"
 
 

@@ -246,11 +246,17 @@ def _too_much(key: Key, meter: Meter, wanted: Mapping[str, float]) -> Refusal:
     return Refusal(429, text, "rate_limit_exceeded", headers=headers)
 
 
+def dollars(value: float) -> str:
+    """ "$0.05", "$2.50", "$0.000125"."""
+    whole, _, rest = f"{value:,.6f}".partition(".")
+    return f"${whole}.{rest.rstrip('0'):0<2}"
+
+
 def amount(name: str, units: float) -> str:
     """Of a limit: "600 requests", "$0.05"."""
     measure = name.partition("_")[0]
     if measure == "spend":
-        return f"${units / UNITS['spend']:,.6f}".rstrip("0").rstrip(".")
+        return dollars(units / UNITS["spend"])
     return f"{units:,.0f} {measure if units != 1 else measure[:-1]}"
 
 

@@ -203,7 +203,7 @@ def test_the_page_makes_a_key_with_limits_and_shows_what_is_used(browser: Client
     for page in ("/endpoints/keys/", f"/endpoints/keys/{key.pk}/"):
         text = browser.get(page).content.decode()
         assert "1/1,200" in text
-        assert "$0.25/$2.5" in text
+        assert "$0.25/$2.50" in text
     assert "only words" in browser.get("/endpoints/keys/").content.decode()
 
 
