@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import redis
 import redis.asyncio
@@ -121,7 +121,7 @@ def _looking(data: dict[str, Any]) -> Looking:
     return Looking(boot, {place: tuple(users) for place, users in places.items()}, data.get("ask") is True)
 
 
-def _are_keys(found: Any) -> bool:
+def _are_keys(found: Any) -> TypeGuard[list[int]]:
     return isinstance(found, list) and len(found) <= 1000 and all(type(one) is int for one in found)
 
 

@@ -150,7 +150,7 @@ def _answer(row: Generation, places: Mapping[int, int]) -> dict[str, Any]:
         "text": row.text,
         "reasoning": row.reasoning,
         "end": _end(row),
-        "figures": None if live else figures(row),
+        "figures": figures(row) if row.timings.get("e2e") is not None and not live else None,
         "widget": None if live else results.shown(row),
     }
 

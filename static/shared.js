@@ -47,6 +47,14 @@ function gone(text) {
   document.querySelector("#status").textContent = main.textContent.trim();
 }
 
+document.addEventListener("click", async ({ target }) => {
+  if (!target.matches(".code-copy")) return;
+  await navigator.clipboard.writeText(target.closest(".code").querySelector("code").textContent);
+  target.textContent = "Copied";
+  document.querySelector("#status").textContent = "Copied.";
+  setTimeout(() => (target.textContent = "Copy code"), 1_500);
+});
+
 show();
 if (document.querySelector("#shared")) timer = setTimeout(look, Number(document.querySelector("#shared").dataset.every));
 document.addEventListener("visibilitychange", () => {

@@ -43,7 +43,8 @@ def of_prompt(request: Request, pk: int) -> HttpResponse:
 def revoke(request: Request, pk: int) -> HttpResponse:
     link = access.fetch(request.user, ShareLink.objects.select_related("team"), pk, write=True)
     links.revoke(link, request.user)
-    thing = access.fetch(request.user, links.MODELS[link.kind]._default_manager.all(), link.object_id)
+    rows: Any = links.MODELS[link.kind]._default_manager.select_related("team", "created_by")
+    thing = access.fetch(request.user, rows, link.object_id)
     if not request.htmx:
         return redirect(f"{link.kind}-links", link.object_id)
     return _answer(request, thing, kept="Taken back: it opens nothing any more.")
