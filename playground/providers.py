@@ -125,11 +125,18 @@ def _saml_app(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 # Unsigned answers are not believed, nor such as were not asked for.
-_ADVANCED = {"want_assertion_signed": True, "reject_idp_initiated_sso": True, "strict": True}
+_ADVANCED = {
+    "want_assertion_signed": True,
+    "reject_idp_initiated_sso": True,
+    "strict": True,
+    "allow_single_label_domains": True,
+}
 
 
 def _idp(entry: dict[str, Any]) -> dict[str, str]:
-    idp = {key: entry[key] for key in ("entity_id", "metadata_url", "sso_url", "slo_url") if key in entry}
+    idp: dict[str, str] = {
+        key: entry[key] for key in ("entity_id", "metadata_url", "sso_url", "slo_url") if key in entry
+    }
     for key in ("metadata_url", "sso_url", "slo_url"):
         if key in idp:
             _secure(idp[key], key, entry["id"])

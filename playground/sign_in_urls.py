@@ -19,6 +19,8 @@ from playground.views import account, joining, signin
 View = Callable[..., Any]
 
 
+# One OpenID Connect provider, one SAML provider.
+BY, SAML = "sign-in/by/<slug:provider_id>/", "sign-in/saml/<slug:organization_slug>/"
 WHY = "It lies on the way in: who opens it is nobody yet."
 
 
@@ -42,15 +44,23 @@ urlpatterns: list[URLPattern] = [
     *way("sign-in/inactive/", allauth.account_inactive, "account_inactive", writes=False),
     *way("sign-in/cancelled/", social.login_cancelled, "socialaccount_login_cancelled", writes=False),
     *way("sign-in/error/", social.login_error, "socialaccount_login_error", writes=False),
+    *way(BY, signin.to_provider(oidc.login), "openid_connect_login", reads=False),
     *way(
-        "sign-in/by/<slug:provider_id>/", signin.to_provider(oidc.login), "openid_connect_login", reads=False
+        BY + "back/",
+        signin.answered(oidc.callback),
+        "openid_connect_callback",
+        writes=False,
     ),
-    *way("sign-in/by/<slug:provider_id>/back/", oidc.callback, "openid_connect_callback", writes=False),
-    *way("sign-in/saml/<slug:organization_slug>/", signin.to_provider(saml.login), "saml_login", reads=False),
-    *way("sign-in/saml/<slug:organization_slug>/back/", saml.acs, "saml_acs", reads=False),
-    *way("sign-in/saml/<slug:organization_slug>/end/", saml.finish_acs, "saml_finish_acs", writes=False),
-    *way("sign-in/saml/<slug:organization_slug>/out/", saml.sls, "saml_sls"),
-    *way("sign-in/saml/<slug:organization_slug>/metadata/", saml.metadata, "saml_metadata", writes=False),
+    *way(SAML, signin.to_provider(saml.login), "saml_login", reads=False),
+    *way(SAML + "back/", signin.saml_answer, "saml_acs", reads=False),
+    *way(
+        SAML + "end/",
+        signin.answered(saml.finish_acs),
+        "saml_finish_acs",
+        writes=False,
+    ),
+    *way(SAML + "out/", signin.answered(saml.sls), "saml_sls"),
+    *way(SAML + "metadata/", saml.metadata, "saml_metadata", writes=False),
     *way("sign-out/", signin.leave, "sign-out", "account_logout", reads=False),
     *way("join/<str:token>/", joining.page, "invitation"),
     *way("join/<str:token>/passkey/", joining.passkey, "invitation-passkey", reads=False),

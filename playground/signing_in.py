@@ -73,6 +73,9 @@ class ProviderAdapter(DefaultSocialAccountAdapter):
     def pre_social_login(self, request: HttpRequest, sociallogin: SocialLogin) -> None:
         sociallogin.email_addresses = []
 
+    def on_authentication_error(self, request: HttpRequest, provider: Any, **given: Any) -> None:
+        refused("", f"{provider.id}: {given.get('error') or 'refused'}"[:60])
+
     def list_apps(self, request: HttpRequest, provider: Any = None, client_id: Any = None) -> list[Any]:
         """Those of the settings, and none from the database: a page asks for none."""
         from allauth.socialaccount.adapter import _build_apps_from_settings
@@ -113,14 +116,14 @@ def _invited(request: HttpRequest) -> bool:
 
 def signed_in_lately(request: HttpRequest) -> bool:
     """Whether they proved it within ACCOUNT_REAUTHENTICATION_TIMEOUT: then no page asks again."""
-    records = get_authentication_records(request, request.user)  # type: ignore[arg-type]
+    records = get_authentication_records(request, request.user)
     age = timezone.now().timestamp() - max((record["at"] for record in records), default=0)
     return age < settings.ACCOUNT_REAUTHENTICATION_TIMEOUT
 
 
 def came_by_link(request: HttpRequest) -> bool:
     """Whether they came a moment ago by a one-time link: whoever forgot a password sets a new one so."""
-    records = get_authentication_records(request, request.user)  # type: ignore[arg-type]
+    records = get_authentication_records(request, request.user)
     return any(record["method"] == "link" for record in records) and signed_in_lately(request)
 
 

@@ -1,27 +1,39 @@
 """Signing in: with a password, a passkey, a provider or a one-time link; the second factor; and out."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import xmlsec
 from allauth.account.adapter import get_adapter
 from allauth.account.models import Login
 from allauth.account.views import LoginView
+from allauth.core import ratelimit
+from allauth.core.internal import ratelimit as limits
 from allauth.mfa.base.views import AuthenticateView
 from allauth.mfa.webauthn.internal.flows import perform_passwordless_login
 from allauth.mfa.webauthn.views import LoginWebAuthnView
 from allauth.socialaccount.adapter import get_adapter as providers_adapter
+from allauth.socialaccount.providers.saml import views as saml
+from allauth.socialaccount.providers.saml.utils import get_app_or_404
 from django import forms
 from django.contrib.auth import logout
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
 from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 from django_htmx.http import HttpResponseClientRefresh
+from lxml.etree import LxmlError
 
 from playground import events, signing_in, teams
+
+SAML_BYTES = 256 * 1024
+UNREADABLE = (LxmlError, xmlsec.Error, PermissionDenied, ValueError)
 
 
 class SignIn(LoginView):
@@ -109,6 +121,8 @@ def by_link(request: HttpRequest, token: str) -> HttpResponse:
     """Sign in and go where the person was going; a used or old link says how to get a new one."""
     user = teams.sign_in_by(token)
     if user is None:
+        if not _may_try(request):
+            return ratelimit.respond_429(request)
         signing_in.refused("", "link")
         return render(request, "playground/link_spent.html", status=410)
     target = _local(request, request.session.pop("next", "")) or "/"
@@ -144,6 +158,38 @@ def to_provider(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse
         )
 
     return leaving
+
+
+def answered(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """What a provider's answer leads to: not tried for ever, and one that nobody can read is refused."""
+
+    @wraps(view)
+    def read(request: HttpRequest, **keys: Any) -> HttpResponse:
+        if not _may_try(request):
+            return ratelimit.respond_429(request)
+        try:
+            return view(request, **keys)
+        except UNREADABLE as problem:
+            signing_in.log.warning("A provider's answer cannot be read: %s", problem)
+            signing_in.refused("", "provider")
+            return render(request, "socialaccount/authentication_error.html", status=401)
+
+    return read
+
+
+@csrf_exempt
+def saml_answer(request: HttpRequest, organization_slug: str) -> HttpResponse:
+    """A SAML provider's page posts here. It is kept until the browser comes by itself: not at any length."""
+    get_app_or_404(request, organization_slug)
+    if len(request.POST.get("SAMLResponse", "")) > SAML_BYTES or not _may_try(request):
+        return ratelimit.respond_429(request)
+    answer: HttpResponse = saml.acs(request, organization_slug=organization_slug)
+    return answer
+
+
+def _may_try(request: HttpRequest) -> bool:
+    """Whether this address has not tried too often within a minute."""
+    return bool(limits.consume(request, app="allauth.account", action="login", limit_get=True))
 
 
 def _local(request: HttpRequest, target: str) -> str:
