@@ -63,10 +63,10 @@ def _used(lines_of_keys: Iterable[int]) -> dict[int, dict[str, float]]:
     day = now.replace(hour=0, minute=0, second=0, microsecond=0)
     minute = now.replace(second=0, microsecond=0)
     tokens = Coalesce("prompt_tokens", 0) + Coalesce("completion_tokens", 0)
-    rows = Usage.objects.filter(at__gte=day).annotate(
+    since = Usage.objects.filter(at__gte=day).annotate(
         line=Coalesce("key__family", "key_id", output_field=BigIntegerField())
     )
-    rows = rows.filter(line__in=list(lines_of_keys)).values("line")
+    rows = since.filter(line__in=list(lines_of_keys)).values("line")
     fresh = Q(at__gte=minute)
     sums: Any = rows.annotate(
         requests_day=Count("id"),

@@ -156,13 +156,13 @@ async def snapshot(connection: AsyncConnection[Any]) -> Snapshot:
     async with connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         moment = await (await connection.execute("SELECT now() AS at")).fetchone()
-        rows = [
+        keys, endpoints, deployments, replicas, prompts, prices, live = [
             await (await connection.execute(query)).fetchall()
             for query in (_KEYS, _ENDPOINTS, _DEPLOYMENTS, _REPLICAS, _PROMPTS, _PRICES, _LIVE)
         ]
     assert moment is not None
-    *rest, live = rows
-    return Snapshot(moment.at, *rest, processes=max(1, live[0].processes))
+    processes = max(1, live[0].processes)
+    return Snapshot(moment.at, keys, endpoints, deployments, replicas, prompts, prices, processes)
 
 
 async def present(

@@ -192,17 +192,17 @@ LIMITED = {"name": "ci", "scopes": ["endpoints"], "requests_minute": "1,200", "s
 
 
 def test_the_page_makes_a_key_with_limits_and_shows_what_is_used(browser: Client, team: Team) -> None:
-    form = LIMITED | {"routes": ["/v1/responses"], "endpoints": ["words"]}
+    form = LIMITED | {"requests_day": "50", "routes": ["/v1/responses"], "endpoints": ["words"]}
     assert browser.post("/endpoints/keys/", form).status_code == 200
     key = ApiKey.objects.get()
-    assert key.limits == {"requests_minute": 1200, "spend_day": 2.5}
+    assert key.limits == {"requests_minute": 1200, "requests_day": 50, "spend_day": 2.5}
     now = timezone.now()
     row = {"team": team, "key": key, "endpoint": "words", "route": "/v1/x", "status": 200, "e2e_ms": 1.0}
     Usage.objects.create(request_id="a", at=now, cost=0.25, **row)
     Usage.objects.create(request_id="b", at=now - timedelta(days=1), cost=1, **row)
     for page in ("/endpoints/keys/", f"/endpoints/keys/{key.pk}/"):
         text = browser.get(page).content.decode()
-        assert "1/1,200" in text
+        assert "/1,200" in text and "1/50" in text
         assert "$0.25/$2.50" in text
     assert "only words" in browser.get("/endpoints/keys/").content.decode()
 
