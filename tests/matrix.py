@@ -127,6 +127,22 @@ def gap(route: Route, browser: Browser, world: World, who: str, method: str) -> 
         return why and f"{method} {address} ({route}) by {who}: {why}"
 
 
+def foreign_gap(
+    route: Route, browser: Browser, mine: World, theirs: World, method: str, form: dict[str, Any]
+) -> str | None:
+    """What is wrong where somebody names another team's row in a form of their own page."""
+    policy = route.policy
+    assert policy is not None
+    with undone():
+        address = _address(route, policy, mine, mine.people[STRANGER])
+        answer = browser.ask(STRANGER, method, address, form)
+        if answer.status_code in (404, 422) and MARK.encode() not in _content(answer):
+            return None
+        return (
+            f"{method} {address} ({route}) with {form}: {answer.status_code}, not 404 or 422: {_said(answer)}"
+        )
+
+
 @contextmanager
 def undone() -> Iterator[None]:
     with transaction.atomic():

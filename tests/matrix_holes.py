@@ -29,8 +29,12 @@ class Check:
     first: int
     last: int
 
+    @property
+    def name(self) -> str:
+        return f"{self.module}.{self.function}-{self.call}"
+
     def __str__(self) -> str:
-        return f"{self.module}.{self.function}-{self.call}-{self.first}"
+        return f"{self.name}-{self.first}"
 
 
 def checks(modules: Iterable[str]) -> Iterator[Check]:

@@ -15,7 +15,7 @@ from django.db.models import Model as Row
 from django.utils import timezone
 
 from endpoints import keys
-from endpoints.models import ApiKey, Endpoint
+from endpoints.models import ApiKey, Endpoint, LoggedRequest, Usage
 from playground import arriving, catalogue, prompts, teams
 from playground.models import (
     AccessToken,
@@ -384,6 +384,21 @@ def _arriving(world: World, person: User | None) -> str:
     return arriving.begin(person.team if person and person.team else world.team, "rows.jsonl", 10).key
 
 
+def _logged(world: World, person: User | None) -> int:
+    """A request that the endpoint kept."""
+    row = Usage.objects.create(
+        request_id="matrix",
+        at=timezone.now(),
+        team=world.team,
+        endpoint=world.one(Endpoint).name,
+        route="/v1/chat/completions",
+        status=200,
+        e2e_ms=1.0,
+    )
+    body = {"messages": [{"role": "user", "content": MARK}]}
+    return LoggedRequest.objects.create(usage=row, request=body).usage_id
+
+
 KEYS: dict[str, Callable[[World, User | None], Any]] = {
     "form": lambda world, person: _format(world),
     "environment": lambda world, person: world.one(EngineEnvironment).pk,
@@ -399,6 +414,8 @@ KEYS: dict[str, Callable[[World, User | None], Any]] = {
     "model-quantise-cancel job": lambda world, person: (
         job(world, Job.Kind.QUANTISE_MODEL, "quantise:matrix", model=world.one(Model).pk).pk
     ),
+    "endpoints:request pk": _logged,
+    "endpoints:request-open pk": _logged,
     "load-cancel run": _measurement("load"),
     "load-samples run": _measurement("load"),
     "noise-cancel run": _measurement("noise"),
@@ -414,3 +431,27 @@ FORMS: dict[str, Callable[[World], Mapping[str, Any]]] = {
     "conversation-prompt": lambda world: {"act": "leave"},
     "batches-ended": lambda world: {"since": timezone.now().isoformat()},
 }
+
+
+# A row of another team named in a form or a query, of one's own page: by address and method.
+FOREIGN: list[tuple[str, str, Callable[[World], Mapping[str, Any]]]] = [
+    ("conversation-new", "POST", lambda theirs: {"deployment": theirs.one(Deployment).pk}),
+    ("column", "POST", lambda theirs: {"deployment": theirs.one(Deployment).pk}),
+    ("column-add", "POST", lambda theirs: {"deployment": theirs.one(Deployment).pk}),
+    ("running-stop", "POST", lambda theirs: {"chosen": theirs.one(Deployment).pk}),
+    ("adapter-attach", "POST", lambda theirs: {"adapter": theirs.one(Adapter).pk}),
+    ("model", "GET", lambda theirs: {"edit": theirs.one(Deployment).pk}),
+    ("model-start", "POST", lambda theirs: {"engine": "fake", "edit": theirs.one(Deployment).pk}),
+    ("dataset-new", "GET", lambda theirs: {"dataset": theirs.one(Dataset).pk}),
+    ("dataset-new", "POST", lambda theirs: {"of": theirs.one(Dataset).pk}),
+    ("dataset-add", "POST", lambda theirs: {"dataset": theirs.one(Dataset).pk}),
+    ("batch-new", "POST", lambda theirs: {"version": theirs.one(Dataset).versions.get().pk}),
+    ("prompt-new", "GET", lambda theirs: {"conversation": theirs.one(Conversation).pk}),
+    ("conversation-prompt", "POST", lambda theirs: {"act": "use", "prompt": theirs.one(Prompt).pk}),
+]
+
+
+def abroad(world: World) -> World:
+    """The other team's own: with rows as this one's, of which its administrator is the owner."""
+    people = world.people | {SITE: world.people[STRANGER]}
+    return World(world.other, world.team, people)
