@@ -8,13 +8,22 @@ from typing import Any
 
 from django.conf import settings
 
-from playground import asking, batch_asking, deployments, leases, spending
+from playground import asking, batch_asking, deployments, leases, prompt_rows, spending
 from playground.asking import Taken
 from playground.batch_claims import Row
 from playground.batch_estimate import Estimate
 from playground.engine_client import EngineError
-from playground.models import BatchColumn, DatasetRow, DatasetVersion, Deployment, Generation, Replica
+from playground.models import (
+    BatchColumn,
+    DatasetRow,
+    DatasetVersion,
+    Deployment,
+    Generation,
+    PromptVersion,
+    Replica,
+)
 from playground.orm import orm
+from playground.prompt_texts import PromptRefused
 
 ROWS, AT_ONCE, MOST_S = 20, 4, 60.0
 
@@ -49,16 +58,26 @@ class _Ready:
 
 
 async def run(
-    version: DatasetVersion, deployment: Deployment, adapter: str, parameters: Mapping[str, Any]
+    version: DatasetVersion,
+    deployment: Deployment,
+    adapter: str,
+    parameters: Mapping[str, Any],
+    prompt: PromptVersion | None = None,
 ) -> Trial:
-    """Ask ROWS rows from all over the file. What is not answered after MOST_S is hung up on."""
+    """Ask ROWS rows from all over the file, filled into `prompt` where there is one.
+
+    What is not answered after MOST_S is hung up on.
+    """
     try:
         ready = await orm(_ready, deployment, adapter, parameters)
     except EngineError as problem:
         return Trial(0, 0, 0.0, why=problem.text)
     if ready is None:
         return Trial(0, 0, 0.0, why="it does not run now: start it to try rows")
-    rows = await orm(_rows, version)
+    try:
+        rows = await orm(_rows, version, prompt)
+    except PromptRefused as problem:
+        return Trial(0, 0, 0.0, why=str(problem))
     began = time.monotonic()
     taken = await _ask_all(ready, rows)
     seconds = time.monotonic() - began
@@ -84,11 +103,14 @@ def _ready(deployment: Deployment, adapter: str, parameters: Mapping[str, Any]) 
     return _Ready(here[0], standing, target)
 
 
-def _rows(version: DatasetVersion) -> list[DatasetRow]:
+def _rows(version: DatasetVersion, prompt: PromptVersion | None) -> list[DatasetRow]:
     """Evenly from all over the file."""
     count = min(ROWS, version.row_count)
     numbers = {1 + at * version.row_count // count for at in range(count)}
-    return list(DatasetRow.objects.filter(version=version, number__in=numbers).order_by("number"))
+    rows = list(DatasetRow.objects.filter(version=version, number__in=numbers).order_by("number"))
+    for row in rows if prompt else []:
+        row.body = prompt_rows.body(row.cells, prompt)
+    return rows
 
 
 async def _ask_all(ready: _Ready, rows: Sequence[DatasetRow]) -> list[Taken]:

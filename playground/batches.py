@@ -21,6 +21,7 @@ from playground.models import (
     DatasetVersion,
     Deployment,
     Generation,
+    PromptVersion,
     Team,
     User,
 )
@@ -54,8 +55,11 @@ def begin(
     webhook: str = "",
     window_s: float | None = None,
     scorers: Sequence[Mapping[str, Any]] = (),
+    prompt_version: PromptVersion | None = None,
 ) -> Batch:
     """Ask every row of `version` of each column: {"deployment", "adapter", "parameters", "defaults"}.
+
+    `prompt_version`: the prompt of the library that the rows are filled into, see `prompt_rows`.
 
     A deployment that is stopped is started, which needs "start". After `window_s` what was not asked expires.
     """
@@ -73,6 +77,7 @@ def begin(
             parameters=dict(parameters),
             scorers=[dict(scorer) for scorer in scorers],
             webhook=webhook,
+            prompt_version=prompt_version,
             started_at=Now(),
             expires_at=None if window_s is None else Now() + timedelta(seconds=window_s),
         )

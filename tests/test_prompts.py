@@ -1,19 +1,21 @@
 """The library of prompts through its pages: written, saved, met by another, restored, found, tried."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import reverse
 
-from playground import access, generation, opening, prompt_changes, prompts, trying
+from playground import access, datasets, generation, opening, prompt_changes, prompts, trying
 from playground.history import messages
 from playground.models import (
     AuditEntry,
     Batch,
     Conversation,
     Dataset,
+    DatasetRow,
     DatasetVersion,
     Deployment,
     Membership,
@@ -550,6 +552,84 @@ def test_a_conversation_is_saved_back_and_saved_as_a_prompt(
     texts = [row.content for row in page.context["form"].messages]
     assert texts == ["Brace \\{{yourself}}", "What is \\{{this}}?"]
     assert page.context["form"].variables == []
+
+
+# Over a table
+
+
+@pytest.fixture
+def table(team: Team, user: User, tmp_path: Path) -> DatasetVersion:
+    file = tmp_path / "t.csv"
+    file.write_text("product,question,n\nships,Why?,1\nboats,{{product}},x\n")
+    template = [{"role": "user", "content": "{{question}}"}]
+    return datasets.add_version(
+        datasets.create(team, user, "tickets"), user, file, "t.csv", None, template, expected="n"
+    )
+
+
+def batch_form(table: DatasetVersion, prompt: Prompt, deployment: Deployment) -> dict[str, Any]:
+    version = prompt.versions.get(number=prompt.head)
+    return {"version": table.pk, "prompt": version.pk, "deployment": deployment.pk, "name": "nightly"}
+
+
+def test_a_batch_asks_a_prompt_with_each_rows_cells(
+    prompt: Prompt, member: User, table: DatasetVersion, deployment: Deployment
+) -> None:
+    client = signed_in(member)
+    fields = batch_form(table, prompt, deployment)
+    assert "You help with ships." in client.post(reverse("batch-estimate"), fields).content.decode()
+    answer = client.post(reverse("batch-new"), fields)
+    batch = Batch.objects.get()
+    assert answer["Location"] == reverse("batch", args=[batch.pk])
+    assert batch.prompt_version == prompt.versions.get()
+    assert (batch.version.dataset, batch.version.source) == (table.dataset, "v1 with support-triage v1")
+    bodies = [row.body for row in DatasetRow.objects.filter(version=batch.version).order_by("number")]
+    assert [body["messages"][0]["content"] for body in bodies] == [
+        "You help with ships.",
+        "You help with boats.",
+    ]
+    assert bodies[1]["messages"][-1]["content"] == "{{product}}"  # a cell is text
+    assert bodies[0]["temperature"] == 0.5
+    assert DatasetRow.objects.filter(version=batch.version).values_list("expected", flat=True)[0] == "1"
+    assert [use.title for use in prompts.uses(prompt)] == ["nightly"]
+    client.post(reverse("batch-new"), fields)
+    assert table.dataset.versions.count() == 2  # the same rows are filled in once
+    assert "support-triage v1" in client.get(answer["Location"]).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "variable", "words"),
+    [
+        ("{{nothing}}", {}, "no column nothing"),
+        ("{{n}}", {"name": "n", "type": "number"}, "Line 3: n must be a number"),
+    ],
+)
+def test_a_table_that_cannot_fill_a_prompt_begins_nothing(
+    prompt: Prompt,
+    user: User,
+    table: DatasetVersion,
+    deployment: Deployment,
+    text: str,
+    variable: dict[str, Any],
+    words: str,
+) -> None:
+    variables = [variable] if variable else []
+    prompts.save(prompt, user, Said([{"role": "user", "content": text}], variables), base=1)
+    answer = signed_in(user).post(reverse("batch-new"), batch_form(table, prompt, deployment))
+    assert answer.status_code == 422
+    assert words in answer.content.decode()
+    assert not Batch.objects.exists()
+    assert table.dataset.versions.count() == 1
+
+
+def test_a_prompt_of_another_team_fills_no_rows(
+    user: User, stranger: User, table: DatasetVersion, deployment: Deployment
+) -> None:
+    theirs = prompts.create(stranger.memberships.get(team__person=None).team, stranger, "x", system("secret"))
+    answer = signed_in(user).post(reverse("batch-new"), batch_form(table, theirs, deployment))
+    assert "no such prompt" in answer.content.decode()
+    assert "secret" not in answer.content.decode()
+    assert not Batch.objects.exists()
 
 
 # Two changes to one text

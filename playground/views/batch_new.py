@@ -11,10 +11,21 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
-from playground import access, batch_estimate, batch_trial, batches, columns, sampling, webhooks
+from playground import (
+    access,
+    batch_estimate,
+    batch_trial,
+    batches,
+    columns,
+    datasets,
+    prompt_rows,
+    sampling,
+    webhooks,
+)
 from playground.batch_estimate import Estimate
 from playground.columns import Choice
-from playground.models import DatasetRow, DatasetVersion, Model, Team
+from playground.models import DatasetRow, DatasetVersion, Model, PromptVersion, Team
+from playground.prompt_texts import PromptRefused
 from playground.views.request import Request, team_of
 
 PAGE = "playground/batch_new.html"
@@ -32,6 +43,7 @@ class Form:
     chosen: list[Choice]
     parameters: dict[str, Any]
     webhook: str = ""
+    prompt: PromptVersion | None = None
     errors: dict[str, str] = field(default_factory=dict)
 
 
@@ -48,10 +60,19 @@ def page(request: Request) -> HttpResponse:
     if not form.errors and form.version:
         wanted = [{"deployment": one.deployment, "adapter": one.adapter} for one in form.chosen]
         try:
-            batch = batches.begin(
-                team, request.user, form.name, form.version, wanted, form.parameters, webhook=form.webhook
+            batch = prompt_rows.begin(
+                team,
+                request.user,
+                form.name,
+                form.version,
+                wanted,
+                form.parameters,
+                prompt=form.prompt,
+                webhook=form.webhook,
             )
             return redirect("batch", batch.pk)
+        except datasets.DatasetRefused as refusal:
+            form.errors["prompt"] = f"Line {refusal.line}: {refusal}" if refusal.line else str(refusal)
         except (batches.BatchRefused, access.Refused) as refusal:
             form.errors[""] = str(refusal)
     return render(request, PAGE, _context(team, request.POST, form, request), status=HTTP_UNPROCESSABLE)
@@ -73,7 +94,10 @@ async def trial(request: Request) -> HttpResponse:
     if form.version and not form.errors:
         version = form.version
         found = await asyncio.gather(
-            *(batch_trial.run(version, one.deployment, one.adapter, form.parameters) for one in form.chosen)
+            *(
+                batch_trial.run(version, one.deployment, one.adapter, form.parameters, form.prompt)
+                for one in form.chosen
+            )
         )
         parts = [one.of(version.row_count) for one in found]
         context |= _parts(form, parts)
@@ -103,12 +127,26 @@ def _read(team: Team, typed: QueryDict) -> Form:
         chosen=[known[value] for value in dict.fromkeys(typed.getlist("deployment")) if value in known],
         parameters={},
         webhook=typed.get("webhook", "").strip(),
+        prompt=prompt_rows.of_team(team, typed.get("prompt", "")),
     )
+    if typed.get("prompt") and form.prompt is None:
+        form.errors["prompt"] = "The library has no such prompt any more."
+    _check_prompt(form)
     try:
         form.parameters = sampling.read(_texts(typed))
     except sampling.BadParameters as problem:
         form.errors |= problem.fields
     return form
+
+
+def _check_prompt(form: Form) -> None:
+    """Whether the table fills the prompt's variables: told at once, before anything is asked."""
+    if form.prompt is None or form.version is None:
+        return
+    try:
+        prompt_rows.check(form.version, form.prompt)
+    except PromptRefused as problem:
+        form.errors["prompt"] = str(problem)
 
 
 def _texts(typed: QueryDict) -> dict[str, str]:
@@ -145,6 +183,8 @@ def _context(team: Team, typed: QueryDict, form: Form, request: Request) -> dict
         "errors": form.errors,
         "versions": _versions(team)[:VERSIONS],
         "choices": _choices(team),
+        "prompts": prompt_rows.choices(team),
+        "prompt": str(form.prompt.pk) if form.prompt else "",
         "values": {one.value for one in form.chosen},
         "fields": sampling.typed(_texts(typed), ()),
         "may": access.can(request.user, "chat", team),
@@ -162,7 +202,7 @@ def _estimated(form: Form) -> dict[str, Any]:
     rows = DatasetRow.objects.filter(version=version).order_by("number")[:PREVIEWED] if version else []
     return {
         "form": form,
-        "previews": [(row, _sent(row, form.parameters)) for row in rows],
+        "previews": [(row, _sent(row, form)) for row in rows],
         **_parts(form, parts),
     }
 
@@ -171,7 +211,13 @@ def _parts(form: Form, parts: list[Estimate]) -> dict[str, Any]:
     return {"parts": list(zip(form.chosen, parts, strict=True)), "whole": batch_estimate.whole(parts)}
 
 
-def _sent(row: DatasetRow, parameters: dict[str, Any]) -> str:
+def _sent(row: DatasetRow, form: Form) -> str:
     """The request of a row as far as it is the same for every deployment, cut to what a page shows."""
-    sent = {"model": "…", **row.body, **parameters}
+    body = row.body
+    if form.prompt is not None and "prompt" not in form.errors:
+        try:
+            body = prompt_rows.body(row.cells, form.prompt)
+        except PromptRefused as problem:
+            return f"Line {row.line}: {problem}"
+    sent = {"model": "…", **body, **form.parameters}
     return json.dumps(sent, ensure_ascii=False, indent=2)[:4000]
