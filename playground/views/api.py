@@ -1,6 +1,7 @@
 """The management API's description: for programs as OpenAPI, for people as a page."""
 
 import json
+from functools import cached_property
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -20,13 +21,18 @@ class Description:
     def __init__(self, api: NinjaAPI) -> None:
         self.api = api
 
+    @cached_property
+    def schema(self) -> Any:
+        """Made once: it is the same as long as this process lives."""
+        return json.loads(json.dumps(self.api.get_openapi_schema()))
+
     def openapi(self, request: HttpRequest) -> HttpResponse:
         """As OpenAPI 3.1. It tells nothing of what is kept here, and so is open to all."""
-        return JsonResponse(self.api.get_openapi_schema())
+        return JsonResponse(self.schema)
 
     def page(self, request: Request) -> HttpResponse:
         """Every operation: what it needs, takes and answers."""
-        schema = self.api.get_openapi_schema()
+        schema = self.schema
         parts: dict[str, list[dict[str, Any]]] = {}
         for path, methods in schema["paths"].items():
             for method in METHODS:
