@@ -76,8 +76,8 @@ def routes(resolver: URLResolver | None = None, namespace: str = "", before: str
 class Browser:
     """Asks as one person or another, each time with what their sign-in left and nothing else."""
 
-    def __init__(self, people: dict[str, User]) -> None:
-        self.client = Client(raise_request_exception=False)
+    def __init__(self, people: dict[str, User], *, enforce_csrf_checks: bool = False) -> None:
+        self.client = Client(enforce_csrf_checks=enforce_csrf_checks, raise_request_exception=False)
         self.cookies: dict[str, SimpleCookie] = {ANONYMOUS: SimpleCookie()}
         for name, person in people.items():
             self.client.force_login(person, "django.contrib.auth.backends.ModelBackend")
@@ -86,7 +86,7 @@ class Browser:
 
     def ask(self, who: str, method: str, address: str, form: dict[str, Any]) -> HttpResponse:
         self.client.cookies = SimpleCookie(self.cookies[who].output(header="", sep=";"))
-        answer: Any = self.client.post(address, form) if method == "POST" else self.client.get(address, form)
+        answer: Any = getattr(self.client, method.lower())(address, form)
         return cast(HttpResponse, answer)
 
 
@@ -110,21 +110,26 @@ def _telling(route: Route, who: str, method: str) -> bool:
 
 
 def gap(route: Route, browser: Browser, world: World, who: str, method: str) -> str | None:
-    """What is wrong with this one case, in words; None where what is declared is what happens.
+    """What is wrong with this one case, in words; None where what is declared is what happens."""
+    policy = route.policy
+    assert policy is not None
+    answer, address, audited = asked(route, browser, world, who, method)
+    why = _wrong(policy, who, method, answer, world, audited=audited)
+    return why and f"{method} {address} ({route}) by {who}: {why}"
 
-    The database is afterwards as it was.
-    """
+
+def asked(
+    route: Route, browser: Browser, world: World, who: str, method: str
+) -> tuple[HttpResponse, str, bool]:
+    """The answer, the address, and whether a refusal was kept; the database is afterwards as it was."""
     policy = route.policy
     assert policy is not None
     with undone():
-        person = world.people.get(who)
-        address = _address(route, policy, world, person)
+        address = _address(route, policy, world, world.people.get(who))
         form = dict(FORMS[route.name](world)) if route.name in FORMS else {}
         before = AuditEntry.objects.filter(action__startswith="refused").count()
         answer = browser.ask(who, method, address, form)
-        audited = AuditEntry.objects.filter(action__startswith="refused").count() > before
-        why = _wrong(policy, who, method, answer, world, audited=audited)
-        return why and f"{method} {address} ({route}) by {who}: {why}"
+        return answer, address, AuditEntry.objects.filter(action__startswith="refused").count() > before
 
 
 def foreign_gap(

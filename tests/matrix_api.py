@@ -121,7 +121,7 @@ def _gap(operation: Operation, caller: Caller, world: World, who: str) -> str | 
     policy = operation.policy
     assert policy is not None
     with matrix.undone():
-        address = _address(operation, policy, world)
+        address = address_of(operation, world)
         body = operation.body
         if body is not None and str(operation) in BODIES:
             body = body | BODIES[str(operation)](world)
@@ -132,12 +132,12 @@ def _gap(operation: Operation, caller: Caller, world: World, who: str) -> str | 
         return why and f"{operation.method} {address} by {who}: {why}"
 
 
-def _address(operation: Operation, policy: Policy, world: World) -> str:
-    text = BASE + operation.path
+def address_of(operation: Operation, world: World) -> str:
+    policy, text = operation.policy, BASE + operation.path
     for place, key in enumerate(part[1:-1] for part in operation.path.split("/") if part.startswith("{")):
         if key in KEYS:
             value = KEYS[key](world)
-        elif place == 0 and policy.of is not None:
+        elif place == 0 and policy and policy.of is not None:
             value = getattr(world.one(policy.of), key)
         else:
             value = matrix.KEYS[key](world, None) if key in matrix.KEYS else 1
