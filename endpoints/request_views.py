@@ -26,7 +26,8 @@ LISTED = 50
 TICKED = 500
 HTTP_UNPROCESSABLE = 422
 STATUSES = {"": "all", "ok": "answered", "errors": "failed", "left": "client left"}
-SLOW = {"": "all", "1": "over 1 s", "5": "over 5 s", "30": "over 30 s"}
+# To the first token, or of a whole answer to its end.
+SLOW = {"": "all", "1": "slower than 1 s", "5": "slower than 5 s", "30": "slower than 30 s"}
 FILTERS = ("status", "key", "slow", "id")
 
 

@@ -6,7 +6,7 @@ Their TTFT are not the same figure: of /v1 it is from arrival, of the others the
 counted by PostgreSQL. What nobody knows is None and is shown as "n/a"; sums are of what is known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from django.db import connection
 from django.db.models import Q
 from django.utils import timezone
 
+from endpoints import usage_sql
 from playground import spending
 from playground.models import Replica, Team
 
@@ -122,144 +123,91 @@ def _date(text: str, field: str) -> date:
     return found
 
 
-# What each source's rows are, by one set of names. %(team)s, %(begin)s and %(end)s are filled in.
-_API = """
-    SELECT used.at, used.status >= 400 AS failed, used.prompt_tokens, used.cached_tokens,
-           used.completion_tokens, used.gpu_s, used.core_s, used.cost, used.busy_s, used.ttft_ms AS ttft,
-           {label} AS label
-    FROM endpoints_usage AS used {joins}
-    WHERE used.team_id = %(team)s AND used.at >= %(begin)s AND used.at < %(end)s
-"""
-_HELD = """
-    (made.timings ->> 'busy_s')::float8 AS busy_s, (made.timings ->> 'gpu_s')::float8 AS gpu_s,
-    CASE WHEN made.timings ? 'gpu_s' THEN NULL
-         ELSE (made.timings ->> 'busy_s')::float8 * (replica.resources ->> 'cores')::float8 END AS core_s,
-    (made.timings ->> 'cost')::float8 AS cost, (made.timings ->> 'ttft')::float8 AS ttft,
-    (made.usage ->> 'prompt_tokens')::bigint AS prompt_tokens,
-    (made.usage ->> 'cached_tokens')::bigint AS cached_tokens,
-    (made.usage ->> 'completion_tokens')::bigint AS completion_tokens
-"""
-# An answer without an owner is a copy: of a fork, or of a logged request. It was asked elsewhere.
-_PLAYGROUND = f"""
-    SELECT made.created_at AS at, made.state IN ('failed', 'interrupted') AS failed, {_HELD},
-           {{label}} AS label
-    FROM playground_conversation AS conversation
-    JOIN playground_turn AS turn ON turn.conversation_id = conversation.id
-    JOIN playground_generation AS made ON made.turn_id = turn.id
-    LEFT JOIN playground_replica AS replica ON replica.id = made.replica_id {{joins}}
-    WHERE conversation.team_id = %(team)s AND made.created_at >= %(begin)s AND made.created_at < %(end)s
-      AND made.state NOT IN ('pending', 'streaming') AND made.owner <> ''
-"""
-_BATCH = f"""
-    SELECT made.created_at AS at, NOT made.ok AS failed, {_HELD}, {{label}} AS label
-    FROM playground_batch AS batch
-    JOIN playground_batchcolumn AS own ON own.batch_id = batch.id
-    JOIN playground_batchresult AS made ON made.column_id = own.id
-    LEFT JOIN playground_replica AS replica ON replica.id = made.replica_id {{joins}}
-    WHERE batch.team_id = %(team)s AND made.created_at >= %(begin)s AND made.created_at < %(end)s
-"""
-_ROWS = {"api": _API, "playground": _PLAYGROUND, "batch": _BATCH}
-
-_KEY = " LEFT JOIN endpoints_apikey AS key ON key.id = {of}.key_id"
-_PERSON = " LEFT JOIN playground_user AS person ON person.id = {id}"
-_MODEL = (
-    " LEFT JOIN playground_configuration AS configuration ON configuration.id = made.configuration_id"
-    " LEFT JOIN playground_model AS model ON model.id = configuration.model_id"
+_SUMMED = (
+    "requests",
+    "errors",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "gpu_s",
+    "core_s",
+    "cost",
+    "unpriced",
 )
-_SENT = " LEFT JOIN endpoints_apibatch AS sent ON sent.batch_id = batch.id"
-_DAY = "to_char(date_trunc('{step}', {at} AT TIME ZONE 'UTC'), 'YYYY-MM-DD{hours}')"
-# (label, joins) by group and source. A request's person is who made its key.
-_LABELS: dict[str, dict[str, tuple[str, str]]] = {
-    "person": {
-        "api": ("person.username", _KEY.format(of="used") + _PERSON.format(id="key.created_by_id")),
-        "playground": ("person.username", _PERSON.format(id="turn.created_by_id")),
-        "batch": (
-            "person.username",
-            _SENT
-            + _KEY.format(of="sent")
-            + _PERSON.format(id="coalesce(batch.created_by_id, key.created_by_id)"),
-        ),
-    },
-    "key": {
-        "api": (
-            "coalesce(key.name || ' (sk-slip-' || key.prefix || ')', used.key_name)",
-            _KEY.format(of="used"),
-        ),
-        "playground": ("NULL", ""),
-        "batch": ("key.name || ' (sk-slip-' || key.prefix || ')'", _SENT + _KEY.format(of="sent")),
-    },
-    "endpoint": {
-        "api": ("used.endpoint", ""),
-        "playground": ("NULL", ""),
-        "batch": ("nullif(split_part(sent.model, ':', 1), '')", _SENT),
-    },
-    "model": {
-        "api": ("nullif(used.model, '')", ""),
-        "playground": ("model.name", _MODEL),
-        "batch": ("model.name", _MODEL),
-    },
-    "engine": {
-        "api": ("nullif(used.engine, '')", ""),
-        "playground": ("configuration.engine", _MODEL),
-        "batch": ("configuration.engine", _MODEL),
-    },
-}
-_AT = {"api": "used.at", "playground": "made.created_at", "batch": "made.created_at"}
-_SUMS = """
-    SELECT label, count(*) AS requests, count(*) FILTER (WHERE failed) AS errors,
-           sum(prompt_tokens)::bigint AS prompt_tokens, sum(cached_tokens)::bigint AS cached_tokens,
-           sum(completion_tokens)::bigint AS completion_tokens, sum(gpu_s) AS gpu_s, sum(core_s) AS core_s,
-           sum(cost) AS cost, count(*) FILTER (WHERE busy_s IS NOT NULL AND cost IS NULL) AS unpriced,
-           {percentiles}
-    FROM ({rows}) AS rows GROUP BY label
-"""
-_PERCENTILES = """
-    percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY ttft) FILTER (WHERE NOT failed) AS ttft
-"""
+_LABEL = {"day": "%Y-%m-%d", "hour": "%Y-%m-%d %H:00"}
 
 
-def lines(team: Team, when: Period, by: str, sources: Sequence[str] = tuple(SOURCES)) -> list[Line]:
-    """By group of `by` (one of GROUPS) and source, most requests first; by day, newest first."""
-    found = [line for source in sources for line in _of(team, when, by, source)]
+@dataclass(frozen=True)
+class Report:
+    totals: list[Line]
+    """One a source that has anything."""
+    lines: list[Line]
+    """One a group and source: most requests first, of days the newest."""
+    steps: list[Line]
+    """One a step of the period and source, oldest first; without percentiles."""
+
+
+def report(team: Team, when: Period, by: str, sources: Sequence[str] = tuple(SOURCES)) -> Report:
+    """All that is told of a period, grouped by `by`, one of GROUPS."""
+    found = [_of(team, when, by, source) for source in sources]
+    totals = [line for one in found for line in one.totals]
+    lines = [line for one in found for line in one.lines]
+    steps = [line for one in found for line in one.steps]
+    lines.sort(key=lambda line: (-line.requests, line.label))
     if by == "day":
-        return sorted(found, key=lambda line: (line.label, line.requests), reverse=True)
-    return sorted(found, key=lambda line: (-line.requests, line.label))
+        lines.sort(key=lambda line: line.label, reverse=True)
+    return Report(totals, lines, sorted(steps, key=lambda line: line.label))
 
 
-def totals(team: Team, when: Period, sources: Sequence[str] = tuple(SOURCES)) -> list[Line]:
-    """One line a source that has any."""
-    return [line for source in sources for line in _of(team, when, "", source)]
-
-
-def steps(team: Team, when: Period, sources: Sequence[str] = tuple(SOURCES)) -> list[Line]:
-    """By hour or day and source, oldest first, without percentiles: for the chart."""
-    found = [line for source in sources for line in _of(team, when, when.step, source, spread=False)]
-    return sorted(found, key=lambda line: line.label)
-
-
-def _of(team: Team, when: Period, by: str, source: str, *, spread: bool = True) -> list[Line]:
-    label, joins = _label(by, source)
-    rows = _ROWS[source].format(label=label, joins=joins)
-    percentiles = _PERCENTILES if spread else "NULL::float8[] AS ttft"
+def _of(team: Team, when: Period, by: str, source: str) -> Report:
+    step = usage_sql.STEP.format(step=when.step, at=usage_sql.AT[source])
+    label, joins = (
+        (usage_sql.STEP.format(step="day", at=usage_sql.AT[source]), "")
+        if by == "day"
+        else usage_sql.LABELS[by][source]
+    )
+    rows = usage_sql.ROWS[source].format(label=label, joins=joins, step=step)
     values = {"team": team.pk, "begin": when.begin, "end": when.end}
+    sums = _query(usage_sql.SUMS.format(rows=rows), values)
+    if not sums:
+        return Report([], [], [])
+    spread = {
+        _name(row["label"], "day"): row["ttft"] for row in _query(usage_sql.SPREAD.format(rows=rows), values)
+    }
+    whole = spread.pop(None, None)
+    lines = _added(sums, source, lambda row: _name(row["label"], "day") or "")
+    return Report(
+        [replace(line, **_ttft(whole)) for line in _added(sums, source, lambda row: "")],
+        [replace(line, **_ttft(spread.get(line.label))) for line in lines],
+        _added(sums, source, lambda row: _name(row["step"], when.step) or ""),
+    )
+
+
+def _query(statement: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     with connection.cursor() as cursor:
-        # Counting is done in memory: what it takes is a few groups, whatever the rows.
-        cursor.execute(_SUMS.format(rows=rows, percentiles=percentiles), values)
+        cursor.execute(statement, values)
         names = [column.name for column in cursor.description or ()]
-        return [_line(source, dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
-def _label(by: str, source: str) -> tuple[str, str]:
-    if by in ("day", "hour"):
-        hours = ' HH24":00"' if by == "hour" else ""
-        return _DAY.format(step=by, hours=hours, at=_AT[source]), ""
-    return _LABELS[by][source] if by else ("''::text", "")
+def _name(label: str | datetime | None, step: str) -> str | None:
+    return label.strftime(_LABEL[step]) if isinstance(label, datetime) else label
 
 
-def _line(source: str, found: dict[str, Any]) -> Line:
-    ttft = found.pop("ttft") or [None, None]
-    line = Line(source=source, **found | {"label": found["label"] or ""})
-    return replace(line, ttft_p50=ttft[0], ttft_p95=ttft[1])
+def _ttft(known: Sequence[float | None] | None) -> dict[str, float | None]:
+    first, last = known or (None, None)
+    return {"ttft_p50": first, "ttft_p95": last}
+
+
+def _added(sums: list[dict[str, Any]], source: str, label: Callable[[dict[str, Any]], str]) -> list[Line]:
+    """The rows of each label together. What no row of them knows stays unknown."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in sums:
+        held = found.setdefault(label(row), dict.fromkeys(_SUMMED))
+        for name in _SUMMED:
+            if row[name] is not None:
+                held[name] = (held[name] or 0) + row[name]
+    return [Line(label=name, source=source, **held) for name, held in found.items()]
 
 
 @dataclass(frozen=True)

@@ -72,10 +72,8 @@ def _period(request: Request) -> Period:
 def _found(request: Request, when: Period, wanted: dict[str, Any]) -> dict[str, Any]:
     team = team_of(request)
     sources = _sources(wanted["source"])
-    totals = usage_report.totals(team, when, sources)
-    totals = [line for line in totals if line.requests]
-    lines = usage_report.lines(team, when, wanted["by"], sources) if totals else []
-    steps = usage_report.steps(team, when, sources) if totals else []
+    found = usage_report.report(team, when, wanted["by"], sources)
+    totals, lines = found.totals, found.lines
     query = {
         name: request.GET[name] for name in ("period", "from", "to", "source", "by") if name in request.GET
     }
@@ -85,7 +83,7 @@ def _found(request: Request, when: Period, wanted: dict[str, Any]) -> dict[str, 
         "lines": lines[: usage_report.MOST_ROWS],
         "more": max(0, len(lines) - usage_report.MOST_ROWS),
         "title": GROUPS[wanted["by"]],
-        "chart": usage_chart.of(steps, when, wanted["show"]),
+        "chart": usage_chart.of(found.steps, when, wanted["show"]),
         "gpu": any(line.gpu_s is not None for line in totals),
         "core": any(line.core_s is not None for line in totals),
         "unpriced": sum(line.unpriced for line in totals),
@@ -127,7 +125,7 @@ def table(request: Request) -> HttpResponse:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow([by, "source", *COLUMNS])
-    for line in usage_report.lines(team_of(request), when, by, _sources(wanted["source"])):
+    for line in usage_report.report(team_of(request), when, by, _sources(wanted["source"])).lines:
         figures = [getattr(line, name) for name in COLUMNS.values()]
         writer.writerow([cells.safe(cell) for cell in (line.label, line.source, *figures)])
     answer = HttpResponse(out.getvalue(), content_type="text/csv; charset=utf-8")

@@ -38,7 +38,7 @@ def week() -> usage_report.Period:
 
 
 def by(team: Team, group: str) -> dict[tuple[str, str], Line]:
-    return {(line.label, line.source): line for line in usage_report.lines(team, week(), group)}
+    return {(line.label, line.source): line for line in usage_report.report(team, week(), group).lines}
 
 
 def test_each_source_is_counted_once_and_by_itself(full: Rows, team: Team, user: User) -> None:
@@ -46,7 +46,7 @@ def test_each_source_is_counted_once_and_by_itself(full: Rows, team: Team, user:
     usage_store.keep([usage_rows.request(team, n, key=key.pk, deployment=full.ready.pk) for n in range(3)])
     usage_rows.answer(full.ready, user)
     usage_rows.batch(full.ready, None, 4, key)
-    found = {line.source: line for line in usage_report.totals(team, week())}
+    found = {line.source: line for line in usage_report.report(team, week(), "model").totals}
     assert {name: (line.requests, line.errors) for name, line in found.items()} == {
         "api": (3, 0),
         "playground": (1, 0),
@@ -93,7 +93,7 @@ def test_percentiles_are_of_what_succeeded(full: Rows, team: Team) -> None:
     found.append(usage_rows.request(team, 200, ttft_ms=9e6, status=502))
     found.append(usage_rows.request(team, 201, ttft_ms=None))
     usage_store.keep(found)
-    (line,) = usage_report.totals(team, week())
+    (line,) = usage_report.report(team, week(), "model").totals
     assert line.ttft_p50 == pytest.approx(50.5) and line.ttft_p95 == pytest.approx(95.05)
     assert (line.requests, line.errors) == (102, 1)
 
@@ -104,8 +104,8 @@ def test_a_period_takes_in_its_days_and_no_other(full: Rows, team: Team) -> None
     for n, at in enumerate((midnight - 1, midnight, midnight + 86399, midnight + 86400)):
         usage_store.keep([usage_rows.request(team, n, at=at)])
     when = usage_report.period("custom", day.isoformat(), day.isoformat())
-    assert [line.requests for line in usage_report.totals(team, when)] == [2]
-    steps = usage_report.steps(team, when)
+    assert [line.requests for line in usage_report.report(team, when, "model").totals] == [2]
+    steps = usage_report.report(team, when, "model").steps
     assert [line.label[-5:] for line in steps if line.requests] == ["00:00", "23:00"]
 
 
@@ -140,7 +140,7 @@ def test_another_teams_usage_is_nowhere(full: Rows, team: Team, user: User, stra
     usage_rows.answer(full.ready, user)
     usage_rows.batch(full.ready, user, 2)
     other = stranger.memberships.get().team
-    assert [line.requests for line in usage_report.totals(other, week())] == []
+    assert [line.requests for line in usage_report.report(other, week(), "model").totals] == []
     client = Client()
     client.force_login(stranger)
     shown = client.get(reverse("usage"), {"by": "endpoint"}).content.decode()
@@ -243,7 +243,9 @@ def test_copies_of_answers_are_not_asked_again(full: Rows, team: Team, user: Use
     made = usage_rows.answer(full.ready, user, text="Hello.")
     forks.fork(made.turn.conversation, user, thread.show(made.turn.conversation))
     assert Generation.objects.count() == 2
-    assert [(line.source, line.requests) for line in usage_report.totals(team, week())] == [("playground", 1)]
+    assert [(line.source, line.requests) for line in usage_report.report(team, week(), "model").totals] == [
+        ("playground", 1)
+    ]
 
 
 def test_usage_of_a_deleted_key_stays(full: Rows, team: Team, user: User) -> None:

@@ -4,10 +4,10 @@ import importlib
 import subprocess
 import sys
 
-NAMES = ("gateway", "page_stream", "columns", "agreement", "batches")
+NAMES = ("gateway", "page_stream", "columns", "agreement", "batches", "usage")
 
 # Those that want the databases of tests.
-BY_PYTEST = ("saturation",)
+BY_PYTEST = ("saturation", "usage")
 
 
 def main() -> None:
