@@ -108,8 +108,9 @@ def _rows(version: DatasetVersion, prompt: PromptVersion | None) -> list[Dataset
     count = min(ROWS, version.row_count)
     numbers = {1 + at * version.row_count // count for at in range(count)}
     rows = list(DatasetRow.objects.filter(version=version, number__in=numbers).order_by("number"))
-    for row in rows if prompt else []:
-        row.body = prompt_rows.body(row.cells, prompt)
+    if prompt is not None:
+        for row in rows:
+            row.body = prompt_rows.body(row.cells, prompt)
     return rows
 
 

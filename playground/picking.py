@@ -18,7 +18,12 @@ def variable_rows(variables: Sequence[Mapping[str, Any]], texts: Mapping[str, st
     known: dict[str, str] = {}
     for variable in variables:
         name = variable["name"]
-        row = {"variable": variable, "text": texts.get(name, ""), "error": "", "id": f"value-{name}"}
+        row: dict[str, Any] = {
+            "variable": variable,
+            "text": texts.get(name, ""),
+            "error": "",
+            "id": f"value-{name}",
+        }
         row["default"] = prompt_form.shown(variable, variable.get("default"))
         row["needed"] = variable.get("default") is None
         try:
