@@ -323,7 +323,8 @@ def test_an_engine_killed_midway_is_said_and_the_next_request_waits_for_another(
             team = Team.objects.get(slug="default")
             row = of_task(team, "embedding", "fragile", fragile)
             assert row is not None
-        site.until(lambda: site.get("/v1/models/fragile").status_code == 200)
+        # A deployment is listed once a replica of it is ready; the endpoint's name is there before.
+        site.until(lambda: f'"deployment/{row.deployment_id}"' in site.get("/v1/models").text)
         answers: list[httpx.Response] = []
         asked = {"model": "fragile", "input": "a [[hang]]"}
         waiting = threading.Thread(target=lambda: answers.append(site.post("/v1/embeddings", json=asked)))
