@@ -38,6 +38,12 @@ KINDS = {"totp": "authenticator app", "webauthn": "passkey", "recovery_codes": "
 
 
 class AccountAdapter(DefaultAccountAdapter):
+    error_messages = DefaultAccountAdapter.error_messages | {
+        "username_password_mismatch": "This name and this password do not belong together.",
+        "too_many_login_attempts": "Too many attempts. Wait five minutes, or sign in another way.",
+        "incorrect_password": "That is not your password.",
+    }
+
     def is_open_for_signup(self, request: HttpRequest) -> bool:
         """Never by allauth's own form: see `accounts`."""
         return False
@@ -52,6 +58,10 @@ class AccountAdapter(DefaultAccountAdapter):
 
 class SecondFactorAdapter(DefaultMFAAdapter):
     """Secrets of authenticator apps are encrypted as those of teams are."""
+
+    error_messages = DefaultMFAAdapter.error_messages | {
+        "incorrect_code": "This code does not hold, or no longer. Try the next one."
+    }
 
     def encrypt(self, text: str) -> str:
         return secrets.sealed(text)

@@ -88,7 +88,7 @@ def test_it_refuses_and_remembers_it_without_what_may_be_a_password(
 ) -> None:
     answer = sign_in(client, name, "wrong one entirely")
     assert answer.status_code == 200 and who(client) is None
-    assert "not correct" in text(answer) or name == ""
+    assert "do not belong together" in text(answer) or name == ""
     entries = AuditEntry.objects.filter(action="refused sign in")
     if known is None:
         assert not entries
@@ -185,7 +185,7 @@ def test_an_app_is_asked_for_after_the_password(client: Client, person: User) ->
     assert sign_in(client).headers["Location"] == reverse("mfa_authenticate")
     assert who(client) is None and client.get(reverse("models")).status_code == 302
     wrong = client.post(reverse("mfa_authenticate"), {"code": "000000"})
-    assert "Incorrect" in text(wrong) and who(client) is None
+    assert "does not hold" in text(wrong) and who(client) is None
     assert AuditEntry.objects.get(action="refused sign in").detail["how"] == "authenticator app"
     cache.clear()
     Authenticator.objects.filter(user=person, type="totp").update(last_used_at=None)

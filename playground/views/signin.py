@@ -53,7 +53,7 @@ class SignIn(LoginView):
         form: forms.Form = super().get_form(form_class)
         form.fields["login"].label = "Name"
         form.fields["login"].widget = forms.TextInput(
-            {"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"}
+            {"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false", "autofocus": True}
         )
         form.fields["password"].widget = forms.PasswordInput({"autocomplete": "current-password"})
         return form

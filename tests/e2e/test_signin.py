@@ -123,7 +123,7 @@ def test_a_code_is_asked_for_once_an_app_is_set_up(door: Open, person: User) -> 
     assert page.locator("img.qr").evaluate("image => image.naturalWidth") > 0
     page.get_by_label("Code").fill("000000")
     page.get_by_role("button", name="Ask for codes").click()
-    expect(page.get_by_text("Incorrect code")).to_be_visible()
+    expect(page.get_by_text("This code does not hold")).to_be_visible()
     assert page.locator("#totp-secret").inner_text() == secret
     page.get_by_label("Code").fill(totp.code(secret))
     page.get_by_role("button", name="Ask for codes").click()
