@@ -137,6 +137,8 @@ class Presence:
             log.warning("Who looks at %s could not be told: %s", place, problem)
             self.shown.pop(place, None)
             return
+        if self.shown.get(place) is not now:  # it changed meanwhile, and whoever saw that tells
+            return
         for looker in list(room.here):
             looker.present(place, [person(name) for user, name in names if user != looker.user_id][:SHOWN])
 

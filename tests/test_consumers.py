@@ -216,7 +216,18 @@ def test_notices_reach_the_team_and_nobody_else(web: Web, user: User, stranger: 
 
 
 @pytest.mark.parametrize(
-    "raw", [b"\x80\x04junk", b"{}", b'{"team": "1", "topics": "all"}', b'{"stop": "1"}', b"[1]"]
+    "raw",
+    [
+        b"\x80\x04junk",
+        b"{}",
+        b'{"team": "1", "topics": "all"}',
+        b'{"stop": "1"}',
+        b"[1]",
+        b'{"users": ["1"]}',
+        b'{"looking": [1], "boot": "x"}',
+        b'{"looking": {"conversation:1": ["1"]}, "boot": "x"}',
+        b'{"looking": {}, "boot": 1}',
+    ],
 )
 def test_forged_notices_are_dropped_and_sockets_live(web: Web, user: User, team: Team, raw: bytes) -> None:
     with web.socket(chats.cookie(user)) as socket:

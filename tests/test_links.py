@@ -398,7 +398,8 @@ def test_others_neither_make_nor_take_back(
     assert AuditEntry.objects.count() == before + 6
     client = Client()
     client.force_login(bob)
-    assert "Make a public link" not in body(client.get(reverse("conversation-links", args=[chat.pk])))
+    seen = body(client.get(reverse("conversation-links", args=[chat.pk])))
+    assert "Make a public link" not in seen and links.token(one) not in seen and "1 holds now" in seen
 
 
 def test_batches_too(batch: Batch, user: User, team: Team) -> None:

@@ -96,15 +96,17 @@ def _answer(
 
 def context_of(request: Request, thing: links.Thing) -> dict[str, Any]:
     """What the partial `links` of links.html needs."""
-    kind = links.kind_of(thing)
+    kind, held = links.kind_of(thing), links.of(thing)
+    may_share = links.may_share(request.user, thing)
     return {
         "thing": thing,
         "thing_title": links.title(thing),
         "kind": kind,
         "links_url": reverse(f"{kind}-links", args=[thing.pk]),
         "back_url": reverse(kind, args=[thing.pk]),
-        "may_share": links.may_share(request.user, thing),
-        "held": [(link, _address(request, link)) for link in links.of(thing)],
+        "may_share": may_share,
+        "held": [(link, _address(request, link)) for link in held] if may_share else [],
+        "holding": len(held),
         "days": links.DAYS,
         "typed": {"days": "7", "day": "", "version": ""},
         "errors": {},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from playground import events, leases, links
+from playground import leases, links, members
 from playground.models import Conversation, Generation, Membership, Prompt, ShareLink, Team, User
 from tests import chats
 from tests.e2e.axe import violations
@@ -114,8 +114,7 @@ def test_a_viewer_watches_a_comparison_by_link_and_a_removed_member_no_more(
     assert violations(viewer) == []
 
     _closings(his)
-    Membership.objects.filter(user=bob, team=chat.team).delete()
-    events.standing(bob.pk)
+    members.remove(Membership.objects.get(user=bob, team=chat.team), user)
     chats.until("the socket closes", lambda: his.evaluate("window.closings"), SOCKET_CLOSES_WITHIN_S)
     stuck, watched = _length(his), _length(viewer)
     chats.until("the viewer sees more", lambda: _length(viewer) > watched + 200)
