@@ -4,12 +4,25 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from django.core.management import call_command
 from django.db import connection, connections
 from django.test import Client
 
 from endpoints import promotion
 from endpoints.models import Endpoint, EndpointEvent, Release
-from playground.models import AuditEntry, Deployment, Membership, Node, Replica, Team, User
+from endpoints.tested import find as find_tested
+from playground import prompts, shell
+from playground.models import (
+    AuditEntry,
+    Conversation,
+    Deployment,
+    Membership,
+    Node,
+    Prompt,
+    Replica,
+    Team,
+    User,
+)
 from tests import gateway_site
 
 pytestmark = pytest.mark.django_db
@@ -340,3 +353,86 @@ def test_a_stranger_finds_nothing(launch: Callable[..., Release], tested: Deploy
         assert client.post(f"/endpoints/on/words/{verb}/").status_code == 404
     assert AuditEntry.objects.filter(user=stranger, action="refused write").count() == 4
     assert live() == 1
+
+
+# The prompt it was tested with
+
+
+@pytest.fixture
+def house(team: Team, user: User) -> Prompt:
+    """A prompt of two versions."""
+    said = prompts.Said([{"role": "system", "content": "You help with {{product}}."}])
+    house = prompts.create(team, user, "support triage", said)
+    prompts.save(house, user, prompts.Said([{"role": "system", "content": "Help."}]), base=1)
+    return house
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("support triage", 2), ("support triage v1", 1), ("support triage@2", 2), ("", None)]
+)
+def test_the_page_names_the_prompt_it_was_tested_with(
+    browser: Client, tested: Deployment, house: Prompt, text: str, number: int | None
+) -> None:
+    page = browser.post(f"/endpoints/promote/{tested.pk}/", {"endpoint": "words", "prompt": text})
+    assert page.status_code == 302
+    version = Release.objects.get().prompt_version
+    assert (version.number if version else None) == number
+    shown = "support triage v" in browser.get("/endpoints/on/words/").content.decode()
+    assert shown == (number is not None)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("nothing", "No prompt of the team is called"),
+        ("support triage v9", "has no version 9: v2 is its newest"),
+    ],
+)
+def test_a_prompt_that_is_not_there_is_said_beside_its_field(
+    browser: Client, tested: Deployment, house: Prompt, text: str, error: str
+) -> None:
+    page = browser.post(f"/endpoints/promote/{tested.pk}/", {"endpoint": "words", "prompt": text})
+    said = page.content.decode()
+    assert page.status_code == 422
+    assert error in said and f'value="{text}"' in said
+    assert not Release.objects.exists()
+
+
+def test_the_prompt_that_its_conversations_used_is_suggested(
+    browser: Client, tested: Deployment, team: Team, house: Prompt
+) -> None:
+    talk = Conversation.objects.create(team=team, prompt_version=house.versions.get(number=1))
+    talk.columns.create(deployment=tested, position=0)
+    page = browser.get(f"/endpoints/promote/{tested.pk}/")
+    assert page.context["typed"]["prompt"] == "support triage v1"
+    assert 'value="support triage v1"' in page.content.decode()
+
+
+def test_another_team_s_prompt_is_not_found(tested: Deployment, user: User, stranger: User) -> None:
+    theirs = prompts.create(
+        stranger.memberships.get().team, stranger, "theirs", prompts.Said([{"role": "user", "content": "x"}])
+    )
+    with pytest.raises(promotion.PromotionRefused):
+        find_tested(tested.team, "theirs")
+    with pytest.raises(promotion.PromotionRefused):
+        promotion.promote(tested, endpoint="words", user=user, prompt=theirs.versions.get())
+
+
+def test_a_prompt_that_a_release_names_stays_and_says_where_it_is_used(
+    launch: Callable[..., Release], user: User, house: Prompt
+) -> None:
+    launch(prompt=house.versions.get(number=1))
+    used = [(use.kind, use.number, use.title) for use in prompts.uses(house)]
+    assert used == [("endpoint", 1, "words, release 1")]
+    with pytest.raises(prompts.PromptRefused):
+        prompts.delete(house, user)
+
+
+def test_the_command_names_a_prompt(tested: Deployment, house: Prompt) -> None:
+    call_command(
+        "promote", str(tested.pk), "--endpoint", "words", "--prompt", "support triage@1", "--no-wait"
+    )
+    version = Release.objects.get().prompt_version
+    assert version is not None and version.number == 1
+    with pytest.raises(shell.Failed, match="No prompt of the team is called"):
+        call_command("promote", str(tested.pk), "--endpoint", "other", "--prompt", "nothing", "--no-wait")
