@@ -85,15 +85,20 @@ def said(answer: object) -> Said:
     known = answer if isinstance(answer, Mapping) else {}
     error = known.get("error")
     words = str(error.get("message") or "") if isinstance(error, Mapping) else ""
-    choices = (known.get("before") or known).get("choices") if isinstance(known, Mapping) else None
-    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
-    message = first.get("message") if isinstance(first.get("message"), Mapping) else {}
+    before = known.get("before")
+    choices = (before if isinstance(before, Mapping) else known).get("choices")
+    first = _mapping(choices[0]) if isinstance(choices, list) and choices else {}
+    message = _mapping(first.get("message"))
     return Said(
         _words(message.get("content") or first.get("text")),
         _words(message.get("reasoning_content") or message.get("reasoning")),
         _words(first.get("finish_reason"))[:30],
         words,
     )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _words(value: object) -> str:

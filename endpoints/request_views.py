@@ -156,7 +156,7 @@ def add(request: Request, name: str) -> HttpResponse:
     try:
         return _added(request, endpoint, ticked)
     except DatasetRefused as problem:
-        typed = {name: request.POST.get(name, "") for name in ("dataset", "name")}
+        typed: dict[str, Any] = {name: request.POST.get(name, "") for name in ("dataset", "name")}
         typed |= {"answers": "answers" in request.POST, "ticked": set(ticked)}
         context = _listing(request, endpoint) | {"typed": typed, "error": str(problem)}
         return render(request, PAGE, context, status=HTTP_UNPROCESSABLE)

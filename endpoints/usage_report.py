@@ -171,14 +171,14 @@ def _of(team: Team, when: Period, by: str, source: str) -> Report:
     sums = _query(usage_sql.SUMS.format(rows=rows), values)
     if not sums:
         return Report([], [], [])
-    spread = {
-        _name(row["label"], "day"): row["ttft"] for row in _query(usage_sql.SPREAD.format(rows=rows), values)
-    }
-    whole = spread.pop(None, None)
+    # One row is of all together, beside that of rows without a label.
+    spread = _query(usage_sql.SPREAD.format(rows=rows), values)
+    whole = next((row["ttft"] for row in spread if row["whole"]), None)
+    each = {_name(row["label"], "day") or "": row["ttft"] for row in spread if not row["whole"]}
     lines = _added(sums, source, lambda row: _name(row["label"], "day") or "")
     return Report(
-        [replace(line, **_ttft(whole)) for line in _added(sums, source, lambda row: "")],
-        [replace(line, **_ttft(spread.get(line.label))) for line in lines],
+        [_with_ttft(line, whole) for line in _added(sums, source, lambda row: "")],
+        [_with_ttft(line, each.get(line.label)) for line in lines],
         _added(sums, source, lambda row: _name(row["step"], when.step) or ""),
     )
 
@@ -194,9 +194,9 @@ def _name(label: str | datetime | None, step: str) -> str | None:
     return label.strftime(_LABEL[step]) if isinstance(label, datetime) else label
 
 
-def _ttft(known: Sequence[float | None] | None) -> dict[str, float | None]:
+def _with_ttft(line: Line, known: Sequence[float | None] | None) -> Line:
     first, last = known or (None, None)
-    return {"ttft_p50": first, "ttft_p95": last}
+    return replace(line, ttft_p50=first, ttft_p95=last)
 
 
 def _added(sums: list[dict[str, Any]], source: str, label: Callable[[dict[str, Any]], str]) -> list[Line]:

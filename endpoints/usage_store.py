@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from itertools import batched
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,9 @@ _OLD_LOGGED = """
         LIMIT %s
     )
 """
-_OLD = "SELECT id FROM endpoints_usage WHERE at < now() - %s ORDER BY at LIMIT %s"
+_OLD = """
+    SELECT id FROM endpoints_usage WHERE at < now() - make_interval(days => %s) ORDER BY at LIMIT %s
+"""
 
 
 # Files
@@ -240,7 +241,7 @@ def _delete_logged() -> int:
 
 def _delete_used() -> int:
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(_OLD, [timedelta(days=settings.USAGE_DAYS), DELETED_AT_ONCE])
+        cursor.execute(_OLD, [settings.USAGE_DAYS, DELETED_AT_ONCE])
         ids = [row[0] for row in cursor.fetchall()]
         cursor.execute("DELETE FROM endpoints_loggedrequest WHERE usage_id = ANY(%s)", [ids])
         cursor.execute("DELETE FROM endpoints_usage WHERE id = ANY(%s)", [ids])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -97,6 +98,7 @@ def test_a_streams_pieces_are_put_together(site: Site, user: User) -> None:
     keep_all(site, user)
     list(site.client().chat.completions.create(**ask("[[tokens=5]]"), stream=True))
     (row,) = kept(site)
+    assert row.answer
     assert row.answer["object"] == "chat.completion"
     assert row.answer["choices"][0]["message"]["content"] == "word0 word1 word2 word3 word4"
     assert row.answer["choices"][0]["finish_reason"]
@@ -110,14 +112,15 @@ def test_of_a_stream_that_is_cut_what_came_is_kept(site: Site, user: User) -> No
             pass
     (row,) = kept(site)
     assert row.usage.status == 499
-    assert row.answer["choices"][0]["message"]["content"].startswith("word0 word1")
+    assert row.answer and row.answer["choices"][0]["message"]["content"].startswith("word0 word1")
 
 
 def test_an_error_is_kept_with_its_words(site: Site, user: User) -> None:
     keep_all(site, user)
     site.post(json=ask("[[error=500]]"))
     (row,) = kept(site)
-    assert row.usage.status == 502 and row.answer["error"]["code"] == "engine_failed"
+    assert row.usage.status == 502 and row.answer
+    assert row.answer["error"]["code"] == "engine_failed"
 
 
 def test_no_key_is_ever_kept(site: Site, user: User) -> None:
@@ -282,7 +285,8 @@ def test_filters_and_pages(one: LoggedRequest, full: Rows, team: Team, user: Use
     assert names(slow="30") == ["row-13"]
     assert names(id="req_77") == ["row-77"]
     assert len(names(key=str(desk.pk))) == 50
-    seen, query = [], {}
+    seen: list[str] = []
+    query: dict[str, str] = {}
     while True:
         page = client.get(at("requests"), query)
         seen += [row.request_id for row in page.context["rows"]]
@@ -325,7 +329,7 @@ def test_a_request_of_another_endpoint_is_not_this_ones(
 def test_what_is_older_than_its_days_is_not_shown_though_it_is_not_deleted_yet(
     one: LoggedRequest, user: User
 ) -> None:
-    Usage.objects.update(at=timezone.now() - timezone.timedelta(days=8))
+    Usage.objects.update(at=timezone.now() - timedelta(days=8))
     assert signed_in(user).get(at("request", one.usage_id)).status_code == 404
     assert signed_in(user).post(at("request-open", one.usage_id)).status_code == 404
 

@@ -48,7 +48,7 @@ def ready(served: Site, team: Team, fake_engine: Engines) -> Site:
     endpoint(team, "words", behind)
     row = replica(behind, engine)
     Replica.objects.filter(pk=row.pk).update(resources={"cores": 2, "gpus": []})
-    Node.objects.filter(pk=row.node_id).update(price_per_hour="7.2", inventory={"cores": 4, "gpus": []})
+    Node.objects.update(price_per_hour="7.2", inventory={"cores": 4, "gpus": []})
     served.key(team)
     served.until(lambda: served.get("/v1/models/words").status_code == 200)
     served.engine = engine

@@ -84,6 +84,7 @@ def test_groups_name_who_and_what(full: Rows, team: Team, user: User) -> None:
     model = full.model.name
     assert set(by(team, "model")) == {(model, source) for source in usage_report.SOURCES}
     assert set(by(team, "engine")) == {("llama.cpp", source) for source in usage_report.SOURCES}
+    assert by(team, "endpoint")["", "playground"].ttft_p50 == 30, "rows without a label have percentiles too"
     today = timezone.now().date().isoformat()
     assert set(by(team, "day")) == {(today, source) for source in usage_report.SOURCES}
 

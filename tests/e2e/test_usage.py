@@ -129,7 +129,7 @@ def test_a_kept_request_opens_in_the_playground(open_page: Opener, filled: Fille
     page.wait_for_url(re.compile(r"/playground/\d+/"))
     expect(page.get_by_text("Sort this ticket.")).to_be_visible()
     expect(page.get_by_role("paragraph").filter(has_text="billing")).to_be_visible()
-    assert Conversation.objects.get().parameters == {"temperature": 0.2}
+    assert Conversation.objects.get(title__startswith="support-triage").parameters == {"temperature": 0.2}
 
 
 def test_ticked_requests_become_rows_of_a_dataset(open_page: Opener, filled: Filled, user: User) -> None:
