@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
 from django.db.models import Model as Row
 from django.utils import timezone
@@ -246,6 +248,15 @@ def _comment(world: World) -> Comment:
     return Comment.objects.create(generation=world.one(Generation), user=world.owner, text="Good")
 
 
+def _passkey(world: World) -> Authenticator:
+    data = {"name": "Phone", "credential": {}}
+    return Authenticator.objects.create(user=world.owner, type=Authenticator.Type.WEBAUTHN, data=data)
+
+
+def _by_provider(world: World) -> SocialAccount:
+    return SocialAccount.objects.create(user=world.owner, provider="corp", uid="1")
+
+
 BUILDERS: dict[type[Row], Callable[[World], Row]] = {
     Model: _model,
     Deployment: _deployment,
@@ -270,6 +281,8 @@ BUILDERS: dict[type[Row], Callable[[World], Row]] = {
     AccessToken: _token,
     ShareLink: _link,
     Comment: _comment,
+    Authenticator: _passkey,
+    SocialAccount: _by_provider,
     Team: lambda world: world.team,
     User: lambda world: world.one(Membership).user,
 }
@@ -408,6 +421,12 @@ KEYS: dict[str, Callable[[World, User | None], Any]] = {
     "rest": lambda world, person: "nothing",
     "key": _arriving,
     "token": lambda world, person: "nosuchtoken",
+    # Of what is one's own, or shared by a link: none that is there.
+    "pk": lambda world, person: 10**9,
+    "provider_id": lambda world, person: "nobody",
+    "organization_slug": lambda world, person: "nobody",
+    "provider_id": lambda world, person: "nobody",
+    "organization_slug": lambda world, person: "nobody",
     "model-cancel job": lambda world, person: (
         job(world, Job.Kind.DOWNLOAD_MODEL, f"format:{_format(world)}").pk
     ),

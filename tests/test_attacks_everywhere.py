@@ -70,7 +70,11 @@ def test_hostile_names_are_inert_on_every_page(route: matrix.Route, hostile: Wor
     assert "Set-Cookie: a=b" not in str(answer.headers)
 
 
-@pytest.mark.parametrize("route", WRITTEN, ids=str)
+# A provider of sign-ins sends the browser back by a POST of its own page: what it signed is the token.
+SIGNED = {"saml_acs", "saml_sls"}
+
+
+@pytest.mark.parametrize("route", [one for one in WRITTEN if one.name not in SIGNED], ids=str)
 def test_no_change_without_its_token(route: matrix.Route, world: World, browser: Browser) -> None:
     guarded = Browser(world.people, enforce_csrf_checks=True)
     for method in ("POST", "PUT", "PATCH", "DELETE"):
