@@ -276,7 +276,7 @@ def usage(
     if by not in usage_report.GROUPS:
         raise Problem(422, "invalid", f"One of {', '.join(usage_report.GROUPS)}.", "by")
     when = usage_report.period(period, first, last)
-    return usage_report.lines(team, when, by)[: usage_report.MOST_ROWS]
+    return usage_report.report(team, when, by).lines[: usage_report.MOST_ROWS]
 
 
 @router.writes("DELETE", "/keys/{pk}", None, needs="keys", of=ApiKey)
