@@ -148,9 +148,9 @@ def test_ticked_requests_become_rows_of_a_dataset(open_page: Opener, filled: Fil
 def test_keeping_what_is_said_is_turned_on_and_off(open_page: Opener, filled: Filled, user: User) -> None:
     page = open_page(user)
     page.goto(reverse("endpoints:requests", args=[filled.endpoints.triage.name]))
-    page.get_by_label("Of how many requests, %").fill("150")
+    page.get_by_label("Share of requests, %").fill("150")
     page.get_by_role("button", name="Keep that").click()
-    field = page.get_by_label("Of how many requests, %")
+    field = page.get_by_label("Share of requests, %")
     expect(field).to_have_value("150")
     expect(field).to_have_accessible_description(re.compile("from 0 to 100"))
     field.fill("0")
