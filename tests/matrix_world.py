@@ -425,8 +425,6 @@ KEYS: dict[str, Callable[[World, User | None], Any]] = {
     "pk": lambda world, person: 10**9,
     "provider_id": lambda world, person: "nobody",
     "organization_slug": lambda world, person: "nobody",
-    "provider_id": lambda world, person: "nobody",
-    "organization_slug": lambda world, person: "nobody",
     "model-cancel job": lambda world, person: (
         job(world, Job.Kind.DOWNLOAD_MODEL, f"format:{_format(world)}").pk
     ),
