@@ -14,7 +14,7 @@ def page(request: HttpRequest) -> dict[str, Any]:
     if not isinstance(user, User) or not user.is_authenticated:
         return {}
     mine = SimpleLazyObject(lambda: access.teams_of(user))
-    team = SimpleLazyObject(lambda: mine[0] if mine else None)
+    team: Any = SimpleLazyObject(lambda: mine[0] if mine else None)
     return {
         "team": team,
         "my_teams": mine,
