@@ -144,6 +144,8 @@ def details(entry: AuditEntry) -> list[tuple[str, str]]:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
+    if value is None:
+        return "none"
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -28,7 +28,7 @@ class ColumnGiven(Given):
     parameters: dict[str, Any] | None = Field(None, description="Null: the batch's.")
 
 
-class Begun(Given):
+class BatchBegun(Given):
     """Which rows, and who answers them."""
 
     version: int = Field(ge=1, le=BIGGEST, description="The dataset version's id.")
@@ -103,7 +103,7 @@ def read(request: Request, pk: int) -> Any:
 
 
 @router.writes("POST", "/batches", BatchShown, needs="chat", status=201)
-def begin(request: Request, where: Query[Where], given: Begun) -> Any:
+def begin(request: Request, where: Query[Where], given: BatchBegun) -> Any:
     """Ask every row of each column. A stopped deployment is started, which needs "start"."""
     team = team_of(request, where, "chat")
     versions = DatasetVersion.objects.filter(dataset__team=team).select_related("dataset")

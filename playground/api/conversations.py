@@ -19,7 +19,7 @@ from playground.models import Column, Conversation, Deployment, Generation, Turn
 router = Routes(tags=["conversations"])
 
 
-class Begun(Given):
+class ConversationBegun(Given):
     """Who answers, and what it is called."""
 
     deployment: int = Field(ge=1, le=BIGGEST)
@@ -28,7 +28,7 @@ class Begun(Given):
     parameters: dict[str, Any] = Field({}, description="As a request of /v1 has them: temperature, seed, …")
 
 
-class Change(Given):
+class ConversationChange(Given):
     """What is absent stays."""
 
     title: str | None = Field(None, max_length=200)
@@ -36,7 +36,7 @@ class Change(Given):
     parameters: dict[str, Any] | None = None
 
 
-class Message(Given):
+class MessageGiven(Given):
     """What to say."""
 
     text: str = Field(max_length=generation.CHARACTERS)
@@ -62,19 +62,21 @@ def read(request: Request, pk: int) -> Any:
 
 
 @router.writes("POST", "/conversations", ConversationShown, needs="chat", of=Deployment, status=201)
-def begin(request: Request, given: Begun) -> Any:
+def begin(request: Request, given: ConversationBegun) -> Any:
     """Begin one with a deployment of your teams."""
     running = Deployment.objects.exclude(desired=Deployment.Desired.DELETED).select_related("team", "model")
     deployment = fetch(request, running, given.deployment, "chat")
     require_parameters(given.parameters)
     row = conversations.begin(deployment.team, request.auth.user, deployment)
-    named = Change(title=given.title or None, system_prompt=given.system_prompt, parameters=given.parameters)
+    named = ConversationChange(
+        title=given.title or None, system_prompt=given.system_prompt, parameters=given.parameters
+    )
     _set(row, named, request.auth.user)
     return _rows().get(pk=row.pk)
 
 
 @router.writes("PATCH", "/conversations/{pk}", ConversationShown, needs="chat", of=Conversation)
-def change(request: Request, pk: int, given: Change) -> Any:
+def change(request: Request, pk: int, given: ConversationChange) -> Any:
     """Its name, system prompt and parameters, from the next message on."""
     row = _writable(request, pk)
     require_parameters(given.parameters or {})
@@ -102,7 +104,7 @@ def messages(request: Request, pk: int, window: Query[Window]) -> Any:
 @router.writes(
     "POST", "/conversations/{pk}/messages", MessageShown, needs="chat", of=Conversation, status=201
 )
-def send(request: Request, pk: int, given: Message) -> Any:
+def send(request: Request, pk: int, given: MessageGiven) -> Any:
     """Say something; every running column answers. Read the answers until none is pending or streaming."""
     row = _writable(request, pk)
     parent = row.turns.order_by("-pk").first() if given.after is None else _turn(row, given.after)
@@ -190,7 +192,7 @@ def require_parameters(parameters: dict[str, Any]) -> None:
     policy.check({**parameters, "messages": [{"role": "user", "content": ""}]}, chat=True)
 
 
-def _set(row: Conversation, given: Change, user: User) -> None:
+def _set(row: Conversation, given: ConversationChange, user: User) -> None:
     if given.title is not None:
         conversations.rename(row, given.title, user)
     if given.system_prompt is not None or given.parameters is not None:

@@ -18,7 +18,7 @@ from playground.models import Deployment, Model
 router = Routes(tags=["deployments"])
 
 
-class Wanted(Given):
+class DeploymentWanted(Given):
     """What to start. What is absent is as the engine, or Slipway, has it."""
 
     model: int = Field(ge=1, le=BIGGEST)
@@ -37,7 +37,7 @@ class Wanted(Given):
     once: str = Field("", max_length=64, description="Asked twice with the same, it is started once.")
 
 
-class Change(Given):
+class DeploymentChange(Given):
     """What can be changed while it runs."""
 
     idle_timeout_s: int | None = Field(ge=1, le=10**9, description="Null: never stopped for being idle.")
@@ -50,7 +50,7 @@ class Log(Schema):
     text: str
 
 
-class Whole(DeploymentShown):
+class DeploymentWhole(DeploymentShown):
     """With its replicas, newest first."""
 
     replicas: list[ReplicaShown]
@@ -67,14 +67,14 @@ def listing(request: Request, window: Query[Window]) -> Any:
     return {"items": [shapes.deployment(one) for one in stands[: window.limit]], "next": page["next"]}
 
 
-@router.reads("/deployments/{pk}", Whole, of=Deployment)
+@router.reads("/deployments/{pk}", DeploymentWhole, of=Deployment)
 def read(request: Request, pk: int) -> Any:
     """One deployment, how it stands, and its starts."""
     return _whole(fetch(request, _rows(), pk))
 
 
-@router.writes("POST", "/deployments", Whole, needs="start", of=Model, status=201)
-def start_new(request: Request, given: Wanted) -> Any:
+@router.writes("POST", "/deployments", DeploymentWhole, needs="start", of=Model, status=201)
+def start_new(request: Request, given: DeploymentWanted) -> Any:
     """Start a model of one of your teams on an engine. It is started in that model's team."""
     model = fetch(request, Model.objects.select_related("team"), given.model, "start")
     if given.extra:
@@ -94,15 +94,15 @@ def start_new(request: Request, given: Wanted) -> Any:
     return _whole(row)
 
 
-@router.writes("PATCH", "/deployments/{pk}", Whole, needs="start", of=Deployment)
-def change(request: Request, pk: int, given: Change) -> Any:
+@router.writes("PATCH", "/deployments/{pk}", DeploymentWhole, needs="start", of=Deployment)
+def change(request: Request, pk: int, given: DeploymentChange) -> Any:
     """After how long without use it stops. Other options: start a new one that `replaces` it."""
     row = fetch(request, _rows(), pk, "start")
     deployments.set_idle_timeout(row, given.idle_timeout_s, request.auth.user)
     return _whole(_rows().get(pk=pk))
 
 
-@router.writes("POST", "/deployments/{pk}/start", Whole, needs="start", of=Deployment)
+@router.writes("POST", "/deployments/{pk}/start", DeploymentWhole, needs="start", of=Deployment)
 def start(request: Request, pk: int) -> Any:
     """It should run."""
     row = fetch(request, _rows(), pk, "start")
@@ -110,7 +110,7 @@ def start(request: Request, pk: int) -> Any:
     return _whole(row)
 
 
-@router.writes("POST", "/deployments/{pk}/stop", Whole, needs="stop", of=Deployment)
+@router.writes("POST", "/deployments/{pk}/stop", DeploymentWhole, needs="stop", of=Deployment)
 def stop(request: Request, pk: int) -> Any:
     """It should not run."""
     row = fetch(request, _rows(), pk, "stop")
@@ -118,7 +118,7 @@ def stop(request: Request, pk: int) -> Any:
     return _whole(row)
 
 
-@router.writes("POST", "/deployments/{pk}/restart", Whole, needs="start", of=Deployment)
+@router.writes("POST", "/deployments/{pk}/restart", DeploymentWhole, needs="start", of=Deployment)
 def restart(request: Request, pk: int) -> Any:
     """Replace its replicas by new ones."""
     row = fetch(request, _rows(), pk, "start")

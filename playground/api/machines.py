@@ -27,7 +27,7 @@ class EngineShown(Schema):
     options: dict[str, Any] = Field(description="JSON Schema of its options.")
 
 
-class Wanted(Given):
+class EngineWanted(Given):
     """An engine, and which version."""
 
     engine: str = Field(max_length=30)
@@ -80,7 +80,7 @@ def price(request: Request, pk: int, where: Query[Where], given: Price) -> Any:
 
 
 @router.writes("POST", "/nodes/{pk}/environments", Installing, needs="install", of=Node, status=202)
-def install(request: Request, pk: int, where: Query[Where], given: Wanted) -> Any:
+def install(request: Request, pk: int, where: Query[Where], given: EngineWanted) -> Any:
     """Install an engine there."""
     team = team_of(request, where, "install")
     node = _found(Node, pk, "node")

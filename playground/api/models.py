@@ -72,7 +72,7 @@ class Removal(Schema):
     jobs: list[JobShown]
 
 
-class Node_(Given):
+class NodeNamed(Given):
     """Where to."""
 
     node: str = Field(max_length=60, description="The node's name.")
@@ -133,7 +133,7 @@ def remove(request: Request, pk: int) -> Any:
 
 
 @router.writes("POST", "/models/{pk}/forms/{form}/fetch", Fetching, needs="add models", of=Model, status=202)
-def files_fetch(request: Request, pk: int, form: int, given: Node_) -> Any:
+def files_fetch(request: Request, pk: int, form: int, given: NodeNamed) -> Any:
     """Bring one form of its weights to a node now, without starting anything."""
     row = fetch(request, _rows(), pk, "add models")
     chosen = row.formats.filter(pk=form).first()
