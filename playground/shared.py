@@ -21,6 +21,7 @@ from playground import (
     columns,
     comparison,
     engines,
+    opening,
     pictures,
     results,
     score_tables,
@@ -34,6 +35,7 @@ from playground.figures import figures
 from playground.models import (
     Batch,
     BatchColumn,
+    Column,
     Conversation,
     DatasetRow,
     Generation,
@@ -42,6 +44,7 @@ from playground.models import (
     PromptVersion,
     User,
 )
+from playground.prompt_texts import PromptRefused
 
 # Whoever has the link: nobody, who never voted.
 NOBODY = User(pk=0)
@@ -84,7 +87,8 @@ def mark(row: Conversation) -> str:
         letters=Sum(Length("text") + Length("reasoning"), filter=live),
     )
     columns_ = row.columns.values_list("pk", "closed", "position", "deployment", "adapter", "system_prompt")
-    said = [row.title, row.system_prompt, row.blind, row.turns.aggregate(Max("pk")), answers]
+    opened = [row.prompt_version_id, row.prompt_values]
+    said = [row.title, row.system_prompt, opened, row.blind, row.turns.aggregate(Max("pk")), answers]
     words = [*said, list(columns_), row.parameters, list(row.columns.values_list("parameters", flat=True))]
     return _mark(words)
 
@@ -104,9 +108,23 @@ def _column(heading: columns.Heading) -> dict[str, Any]:
         "adapter": heading.column.adapter,
         "dtype": heading.dtype,
         "differs": [word for word in heading.differs if "/" not in word and "\\" not in word],
-        "system_prompt": asking.system_prompt_of(heading.column),
+        "opening": _opening(heading.column),
         "parameters": _pairs(asking.parameters_of(heading.column)),
     }
+
+
+def _opening(column: Column) -> list[dict[str, str]]:
+    """What goes before the first message: the system prompt, and messages of the prompt it began with.
+
+    Filled in; where a variable has no value that fits, the system prompt as it is written.
+    """
+    system = asking.system_prompt_of(column)
+    try:
+        found = opening.messages(column.conversation, system)
+    except PromptRefused:
+        found = [{"role": "system", "content": system}] if system else []
+    words = [_message(one) for one in found]
+    return [one | {"role": "System prompt" if one["role"] in opening.LEADS else one["role"]} for one in words]
 
 
 def _pairs(parameters: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -95,6 +95,18 @@ def test_whoever_has_the_link_reads_a_comparison(chat: Conversation, user: User)
     assert "<script>x" not in page
 
 
+def test_a_prompt_of_the_library_shows_filled_in_as_it_was_sent(
+    chat: Conversation, prompt: Prompt, user: User
+) -> None:
+    version = prompt.versions.get(number=2)
+    more = {"prompt_version": version, "prompt_values": {"who": "Ada"}, "system_prompt": "New {{who}}"}
+    Conversation.objects.filter(pk=chat.pk).update(**more)
+    one = link(chat, user)
+    assert "New Ada" in body(read(one)) and "{{who}}" not in body(read(one))
+    Conversation.objects.filter(pk=chat.pk).update(system_prompt="New {{unknown}}")
+    assert "New {{unknown}}" in body(read(one))
+
+
 @pytest.mark.parametrize("state", ["complete", "failed", "interrupted", "stopped", "streaming"])
 def test_nothing_else_of_the_team_shows(chat: Conversation, user: User, state: str) -> None:
     other = chats.conversation(chat.team, title="Another one")
