@@ -29,6 +29,8 @@ SLICE_S = 50.0
 NEXT_S = 40.0
 LOOK_S = 0.5
 STEP_S = 0.25
+# Rows for so long are had ready, at the pace of the last ones: a fast engine never waits for PostgreSQL.
+AHEAD_S = 0.5
 # Nothing was due: asked again after this.
 EMPTY_S = 0.5
 # Without a ready replica for so long, a slice gives its rows back; the sweep sends another when one is ready.
@@ -90,6 +92,10 @@ class Column:
         self._empty = False
         self._others: dict[int, int] = {}
         self._closing = False
+        # Rows ended since `_looked_at`, and a second; the sum of rows in flight over time, up to a moment.
+        self._ended = 0
+        self._pace = 0.0
+        self._flown, self._flown_at = 0.0, time.monotonic()
 
     def extend(self) -> None:
         """Another slice begins: claim for as long as it lasts."""
@@ -168,12 +174,12 @@ class Column:
     # Claims
 
     def _claim(self, now: float) -> None:
-        """Have half as many ready as go at once, so that none waits for PostgreSQL."""
-        limit = self.limit
+        """Have half as many ready as go at once, or half of what AHEAD_S takes, if that is more."""
+        ahead = max(self.limit, int(self._pace * AHEAD_S))
         if self._claiming or now < self._empty_until or self.process.unkept() > UNKEPT:
             return
-        if len(self.waiting) <= limit // 2:
-            self._claiming = self._begin(self._claim_rows(max(2, limit)))
+        if len(self.waiting) <= ahead // 2:
+            self._claiming = self._begin(self._claim_rows(max(2, ahead)))
 
     async def _claim_rows(self, count: int) -> None:
         try:
@@ -211,7 +217,9 @@ class Column:
             if talks:
                 self._yields_until = time.monotonic() + GIVES_WAY_S
         finally:
-            self._looking, self._looked_at = None, time.monotonic()
+            now = time.monotonic()
+            self._pace = (self._pace + self._ended / max(LOOK_S, now - self._looked_at)) / 2
+            self._looking, self._looked_at, self._ended = None, now, 0
 
     async def _talks_at(self, place: Place) -> int:
         """Requests there that are not this process's. One look could be in between: it takes two."""
@@ -235,6 +243,7 @@ class Column:
                 return
             self.waiting.popleft()
             self.process.in_flight[place.replica] += 1
+            self._fly(time.monotonic())
             self.tasks[row.item] = self._begin(self._ask(row, place))
 
     def _places(self, now: float) -> list[Place]:
@@ -269,6 +278,7 @@ class Column:
         answer = Answer(Feed(0), _told)
         self.feeds[row.number] = answer.feed
         begun, busy = time.monotonic(), len(self.tasks) >= self.limit == self.knee.limit
+        flown = self._fly(begun)
         try:
             result = await batch_asking.ask(row, self.standing, place, answer)
         except EngineError as problem:
@@ -277,15 +287,25 @@ class Column:
             log.exception("row %d of column %d could not be asked", row.number, self.pk)
             self.process.keep(self, batch_asking.failed(row, place, "internal", BUG))
         else:
-            units = result.usage.get("completion_tokens") or 1
-            self.knee.note(units, time.monotonic() - begun, busy and not row.deaths)
+            units, now = result.usage.get("completion_tokens") or 1, time.monotonic()
+            took = now - begun
+            at_once = (self._fly(now) - flown) / took if took else None
+            self.knee.note(units, took, busy and not row.deaths, at_once)
             self.process.keep(self, result)
         finally:
+            self._fly(time.monotonic())
+            self._ended += 1
             self.feeds.pop(row.number, None)
             self.process.in_flight[place.replica] -= 1
             del self.tasks[row.item]
             if row.deaths:
                 self._leave_alone()
+
+    def _fly(self, now: float) -> float:
+        """The sum of rows in flight over time, in seconds, up to now. Told before their number changes."""
+        self._flown += len(self.tasks) * (now - self._flown_at)
+        self._flown_at = now
+        return self._flown
 
     def _ill(self, row: Row, place: Place, problem: EngineError, answer: Answer) -> None:
         """No answer: what was never asked is asked again, what an engine died over is asked alone."""

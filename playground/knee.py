@@ -2,7 +2,8 @@
 
 Doubles while more at once brings more; then stays where that ended, and looks ever more seldom whether fewer,
 or more, would do. Speed is what is answered a second, in tokens where they are known: by Little's law the
-requests at once over the time that one takes, so that answers may come in bursts.
+requests at once over the time that one takes, so that answers may come in bursts. How many were at once is
+measured too: where rows came too slowly to be asked, a limit that was never reached would look as good.
 """
 
 from dataclasses import dataclass
@@ -33,9 +34,13 @@ class Knee:
     _answers: int = 0
     _units: float = 0.0
     _seconds: float = 0.0
+    _flown: float = 0.0
 
-    def note(self, units: float, seconds: float, busy: bool) -> None:
-        """An answer of so many tokens took so long. `busy`: as many were in flight as `limit` says."""
+    def note(self, units: float, seconds: float, busy: bool, at_once: float | None = None) -> None:
+        """An answer of so many tokens took so long. `busy`: as many were in flight as `limit` says.
+
+        `at_once`: how many were in flight on average meanwhile; None: `limit`.
+        """
         if not busy or seconds <= 0:
             return
         if self._skip > 0:
@@ -44,10 +49,11 @@ class Knee:
         self._answers += 1
         self._units += units
         self._seconds += seconds
+        self._flown += seconds * (self.limit if at_once is None else at_once)
         rounds = 1 if self.rising else ROUNDS
         if self._answers >= max(ANSWERS, rounds * self.limit):
-            rate = self.limit * self._units / self._seconds
-            self._answers, self._units, self._seconds = 0, 0.0, 0.0
+            rate = self._flown / self._seconds * self._units / self._seconds
+            self._begin()
             self._decide(rate)
 
     def overloaded(self) -> None:
@@ -59,7 +65,11 @@ class Knee:
         """From now on so many; what was begun before says nothing of it."""
         self._skip = max(self.limit, limit)
         self.limit = max(1, min(MOST, limit))
-        self._answers, self._units, self._seconds = 0, 0.0, 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Another measurement."""
+        self._answers, self._units, self._seconds, self._flown = 0, 0.0, 0.0, 0.0
 
     def _decide(self, rate: float) -> None:
         if self.rising:

@@ -35,6 +35,7 @@ DEFAULTS = {
     "e2e": "",
     "source": "message",
     "prompts": "",
+    "dataset": "",
 }
 # A line of a file is "line 1" of itself to the JSON reader.
 ITS_PLACE = re.compile(r"line 1 column")
@@ -81,6 +82,8 @@ class Wanted:
     """Ask the engine for exactly `max_tokens`, where it can."""
     limits: Mapping[str, float | None] = field(default_factory=dict)
     source: str = "message"
+    dataset: str = ""
+    """What the prompts are of, in words."""
 
     def kept(self) -> dict[str, Any]:
         """As JSON."""
@@ -104,8 +107,15 @@ class Wanted:
         return [one for one in found if self.seconds is None or one <= self.seconds]
 
 
-def read(typed: Mapping[str, str], message: str) -> Wanted:
-    """The run that `typed` asks for; `message`: the one that the conversation shows. LoadRefused."""
+def read(
+    typed: Mapping[str, str],
+    message: str,
+    dataset: Callable[[str], tuple[str, tuple[Prompt, ...]]] | None = None,
+) -> Wanted:
+    """The run that `typed` asks for; `message`: the one that the conversation shows. LoadRefused.
+
+    `dataset`: the words for a dataset's key, and its prompts; ValueError in words.
+    """
     wrong: dict[str, str] = {}
 
     def taken[Value](name: str, reader: Callable[[], Value], otherwise: Value) -> Value:
@@ -127,16 +137,19 @@ def read(typed: Mapping[str, str], message: str) -> Wanted:
         limits = read_limits(typed)
     except LoadRefused as refusal:
         wrong |= refusal.fields
-    source = "prompts" if typed["source"] == "prompts" else "message"
+    source = typed["source"] if typed["source"] in ("prompts", "dataset") else "message"
     prompts: tuple[Prompt, ...] = (message,)
-    if source == "prompts":
+    name = ""
+    if source == "dataset" and dataset:
+        name, prompts = taken("dataset", lambda: dataset(typed["dataset"]), (name, prompts))
+    elif source == "prompts":
         prompts = taken("prompts", lambda: read_prompts(typed["prompts"]), prompts)
     elif not message:
         wrong["source"] = "The conversation has no message yet: write one there, or give prompts here."
     if wrong:
         raise LoadRefused(wrong)
     fixed = typed.get("fixed") == "on"
-    return Wanted(levels, requests, max_tokens, prompts, seconds, warm_up, seed, fixed, limits, source)
+    return Wanted(levels, requests, max_tokens, prompts, seconds, warm_up, seed, fixed, limits, source, name)
 
 
 def read_limits(typed: Mapping[str, str]) -> dict[str, float | None]:

@@ -41,7 +41,10 @@ class NoiseRefused(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person chose. `only`: the prompt is that of `turn`, and pairs are rounds."""
+    """What a person chose. `only`: the prompt is that of `turn`, and pairs are rounds.
+
+    `dataset`: what the prompts are of, in words.
+    """
 
     prompts: tuple[str, ...]
     rounds: int = 1
@@ -49,6 +52,7 @@ class Wanted:
     cache: str = "warm"
     max_tokens: int = 64
     only: bool = False
+    dataset: str = ""
 
     @property
     def pairs(self) -> int:

@@ -8,9 +8,9 @@ from typing import Any
 
 from django.core.files.uploadedfile import UploadedFile
 
-from playground import noise
+from playground import dataset_prompts, noise
 from playground.figures import figures
-from playground.models import Column, Generation
+from playground.models import Column, Generation, Team
 from playground.noise import Wanted
 
 BYTES = 4 << 20
@@ -34,6 +34,7 @@ class Typed:
 
     what: str = "list"
     prompts: str = ""
+    dataset: str = ""
     rounds: str = ""
     at_once: str = "1"
     cache: str = "warm"
@@ -44,7 +45,7 @@ class Typed:
 def typed(posted: Mapping[str, str], said: str) -> Typed:
     """What was posted; nothing yet is the form's own beginning, with this prompt where there is one."""
     begun = Typed(what="only" if said else "list")
-    names = ("what", "prompts", "rounds", "at_once", "cache", "max_tokens")
+    names = ("what", "prompts", "dataset", "rounds", "at_once", "cache", "max_tokens")
     for name in names:
         if name in posted:
             setattr(begun, name, posted[name].strip() if name != "prompts" else posted[name])
@@ -53,10 +54,10 @@ def typed(posted: Mapping[str, str], said: str) -> Typed:
 
 def again(settings: Mapping[str, Any], said: str) -> Typed:
     """The form that asks for a run once more."""
-    only = bool(settings["only"] and said)
+    what = "only" if settings["only"] and said else "list"
     prompts = "" if settings["only"] else "\n".join(_line(prompt) for prompt in settings["prompts"])
     rounds, at_once, tokens = (str(settings[name]) for name in ("rounds", "at_once", "max_tokens"))
-    return Typed("only" if only else "list", prompts, rounds, at_once, settings["cache"], tokens)
+    return Typed(what, prompts, "", rounds, at_once, settings["cache"], tokens)
 
 
 def _line(prompt: str) -> str:
@@ -65,11 +66,16 @@ def _line(prompt: str) -> str:
     return prompt if plain else json.dumps({"prompt": prompt}, ensure_ascii=False)
 
 
-def read(form: Typed, file: UploadedFile | None, said: str) -> Wanted:
-    """What is wanted. `said`: the conversation's last message. BadForm names every field that is wrong."""
+def read(form: Typed, file: UploadedFile | None, said: str, team: Team | None = None) -> Wanted:
+    """What is wanted. `said`: the conversation's last message; `team`: whose datasets may be chosen.
+
+    BadForm names every field that is wrong.
+    """
     wrong: dict[str, str] = {}
     only = form.what == "only"
-    prompts = _prompts(form, file, said, wrong)
+    prompts, dataset = _prompts(form, file, said, wrong), ""
+    if form.what == "dataset" and team:
+        prompts, dataset = _of_dataset(team, form.dataset, wrong)
     usual = str(ROUNDS_ONLY if only or len(prompts) == 1 else ROUNDS)
     wanted = Wanted(
         tuple(prompts),
@@ -78,6 +84,7 @@ def read(form: Typed, file: UploadedFile | None, said: str) -> Wanted:
         form.cache,
         _count(form.max_tokens, "max_tokens", noise.TOKENS, wrong),
         only,
+        dataset,
     )
     if form.cache not in noise.CACHES:
         wrong["cache"] = "Warm or cold."
@@ -91,11 +98,27 @@ def _prompts(form: Typed, file: UploadedFile | None, said: str, wrong: dict[str,
         if not said:
             wrong["what"] = "Nothing was asked in this conversation yet: type prompts instead."
         return [said]
+    if form.what == "dataset":
+        return []
     try:
         return _sent(file) if file else parse(form.prompts)
     except BadForm as problem:
         wrong |= {"file" if file else name: why for name, why in problem.fields.items()}
         return []
+
+
+def _of_dataset(team: Team, key: str, wrong: dict[str, str]) -> tuple[list[str], str]:
+    """Its prompts, and how it is called."""
+    try:
+        found = dataset_prompts.given(team, key, noise.PROMPTS, single=True)
+    except ValueError as problem:
+        wrong["dataset"] = str(problem)
+        return [], ""
+    prompts = [str(prompt) for prompt in found.prompts]
+    for prompt in prompts:
+        if why := _why_not(prompt, {}):
+            wrong["dataset"] = f"A row of it {why}"
+    return prompts, found.name
 
 
 def _sent(file: UploadedFile) -> list[str]:

@@ -155,6 +155,8 @@ def asked(settings: Mapping[str, Any]) -> str:
     """What a run asked, as its heading: "12 prompts, 1 round, 1 at a time, warm, 64 tokens at most"."""
     many = len(settings["prompts"])
     prompts = "this prompt only" if settings["only"] else f"{many} prompt{'' if many == 1 else 's'}"
+    if settings.get("dataset"):
+        prompts += f" of {settings['dataset']}"
     rounds = f"{settings['rounds']} round{'' if settings['rounds'] == 1 else 's'}"
     cache = f"{settings['cache']} caches"
     return ", ".join(

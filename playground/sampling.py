@@ -116,3 +116,32 @@ def typed(form: Mapping[str, str], ignored: Collection[str]) -> list[Field]:
     return [
         Field(parameter, form.get(parameter.name, ""), parameter.name in ignored) for parameter in PARAMETERS
     ]
+
+
+def pairs(text: str) -> dict[str, Any]:
+    """The parameters of "temperature=0 max_tokens=200". ValueError in words names what is wrong."""
+    given: dict[str, str] = {}
+    for part in text.replace(",", " ").split():
+        name, is_pair, value = part.partition("=")
+        if not is_pair or not value:
+            raise ValueError(f"{part[:40]} is not name=value.")
+        if name not in PAIRED:
+            raise ValueError(f"{name[:40]} is none of {', '.join(PAIRED)}.")
+        if name in given:
+            raise ValueError(f"{name} is given twice.")
+        given[name] = value
+    try:
+        return read(given)
+    except BadParameters as problem:
+        raise ValueError(" ".join(problem.fields.values())) from problem
+
+
+def paired(parameters: Mapping[str, Any]) -> str:
+    """As `pairs` reads them, in the form's order."""
+    shown = ((name, parameter.show(parameters.get(name))) for name, parameter in _SHOW.items())
+    return " ".join(f"{name}={text}" for name, text in shown if text)
+
+
+# What fits into one word.
+_SHOW = {parameter.name: parameter for parameter in PARAMETERS if parameter.kind != "lines"}
+PAIRED = tuple(_SHOW)

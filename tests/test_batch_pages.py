@@ -470,6 +470,32 @@ def test_a_batch_begins_from_the_form(page: Client, team: Team, version: Dataset
     assert BatchItem.objects.filter(column__batch=batch).count() == 240
 
 
+def test_a_column_may_have_parameters_of_its_own(page: Client, team: Team, version: DatasetVersion) -> None:
+    one, two, three = (chats.deployment(team, name) for name in ("one", "two", "three"))
+    own = {f"own-{one.pk}": "temperature=0.5, seed=7", f"own-{three.pk}": "nonsense"}
+    page.post(reverse("batch-new"), form(version, deployment=[one.pk, two.pk], **own))
+    batch = Batch.objects.get()
+    first, second = batch.columns.all()
+    assert first.parameters == {"temperature": 0.5, "max_tokens": 20, "seed": 7}
+    assert second.parameters is None
+    shown = page.get(reverse("batch", args=[batch.pk])).content.decode()
+    assert "temperature=0.5 max_tokens=20 seed=7" in shown
+    for wrong, words in (
+        ("temperature", "temperature is not name=value."),
+        ("colour=red", "colour is none of temperature, top_p"),
+        ("seed=1 seed=2", "seed is given twice."),
+        ("seed=x", "Seed is a whole number"),
+        ("top_p=7", "top_p"),
+    ):
+        answer = page.post(
+            reverse("batch-new"), form(version, deployment=[one.pk], **{f"own-{one.pk}": wrong})
+        )
+        told = answer.content.decode()
+        assert answer.status_code == 422 and words in told and f'value="{wrong}"' in told
+        assert f'id="id-own-{one.pk}-error"' in told
+    assert Batch.objects.count() == 1
+
+
 def test_what_is_wrong_in_the_form_is_said_and_nothing_typed_is_lost(
     page: Client, team: Team, stranger: User, version: DatasetVersion
 ) -> None:

@@ -49,3 +49,13 @@ def test_what_was_not_at_the_limit_says_nothing() -> None:
     for _ in range(1000):
         knee.note(1.0, 0.1, busy=False)
     assert knee.limit == 4
+
+
+def test_fewer_that_were_never_reached_are_not_as_good() -> None:
+    """Rows come too slowly for either limit: what looks quick is only that few were asked at once."""
+    knee = Knee(limit=40, rising=False)
+    seen = set()
+    for _ in range(20_000):
+        seen.add(knee.limit)
+        knee.note(1.0, knee.limit / 1000, busy=True, at_once=knee.limit if knee.limit >= 40 else 10)
+    assert min(seen) >= 30 and knee.limit >= 40

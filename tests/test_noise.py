@@ -19,7 +19,18 @@ from django.db import connections
 from django.test import Client
 from django.urls import reverse
 
-from playground import asking, jobs, noise, noise_form, noise_order, noise_report, noise_words, subjects
+from playground import (
+    asking,
+    dataset_prompts,
+    jobs,
+    load_form,
+    noise,
+    noise_form,
+    noise_order,
+    noise_report,
+    noise_words,
+    subjects,
+)
 from playground.answers import Question
 from playground.asking import Taken
 from playground.models import (
@@ -38,7 +49,9 @@ from playground.models import (
 )
 from playground.noise import NoiseRefused, Wanted
 from playground.noise_report import Observed
+from playground.views import load as load_views
 from tests import chats
+from tests.batch_rows import version
 from tests.fakes import RunningFake
 from tests.fleet import ROOT
 
@@ -718,3 +731,43 @@ def test_the_estimate_goes_by_earlier_answers(chat: Conversation, user: User) ->
     shown = page.post(where, form | {"max_tokens": "11"}).content.decode()
     assert "12 answers, 3 pairs a comparison" in shown and "About 24 s" in shown
     assert "too few for a verdict" in shown
+
+
+def test_a_dataset_gives_its_prompts_and_its_name(
+    team: Team, columns: Callable[..., Conversation], user: User
+) -> None:
+    many = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]}
+    made = version(team, ["One?", "Two?", "One?", many])
+    other = version(Team.objects.create(slug="other", name="Other"), ["Three?"])
+    form = noise_form.Typed(what="dataset", dataset=str(made.pk))
+    wanted = noise_form.read(form, None, "", team)
+    assert wanted.prompts == ("One?", "Two?") and wanted.rounds == 1
+    assert noise_words.asked(asdict(wanted)).startswith("2 prompts of questions v1, 2 of 4 rows, 1 round")
+    for key in (str(other.pk), "", "x", "9" * 30):
+        with pytest.raises(noise_form.BadForm) as caught:
+            noise_form.read(replace(form, dataset=key), None, "", team)
+        assert caught.value.fields["dataset"] == "Choose a dataset."
+    lone = version(team, [many], name="talks")
+    with pytest.raises(noise_form.BadForm, match="No row of talks v1 is one message of text"):
+        noise_form.read(replace(form, dataset=str(lone.pk)), None, "", team)
+    found = dataset_prompts.given(team, str(made.pk), 2000, single=False)
+    assert found.prompts == (
+        *([{"role": "user", "content": text}] for text in ("One?", "Two?")),
+        many["messages"],
+    )
+
+
+def test_the_forms_offer_datasets(
+    team: Team, columns: Callable[..., Conversation], client: Client, user: User
+) -> None:
+    made, chat = version(team, ["One?", "Two?"]), columns({})
+    client.force_login(user)
+    for name in ("noise", "load"):
+        page = client.get(reverse(name, args=[chat.pk])).content.decode()
+        assert f'<option value="{made.pk}">questions v1, 2 rows</option>' in page
+    typed = {"source": "dataset", "dataset": str(made.pk), "levels": "x"}
+    answer = client.post(reverse("load-start", args=[chat.pk]), typed)
+    assert answer.status_code == 422
+    assert f'<option value="{made.pk}" selected>' in answer.content.decode()
+    typed = load_form.DEFAULTS | typed | {"levels": "1"}
+    assert load_views._read(chat, typed).prompts[0] == [{"role": "user", "content": "One?"}]

@@ -42,9 +42,17 @@ class Form:
     version: DatasetVersion | None
     chosen: list[Choice]
     parameters: dict[str, Any]
+    # What a column has of its own, by the value of its choice: as typed, and as far as it makes sense.
+    own_typed: dict[str, str] = field(default_factory=dict)
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
     webhook: str = ""
     prompt: PromptVersion | None = None
     errors: dict[str, str] = field(default_factory=dict)
+
+    def parameters_of(self, choice: Choice) -> dict[str, Any] | None:
+        """Those of its column: its own over everybody's; None where it has none of its own."""
+        own = self.own.get(choice.value)
+        return {**self.parameters, **own} if own else None
 
 
 @never_cache
@@ -58,7 +66,7 @@ def page(request: Request) -> HttpResponse:
     form = _read(team, request.POST)
     _require(form)
     if not form.errors and form.version:
-        wanted = [{"deployment": one.deployment, "adapter": one.adapter} for one in form.chosen]
+        wanted = [_column(form, one) for one in form.chosen]
         try:
             batch = prompt_rows.begin(
                 team,
@@ -95,7 +103,13 @@ async def trial(request: Request) -> HttpResponse:
         version = form.version
         found = await asyncio.gather(
             *(
-                batch_trial.run(version, one.deployment, one.adapter, form.parameters, form.prompt)
+                batch_trial.run(
+                    version,
+                    one.deployment,
+                    one.adapter,
+                    form.parameters_of(one) or form.parameters,
+                    form.prompt,
+                )
                 for one in form.chosen
             )
         )
@@ -136,6 +150,7 @@ def _read(team: Team, typed: QueryDict) -> Form:
         form.parameters = sampling.read(_texts(typed))
     except sampling.BadParameters as problem:
         form.errors |= problem.fields
+    _read_own(form, typed)
     return form
 
 
@@ -147,6 +162,28 @@ def _check_prompt(form: Form) -> None:
         prompt_rows.check(form.version, form.prompt)
     except PromptRefused as problem:
         form.errors["prompt"] = str(problem)
+
+
+def _read_own(form: Form, typed: QueryDict) -> None:
+    """What columns have of their own: of those chosen only, but shown again for all."""
+    chosen = {one.value for one in form.chosen}
+    for field_name, text in typed.items():
+        value = field_name.removeprefix("own-")
+        if value == field_name or not str(text).strip():
+            continue
+        form.own_typed[value] = str(text)[:500]
+        if value in chosen:
+            try:
+                form.own[value] = sampling.pairs(str(text))
+            except ValueError as problem:
+                form.errors[field_name] = str(problem)
+
+
+def _column(form: Form, choice: Choice) -> dict[str, Any]:
+    """As `batches.begin` takes it."""
+    found = {"deployment": choice.deployment, "adapter": choice.adapter}
+    own = form.parameters_of(choice)
+    return found if own is None else found | {"parameters": own}
 
 
 def _texts(typed: QueryDict) -> dict[str, str]:
@@ -182,7 +219,11 @@ def _context(team: Team, typed: QueryDict, form: Form, request: Request) -> dict
         "form": form,
         "errors": form.errors,
         "versions": _versions(team)[:VERSIONS],
-        "choices": _choices(team),
+        "choices": [
+            (choice, form.own_typed.get(choice.value, ""), form.errors.get(f"own-{choice.value}", ""))
+            for choice in _choices(team)
+        ],
+        "paired": sampling.PAIRED,
         "prompts": prompt_rows.choices(team),
         "prompt": str(form.prompt.pk) if form.prompt else "",
         "values": {one.value for one in form.chosen},

@@ -15,7 +15,16 @@ from django.utils.http import content_disposition_header
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from playground import access, batch_chart, batch_files, batch_report, batch_row, batch_table, batches
+from playground import (
+    access,
+    batch_chart,
+    batch_files,
+    batch_report,
+    batch_row,
+    batch_table,
+    batches,
+    sampling,
+)
 from playground.batch_table import Wanted
 from playground.models import Batch, BatchColumn, DatasetRow, WebhookDelivery
 from playground.views.request import Request
@@ -224,6 +233,11 @@ def _live(request: Request, batch: Batch, columns: list[BatchColumn]) -> dict[st
         "told": WebhookDelivery.objects.filter(subject=f"batch:{batch.pk}").first()
         if batch.webhook
         else None,
+        "own": {
+            column.pk: sampling.paired(column.parameters)
+            for column in columns
+            if column.parameters is not None
+        },
         "parameters": [
             (name, json.dumps(value, ensure_ascii=False)) for name, value in batch.parameters.items()
         ],

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from playground import (
     access,
+    dataset_prompts,
     jobs,
     load,
     load_form,
@@ -79,7 +80,7 @@ def start(request: Request, pk: int) -> HttpResponse:
     typed = _typed(request)
     try:
         typed = load_form.loaded(typed, _file(request))
-        run = load.request(conversation, load_form.read(typed, _message(conversation)), request.user)
+        run = load.request(conversation, _read(conversation, typed), request.user)
     except LoadRefused as refusal:
         more = {"typed": typed, "errors": refusal.fields}
         context = _context(request, conversation, _run(conversation, "")) | more
@@ -167,6 +168,7 @@ def _context(request: Request, conversation: Conversation, run: Measurement | No
         "typed": typed,
         "errors": {},
         "runs": _runs(conversation)[:EARLIER],
+        "datasets": dataset_prompts.choices(conversation.team),
         "most": {"requests": load_form.REQUESTS, "levels": load_form.LEVELS},
     }
 
@@ -203,7 +205,7 @@ def _estimate(conversation: Conversation, typed: dict[str, str]) -> dict[str, An
     """How long a run takes, or nothing while the form does not make one."""
     ready = [column for column in load.columns(conversation) if load.replicas_of(column)]
     try:
-        wanted = load_form.read(DEFAULTS | typed, _message(conversation))
+        wanted = _read(conversation, DEFAULTS | typed)
     except LoadRefused:
         return {"taking": None, "conversation": conversation}
     taking = load_form.estimate(wanted, [load.answer_s(column, wanted.max_tokens) for column in ready])
@@ -212,6 +214,16 @@ def _estimate(conversation: Conversation, typed: dict[str, str]) -> dict[str, An
         "taking_too_long": load.too_long(taking) if taking.too_long else "",
         "conversation": conversation,
     }
+
+
+def _read(conversation: Conversation, typed: dict[str, str]) -> load_form.Wanted:
+    """What is wanted; a dataset may be one of the conversation's team. LoadRefused."""
+
+    def dataset(key: str) -> tuple[str, tuple[load_form.Prompt, ...]]:
+        found = dataset_prompts.given(conversation.team, key, load_form.REQUESTS, single=False)
+        return found.name, found.prompts
+
+    return load_form.read(typed, _message(conversation), dataset)
 
 
 def _typed(request: Request) -> dict[str, str]:

@@ -11,7 +11,18 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from playground import access, asking, jobs, noise, noise_form, noise_words, standing, subjects, thread
+from playground import (
+    access,
+    asking,
+    dataset_prompts,
+    jobs,
+    noise,
+    noise_form,
+    noise_words,
+    standing,
+    subjects,
+    thread,
+)
 from playground.models import Conversation, Job, Measurement, Turn
 from playground.noise_form import BadForm, Typed
 from playground.views.request import Request
@@ -48,7 +59,7 @@ def start(request: Request, pk: int) -> HttpResponse:
     turn = _turn(conversation)
     form = noise_form.typed(request.POST.dict(), _said(turn))
     try:
-        wanted = noise_form.read(form, request.FILES.get("file"), _said(turn))
+        wanted = noise_form.read(form, request.FILES.get("file"), _said(turn), conversation.team)
         run = noise.request(conversation, wanted, request.user, turn if wanted.only else None)
     except (BadForm, noise.NoiseRefused) as refusal:
         form.errors = refusal.fields if isinstance(refusal, BadForm) else {"": str(refusal)}
@@ -117,6 +128,7 @@ def _context(
         "pictures": bool(turn and turn.inputs.get("images")),
         "columns": subjects.standing(asking.columns_of(conversation)),
         "most": noise,
+        "datasets": dataset_prompts.choices(conversation.team),
         "usual": noise_form,
     }
 
@@ -152,7 +164,7 @@ def _estimate(conversation: Conversation, form: Typed, said: str) -> dict[str, A
     """What a run takes, or nothing while the form does not make one."""
     columns = asking.columns_of(conversation)
     try:
-        wanted = noise_form.read(form, None, said)
+        wanted = noise_form.read(form, None, said, conversation.team)
     except BadForm:
         return {"taking": None}
     return {"taking": noise_form.shown(wanted, columns)}

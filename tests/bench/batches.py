@@ -6,6 +6,11 @@ recorded a second, against aiohttp that only reads what the same engine streams,
 
     .venv/bin/python -m tests.bench.batches --rows 10000 --kills 50 --flushes 2 --engine-kills 10
     .venv/bin/python -m tests.bench.batches --only speed --rounds 5 --speed-rows 3000 [--engine llama.cpp]
+    .venv/bin/python -m tests.bench.batches --only run-batch --speed-rows 400
+    .venv/bin/python -m tests.bench.batches --only memory --rows 50000
+
+run-batch: vLLM behind us beside vLLM's own `run-batch`, with the same weights and options, its loading left
+out. Memory: that of the process that asks, over one long batch.
 """
 
 import argparse
@@ -29,7 +34,7 @@ LONG_S = 3600.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["faults", "speed"])
+    parser.add_argument("--only", choices=["faults", "speed", "run-batch", "memory"])
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--flushes", type=int, default=2)
@@ -37,6 +42,10 @@ def main() -> None:
     parser.add_argument("--speed-rows", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slots", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=20)
+    parser.add_argument(
+        "--delay", type=float, default=15, help="Milliseconds between the fake engine's tokens."
+    )
     parser.add_argument("--engine", default="fake", choices=["fake", "llama.cpp"])
     parser.add_argument("--seed", type=int, default=1)
     if __name__ != "__main__":  # After another bench: Django has that one's home.
@@ -44,10 +53,14 @@ def main() -> None:
         return
     options = parser.parse_args()
     with site() as fleet:
-        if options.only != "speed":
+        if options.only in (None, "faults"):
             faults(fleet, options)
-        if options.only != "faults":
+        if options.only in (None, "speed"):
             speed(fleet, options)
+        if options.only == "run-batch":
+            run_batch(options)
+        if options.only == "memory":
+            memory(options)
 
 
 @contextmanager
@@ -187,7 +200,7 @@ def speed(fleet: Any, options: argparse.Namespace) -> None:
     from tests.fleet import ready, start, tiny_model
 
     if options.engine == "fake":
-        shape = {"tokens": 20, "token_delay_ms": 15, "slots": options.slots}
+        shape = {"tokens": options.tokens, "token_delay_ms": options.delay, "slots": options.slots}
         deployment = start(team(), tiny_model(team()), **shape)
     else:
         deployment = real()
@@ -216,6 +229,109 @@ def real() -> Any:
     real_engines.environment("llama.cpp")
     model, _ = real_engines.demo("gguf")
     return deployments.request(team=team(), user=None, model=model, engine="llama.cpp", options={})
+
+
+# Beside vLLM's own
+
+
+def run_batch(options: argparse.Namespace) -> None:
+    """Ours, theirs, theirs, ours; each by itself on the machine."""
+    from tests import real_engines
+
+    real_engines.environment("vllm")
+    model, form = real_engines.demo("safetensors")
+    bodies = [body("vllm", number) for number in range(options.speed_rows)]
+    rates: dict[str, list[float]] = {"ours": [], "run-batch": []}
+    for who in ("ours", "run-batch", "run-batch", "ours"):
+        if who == "run-batch":
+            rates[who].append(their_rate(form, bodies))
+        else:
+            rates[who] += our_rates(model, bodies)
+        print(f"{who}: {', '.join(f'{rate:.1f}' for rate in rates[who])} rows/s", flush=True)
+    ours, theirs = (statistics.mean(found) for found in rates.values())
+    print(f"vLLM, {len(bodies)} rows: {ours / theirs:.3f} of run-batch")
+
+
+def our_rates(model: Any, bodies: Sequence[dict[str, Any]]) -> list[float]:
+    """Of two runs after one to find how many at once; the engine is gone afterwards."""
+    from playground import deployments
+    from tests.fleet import ready, until
+
+    given = {"max_model_len": 2048, "kv_cache_gib": 0.25}
+    deployment = deployments.request(team=team(), user=None, model=model, engine="vllm", options=given)
+    ready(deployment, 300)
+    warm_up(deployment, bodies)
+    rates = [recorded_rate(deployment, bodies) for _ in range(2)]
+    deployments.stop(deployment, None)
+    until("it has stopped", lambda: not alive(deployment), 60)
+    return rates
+
+
+def alive(deployment: Any) -> bool:
+    from playground.models import Replica
+
+    return bool(deployment.replicas.exclude(state__in=Replica.TERMINAL).exists())
+
+
+def their_rate(form: Any, bodies: Sequence[dict[str, Any]]) -> float:
+    """Rows a second by its own count, which begins when the engine has loaded."""
+    import json
+    import os
+    import re
+    import tempfile
+
+    from django.conf import settings
+
+    from playground import engines, environments
+    from tests import real_engines
+
+    adapter, path = engines.get("vllm"), settings.HOME / "models" / form.path
+    typed = adapter.Options.model_validate({"max_model_len": 2048, "kv_cache_gib": 0.25})
+    python = environments.path(real_engines.environment("vllm")) / "bin" / "python"
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder, "in.jsonl"), Path(folder, "out.jsonl")
+        with given.open("w") as file:
+            for number, one in enumerate(bodies):
+                line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions"}
+                file.write(json.dumps({**line, "body": {"model": str(path), **one}}) + "\n")
+        command = [str(python), "-m", "vllm.entrypoints.openai.run_batch", "-i", str(given), "-o", str(made)]
+        command += ["--model", str(path), "--enforce-eager", "--max-model-len", "2048"]
+        command += ["--kv-cache-memory-bytes", str(1 << 28)]
+        environment = os.environ | adapter.environment(typed, "", settings.HOME)
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
+        output = told.stdout + told.stderr
+        if told.returncode or not made.exists():
+            sys.exit(f"run-batch ended with {told.returncode}:\n{output[-3000:]}")
+        answers = [json.loads(line) for line in made.read_text().splitlines()]
+        wrong = [one for one in answers if one["error"] or one["response"]["status_code"] != 200]
+        if wrong or len(answers) != len(bodies):
+            sys.exit(f"run-batch answered {len(answers)} rows, {len(wrong)} of them wrongly: {wrong[:1]}")
+    found = re.findall(r"Running batch: 100%.*, +([\d.]+) ?(req/s|s/req)\]", output)
+    if not found:
+        sys.exit(f"run-batch tells no rate:\n{output[-3000:]}")
+    value, unit = found[-1]
+    return float(value) if unit == "req/s" else 1 / float(value)
+
+
+# Memory
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Resident bytes of the process that asks, from a tenth of the rows on."""
+    from tests.fleet import ready, start, tiny_model
+
+    deployment = start(team(), tiny_model(team()), tokens=6, token_delay_ms=20)
+    ready(deployment)
+    batch = begin(deployment, [f"Row {number}." for number in range(options.rows)])
+    seen = []
+    for tenth in range(1, 10):
+        reached(batch, options.rows * tenth // 10)
+        seen.append(sum(process.memory_info().rss for process in asking()) / 2**20)
+        print(f"{options.rows * tenth // 10:,} rows: {seen[-1]:.1f} MB", flush=True)
+    wait(batch)
+    if not exactly_once(batch, options.rows):
+        sys.exit("a row was lost or doubled")
+    print(f"{options.rows:,} rows at {rate_of(batch):.0f} rows/s: {seen[0]:.1f} to {seen[-1]:.1f} MB")
 
 
 def body(engine: str, number: int) -> dict[str, Any]:
