@@ -8,7 +8,18 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from playground import access, datasets, generation, opening, prompt_changes, prompts, trying
+from playground import (
+    access,
+    datasets,
+    export_texts,
+    exports,
+    generation,
+    opening,
+    prompt_changes,
+    prompts,
+    trying,
+    votes,
+)
 from playground.history import messages
 from playground.models import (
     AuditEntry,
@@ -552,6 +563,25 @@ def test_a_conversation_is_saved_back_and_saved_as_a_prompt(
     texts = [row.content for row in page.context["form"].messages]
     assert texts == ["Brace \\{{yourself}}", "What is \\{{this}}?"]
     assert page.context["form"].variables == []
+
+
+def test_what_a_conversation_opened_with_is_told_wherever_it_is_told(
+    prompt: Prompt, member: User, deployment: Deployment
+) -> None:
+    chat = trying.begin(prompt.versions.get(), member, deployment, {"product": "ships"})
+    turn = generation.send(chat, "How many?", "c1", member)
+    before = votes.prompt_digest(turn)
+    found = exports.document(chat, member, None)["conversation"]
+    assert found["prompt"] == {"name": "support-triage", "version": 1, "values": {"product": "ships"}}
+    assert found["opening"][0]["content"] == "You help with ships."
+    text = export_texts.as_markdown(exports.document(chat, member, None))
+    assert 'Prompt: support-triage v1: product "ships"' in text.replace("\\", "")
+    trying.give(chat, {"product": "boats"}, member)
+    turn.conversation.refresh_from_db()
+    assert votes.prompt_digest(turn) != before
+    client = signed_in(member)
+    code = client.get(reverse("conversation-code", args=[chat.pk])).content.decode()
+    assert "You help with boats." in code
 
 
 # Over a table
