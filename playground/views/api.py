@@ -51,7 +51,12 @@ class Description:
 
 def nothing(request: HttpRequest, rest: str) -> HttpResponse:
     """Below the API's address what is no operation answers as the API does."""
-    error = {"code": "not_found", "message": "There is no such operation.", "field": None, "fields": {}}
+    error: dict[str, Any] = {
+        "code": "not_found",
+        "message": "There is no such operation.",
+        "field": None,
+        "fields": {},
+    }
     return JsonResponse({"error": error}, status=404)
 
 
