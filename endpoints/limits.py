@@ -22,7 +22,7 @@ from psycopg_pool import PoolTimeout
 from endpoints import idempotency, routing, sql
 from endpoints.grants import Bank, Places, Purse
 from endpoints.protocol import Refusal
-from endpoints.routing import Key
+from endpoints.table import Key
 
 WINDOWS = {"minute": 60, "day": 86_400}
 # What one of each is counted in: dollars by the millionth.
