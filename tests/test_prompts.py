@@ -1,10 +1,13 @@
 """The library of prompts through its pages: written, saved, met by another, restored, found, tried."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
@@ -300,6 +303,24 @@ def test_saving_on_top_keeps_the_others_version(prompt: Prompt, user: User, memb
     assert signed_in(member).post(save_url(prompt), fields).status_code == 302
     texts = prompt.versions.order_by("number").values_list("messages__0__content", flat=True)
     assert list(texts) == ["You help with {{product}}.", "theirs", "mine"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_save_in_the_same_moment_one_is_told(prompt: Prompt, user: User, member: User) -> None:
+    together = Barrier(2)
+
+    def save(who: User) -> str:
+        try:
+            together.wait(10)
+            return f"v{prompts.save(Prompt.objects.get(), who, system(who.username), base=1).number}"
+        except Conflict as problem:
+            return f"met v{problem.newest.number}"
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(save, [user, member])) == ["met v2", "v2"]
+    assert prompt.versions.count() == 2
 
 
 def test_a_version_made_up_is_a_conflict(prompt: Prompt, user: User) -> None:
