@@ -245,7 +245,7 @@ def test_an_orderly_end_carries_everything_first(team: Team, fake_engine: Engine
         site.process.terminate()
         site.process.wait(timeout=20)
     assert Usage.objects.count() == 5
-    assert not list(usage_store.folder().iterdir())
+    assert not list(usage_store.folder().glob("*.jsonl"))
 
 
 def test_a_restarted_web_process_carries_what_the_killed_one_left(
