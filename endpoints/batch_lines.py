@@ -115,6 +115,9 @@ def _judge_body(number: int, body: dict[str, Any], endpoint: str) -> None:
     if body.get("stream"):
         text = "A batch's answers are whole: leave stream out."
         raise LineError("unsupported_parameter", text, number, "body.stream")
+    if endpoint == reading.CHAT and body.get("prompt") is not None:
+        text = "Lines of a batch name no prompt of the library: write its messages out."
+        raise LineError("unsupported_parameter", text, number, "body.prompt")
     try:
         if endpoint == reading.EMBEDDINGS:
             pooling.check(body, "embedding")

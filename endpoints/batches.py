@@ -19,7 +19,7 @@ from endpoints import batch_facts, batch_lines, batch_targets, files, protocol
 from endpoints.batch_lines import LineError
 from endpoints.models import ApiBatch, ApiFile, ApiKey
 from endpoints.protocol import Refusal
-from endpoints.routing import Key
+from endpoints.table import Key
 from playground import access, batch_files, batches, datasets, disk, jobs, nudges, reading, webhooks
 from playground.models import Batch, BatchColumn, Dataset, DatasetVersion, Team, User
 

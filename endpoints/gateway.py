@@ -32,8 +32,8 @@ from endpoints import (
     usage,
 )
 from endpoints.protocol import Refusal
-from endpoints.routing import Key, Route
 from endpoints.streams import Malformed, Stream
+from endpoints.table import Key, Route
 from endpoints.whole import Whole
 from playground import engine_client, sharing
 from playground.engine_client import EngineError, Relayed
@@ -229,7 +229,7 @@ class Exchange:
     def _record(self, key: Key, route: Route) -> usage.Record:
         """What is kept of it: figures alone, and what was said where its endpoint logs requests."""
         name, _, adapter = route.name.partition(":")
-        record = {
+        record: usage.Record = {
             "request_id": usage.own_id(),
             "client_id": self.request_id,
             "at": usage.arrived(self.began),

@@ -22,7 +22,7 @@ from psycopg_pool import PoolTimeout
 from endpoints import idempotency, routing, sql
 from endpoints.grants import Bank, Places, Purse
 from endpoints.protocol import Refusal
-from endpoints.routing import Key
+from endpoints.table import Key
 
 WINDOWS = {"minute": 60, "day": 86_400}
 # What one of each is counted in: dollars by the millionth.
@@ -31,6 +31,8 @@ NAMES = tuple(f"{measure}_{window}" for measure in UNITS for window in WINDOWS)
 CONCURRENT = "concurrent"
 # Of one deployment's dollars a token, so much is taken from the newest answer.
 NEWEST = 0.2
+# Lines of keys remembered before idle ones are forgotten.
+MOST_METERS = 10_000
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -136,6 +138,8 @@ async def admit(key: Key, deployment: int, tokens: int) -> Admission:
     """Let a request in that may take about `tokens`, or refuse it with 429, naming the limit."""
     meter = _meters.get(key.family)
     if meter is None:
+        if len(_meters) >= MOST_METERS:
+            _forget_idle()
         meter = _meters[key.family] = _meter(key.family, key.limits)
     elif meter.limits is not key.limits:
         meter.follow(key.limits)
@@ -147,6 +151,14 @@ async def admit(key: Key, deployment: int, tokens: int) -> Admission:
     except BaseException:
         meter.places.running -= 1
         raise
+
+
+def _forget_idle() -> None:
+    """Drop what nothing runs under and whose windows are over: it is as if it had never been."""
+    now = monotonic()
+    for family, meter in list(_meters.items()):
+        if not meter.places.running and all(purse.until < now for purse in meter.purses.values()):
+            del _meters[family]
 
 
 async def _sit(key: Key, meter: Meter) -> None:

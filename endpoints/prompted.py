@@ -15,7 +15,7 @@ from psycopg_pool import PoolTimeout
 
 from endpoints import idempotency, protocol, responses, routing, sql
 from endpoints.protocol import Refusal
-from endpoints.routing import Key, Route
+from endpoints.table import Key, Route
 from playground.prompt_texts import PromptRefused, filled
 
 KEPT = 128

@@ -20,7 +20,7 @@ from psycopg_pool import PoolTimeout
 
 from endpoints import batch_facts, batches, files, idempotency, protocol
 from endpoints.protocol import Refusal
-from endpoints.routing import Key
+from endpoints.table import Key
 from playground import policy
 from playground.orm import orm
 

@@ -116,8 +116,11 @@ async def _carry_on(journal: "Journal") -> None:
 
 
 async def _carry(journal: "Journal") -> None:
+    if journal.empty:
+        return
     for path in await asyncio.to_thread(journal.finished):
         await orm(usage_store.carry, path)
+    journal.left = False
 
 
 class Journal:
@@ -139,6 +142,13 @@ class Journal:
         self._number = self._size = 0
         self._files = threading.Lock()
         self._complained = False
+        self.left = False
+        """Some of what was finished may not be carried yet."""
+
+    @property
+    def empty(self) -> bool:
+        """There is nothing to carry."""
+        return self._file is None and not self.left
 
     def put(self, record: Record) -> None:
         self._waiting.append(record)
@@ -189,6 +199,7 @@ class Journal:
         with self._files:
             found = usage_store.files_of(self._folder, self._name)
             current = usage_store.path_of(self._folder, self._name, self._number)
+            self.left = True
             if self._file is None:
                 return found
             older = [path for path in found if path != current]

@@ -80,14 +80,18 @@ def can(user: User, action: str, where: Team | Owned) -> bool:
     role = role_in(user, _team(where))
     if NEEDS[action] == SITE:
         return role is not None and user.is_staff
-    return role is not None and ROLES.index(Membership.Role(role)) >= ROLES.index(NEEDS[action])
+    return role is not None and _rank(role) >= _rank(NEEDS[action])
+
+
+def _rank(role: str) -> int:
+    return ROLES.index(Membership.Role(role))
 
 
 def holders(action: str, team: Team) -> list[User]:
     """The people of `team` who may do `action`: whom to ask. For what is the site's, its administrators."""
     if NEEDS[action] == SITE:
         return list(User.objects.filter(is_staff=True, is_active=True).order_by("username"))
-    roles = ROLES[ROLES.index(Membership.Role(NEEDS[action])) :]
+    roles = ROLES[_rank(NEEDS[action]) :]
     people = User.objects.filter(memberships__team=team, memberships__role__in=roles, is_active=True)
     return list(people.order_by("username"))
 

@@ -14,6 +14,8 @@ from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import connection, transaction
+from django.db.models import QuerySet
+from django.http import Http404
 
 from playground import access, events, teams
 from playground.models import Membership, Team, User
@@ -137,6 +139,17 @@ def end_sessions(user: User, rows: Iterable[UserSession]) -> int:
 
 
 # Ways in
+
+
+def fetch_own[Row: (Authenticator, SocialAccount, UserSession)](
+    user: User, rows: "QuerySet[Row]", pk: int
+) -> Row:
+    """One of a person's own rows, or Http404; that somebody tried another's is remembered."""
+    row = rows.filter(user=user, pk=pk).first()
+    if row is None:
+        access.audit(user, None, "refused write", f"{rows.model._meta.model_name}:{pk}")
+        raise Http404("no such thing of yours")
+    return row
 
 
 def ways_in(user: User, without: SocialAccount | Authenticator | None = None) -> list[str]:

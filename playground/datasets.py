@@ -213,9 +213,9 @@ def fill(
     version.sha256, version.complete = sha256, True
     version.save()
     team = version.dataset.team
-    after = {"number": version.number, "source": version.source, "rows": version.row_count}
+    facts = {"number": version.number, "source": version.source, "rows": version.row_count}
     about, name = f"dataset:{version.dataset_id}", version.dataset.name
-    access.audit(version.created_by, team, "add dataset version", about, name=name, after=after)
+    access.audit(version.created_by, team, "add dataset version", about, name=name, after=facts)
     events.notify(team.pk, "datasets", f"dataset:{version.dataset_id}")
     return version
 

@@ -5,17 +5,19 @@ Here: who is nobody is sent to sign in; a method that was not declared is 405; w
 is refused to others. Roles depend on the object and its team: views ask `access` for those.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import AnonymousUser
 from django.db.models import Model
-from django.http import HttpRequest, HttpResponseNotAllowed
+from django.http import Http404, HttpRequest, HttpResponseNotAllowed
 
 from playground import access
+from playground.models import User
 
 # Beside the actions of `access.NEEDS`: anybody at all, and whoever is signed in, about themselves.
 PUBLIC, SELF = "public", "self"
@@ -124,10 +126,27 @@ def _guarded(view: View, policy: Policy) -> View:
         if action is None:
             return HttpResponseNotAllowed(policy.methods)
         if policy.is_of_site(action):
-            access.require_site(request.user, action)
-        return view(request, *args, **keys)
+            access.require_site(_known(request.user), action)
+        try:
+            return view(request, *args, **keys)
+        except Http404:
+            _remember(policy, request, keys)
+            raise
 
     return guard
+
+
+def _known(user: User | AnonymousUser) -> User:
+    """Who is signed in: login_required let nobody else through."""
+    assert isinstance(user, User)
+    return user
+
+
+def _remember(policy: Policy, request: HttpRequest, keys: Mapping[str, Any]) -> None:
+    """That somebody tried to change what is another person's alone: no view asks `access` for that."""
+    if request.method == "POST" and policy.writes == SELF and policy.of is not None:
+        tried = f"{policy.of._meta.model_name}:{next(iter(keys.values()), '')}"
+        access.audit(_known(request.user), None, "refused write", tried)
 
 
 def _guarded_async(view: View, policy: Policy) -> View:
@@ -137,7 +156,7 @@ def _guarded_async(view: View, policy: Policy) -> View:
         if action is None:
             return HttpResponseNotAllowed(policy.methods)
         if policy.is_of_site(action):
-            await sync_to_async(access.require_site)(await request.auser(), action)
+            await sync_to_async(access.require_site)(_known(await request.auser()), action)
         return await view(request, *args, **keys)
 
     return guard

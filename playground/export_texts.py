@@ -79,6 +79,9 @@ def _head(document: Document) -> str:
     parts = [f"# {plain(conversation['title'])}"]
     if conversation["system_prompt"]:
         parts.append(f"System prompt:\n\n{fenced(conversation['system_prompt'])}")
+    if told := conversation.get("prompt"):
+        values = f": {_pairs(told['values'])}" if told["values"] else ""
+        parts.append(f"Prompt: {plain(told['name'])} v{told['version']}{values}")
     if conversation["parameters"]:
         parts.append(f"Parameters: {_pairs(conversation['parameters'])}")
     own = [_own(column) for column in document["columns"] if not column["closed"] or document["whole"]]

@@ -11,8 +11,9 @@ from typing import Any
 from django.utils import timezone
 from django.utils.text import slugify
 
-from playground import asking, authors, comments, engines, figures, pictures, thread, votes
+from playground import asking, authors, comments, engines, figures, opening, pictures, thread, votes
 from playground.models import Column, Comment, Conversation, Generation, Image, Turn, User
+from playground.prompt_texts import PromptRefused
 
 VERSION = 1
 FORMATS = {"json": "application/json", "csv": "text/csv", "md": "text/markdown"}
@@ -119,7 +120,25 @@ def _conversation(row: Conversation) -> dict[str, Any]:
         "parameters": row.parameters,
         "together": row.together,
         "blind": row.blind,
+        **_prompt(row),
     }
+
+
+def _prompt(row: Conversation) -> dict[str, Any]:
+    """The prompt of the library it opens with, whose variables the system prompt has in it."""
+    version = row.prompt_version
+    if version is None:
+        return {}
+    told = {"name": version.prompt.name, "version": version.number, "values": row.prompt_values}
+    return {"prompt": told, "opening": _opening(row)}
+
+
+def _opening(row: Conversation) -> list[dict[str, Any]] | None:
+    """What goes before the first message, filled in; None where a value is missing."""
+    try:
+        return opening.messages(row)
+    except PromptRefused:
+        return None
 
 
 def _column(column: Column, place: int) -> dict[str, Any]:

@@ -18,12 +18,13 @@ TELLING = (OSError, ImportError, OperationalError)
 class Careful(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """As ever, but for what Celery puts into its line of a task that failed."""
-        given = record.args
-        if isinstance(given, Mapping) and "exc" in given:
+        # Another handler may have written the exception into the record, in its own words.
+        anew: dict[str, Any] = {"exc_text": None}
+        if isinstance(record.args, Mapping) and "exc" in record.args:
             error = record.exc_info[1] if record.exc_info else None
             told = {"exc": _said(error) if error else "an exception", "traceback": ""}
-            record = logging.makeLogRecord({**record.__dict__, "args": {**given, **told}})
-        return super().format(record)
+            anew["args"] = {**record.args, **told}
+        return super().format(logging.makeLogRecord(record.__dict__ | anew))
 
     def formatException(self, ei: Any) -> str:
         lines: list[str] = []

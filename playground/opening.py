@@ -87,6 +87,12 @@ def variables(conversation: Conversation, version: PromptVersion) -> list[dict[s
     return prompt_texts.declared([system, *version.messages], version.variables)
 
 
+def beside(conversation: Conversation) -> dict[str, Any]:
+    """What sets it apart beside its system prompt: {"prompt": key of the version, "values"}, or nothing."""
+    key = conversation.prompt_version_id
+    return {} if key is None else {"prompt": key, "values": conversation.prompt_values}
+
+
 def leave(conversation: Conversation, user: User) -> None:
     """No prompt any more; the system prompt stays as it reads with its variables filled in."""
     before = told(conversation)

@@ -71,7 +71,8 @@ class Line:
     @property
     def shown_most(self) -> str:
         if self.most is None and self.name == "storage_gb":
-            return ", ".join(f"{words} {getattr(settings, setting):g}" for words, setting, _ in STORAGE.values())
+            kinds = [(words, getattr(settings, setting)) for words, setting, _ in STORAGE.values()]
+            return ", ".join(f"{words} {most:g}" for words, most in kinds)
         return "no limit" if self.most is None else _shown(self.most)
 
     @property

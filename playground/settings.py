@@ -143,8 +143,8 @@ try:
     )
     # What the datasets of one team may take together in the database.
     DATASETS_QUOTA_GB = env.float("SLIPWAY_DATASETS_QUOTA_GB", 20.0)
-    # What a team, and a person's own team, may take where its row does not say; None is no limit. Storage: none
-    # of a team's own means the limits of each kind above.
+    # What a team, and a person's own team, may take where its row does not say; None is no limit. Storage:
+    # where a team has no limit of its own each kind has the one above.
     QUOTAS: dict[str, dict[str, float | None]] = {
         kind: {
             "replicas": env.float(f"SLIPWAY_{kind.upper()}_REPLICAS", replicas),

@@ -5,12 +5,15 @@ from typing import Any
 
 from allauth.account import views as allauth
 from allauth.mfa.base import views as mfa
+from allauth.mfa.models import Authenticator
 from allauth.mfa.recovery_codes import views as codes
 from allauth.mfa.totp import views as totp
 from allauth.mfa.webauthn import views as webauthn
 from allauth.socialaccount import views as social
+from allauth.socialaccount.models import SocialAccount
 from allauth.socialaccount.providers.openid_connect import views as oidc
 from allauth.socialaccount.providers.saml import views as saml
+from django.db.models import Model
 from django.urls import URLPattern, path
 
 from playground.declared import PUBLIC, SELF, Policy, guarded, open_to_all
@@ -21,6 +24,7 @@ View = Callable[..., Any]
 
 # One OpenID Connect provider, one SAML provider.
 BY, SAML = "sign-in/by/<slug:provider_id>/", "sign-in/saml/<slug:organization_slug>/"
+PASSKEY = "account/passkeys/<int:pk>/"
 WHY = "It lies on the way in: who opens it is nobody yet."
 
 
@@ -30,9 +34,16 @@ def way(route: str, view: View, *names: str, reads: bool = True, writes: bool = 
     return [path(route, opened, name=name) for name in names]
 
 
-def own(route: str, view: View, *names: str, reads: bool = True, writes: bool = True) -> list[URLPattern]:
-    """An address about the person themselves."""
-    opened = guarded(view, Policy(SELF if reads else None, SELF if writes else None))
+def own(
+    route: str,
+    view: View,
+    *names: str,
+    reads: bool = True,
+    writes: bool = True,
+    of: type[Model] | None = None,
+) -> list[URLPattern]:
+    """An address about the person themselves, or a row `of` theirs."""
+    opened = guarded(view, Policy(SELF if reads else None, SELF if writes else None, of))
     return [path(route, opened, name=name) for name in names]
 
 
@@ -70,16 +81,28 @@ urlpatterns: list[URLPattern] = [
     *own("account/sessions/end/", account.end_session, "session-end", reads=False),
     *own("account/confirm/", allauth.reauthenticate, "account_reauthenticate"),
     *own("account/confirm/code/", mfa.reauthenticate, "mfa_reauthenticate"),
-    *own("account/confirm/passkey/", webauthn.reauthenticate_webauthn, "mfa_reauthenticate_webauthn"),
+    *own("account/confirm/passkey/", account.ConfirmByPasskey.as_view(), "mfa_reauthenticate_webauthn"),
     *own("account/app/", totp.activate_totp, "mfa_activate_totp"),
     *own("account/app/remove/", account.remove_app, "mfa_deactivate_totp", reads=False),
     *own("account/passkeys/add/", webauthn.add_webauthn, "mfa_add_webauthn"),
-    *own("account/passkeys/<int:pk>/", webauthn.edit_webauthn, "mfa_edit_webauthn"),
-    *own("account/passkeys/<int:pk>/remove/", account.remove_passkey, "mfa_remove_webauthn", reads=False),
+    *own(PASSKEY, account.rename_passkey, "mfa_edit_webauthn", of=Authenticator),
+    *own(
+        "account/passkeys/<int:pk>/remove/",
+        account.remove_passkey,
+        "mfa_remove_webauthn",
+        reads=False,
+        of=Authenticator,
+    ),
     *own("account/codes/", codes.view_recovery_codes, "mfa_view_recovery_codes", writes=False),
     *own("account/codes/new/", codes.generate_recovery_codes, "mfa_generate_recovery_codes"),
     *own(
         "account/codes/codes.txt", codes.download_recovery_codes, "mfa_download_recovery_codes", writes=False
     ),
-    *own("account/providers/<int:pk>/remove/", account.disconnect_provider, "provider-remove", reads=False),
+    *own(
+        "account/providers/<int:pk>/remove/",
+        account.disconnect_provider,
+        "provider-remove",
+        reads=False,
+        of=SocialAccount,
+    ),
 ]

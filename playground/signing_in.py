@@ -22,7 +22,6 @@ from allauth.socialaccount.signals import social_account_added, social_account_r
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.auth import login
-from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -105,10 +104,6 @@ class ProviderAdapter(DefaultSocialAccountAdapter):
         access.audit(user, None, "make account", f"user:{user.pk}", name=user.get_username(), **how)
         accounts.welcome(user, _newcomers(sociallogin))
         return user
-
-    def validate_disconnect(self, account: SocialAccount, accounts_: Any) -> None:
-        if not accounts.ways_in(account.user, without=account):
-            raise ValidationError("Set a password or add a passkey first: nothing else would let you in.")
 
 
 def _newcomers(sociallogin: SocialLogin) -> dict[str, str]:

@@ -490,6 +490,7 @@ urlpatterns: list[URLPattern] = [
     page("account/tokens/", tokens.page, "tokens", reads=SELF, writes=SELF),
     page("account/tokens/<int:pk>/revoke/", tokens.revoke, "token-revoke", writes=SELF, of=AccessToken),
     page("models/<int:pk>/ask/", wishes.ask_for_model, "wish-model", writes="ask", of=Model),
+    page("models/<int:pk>/wishes/", wishes.of_model, "model-wishes", reads="view", of=Model),
     page("running/<int:pk>/ask/", wishes.ask_for_deployment, "wish-deployment", writes="ask", of=Deployment),
     page("running/wishes/", wishes.page, "wishes", reads="view"),
     page("running/wishes/<int:pk>/start/", wishes.start, "wish-start", writes="start", of=StartWish),

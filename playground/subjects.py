@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from playground import asking, deployments
+from playground import asking, deployments, opening
 from playground.engine_client import EngineError
 from playground.models import Column, Deployment, Replica
 
@@ -73,6 +73,7 @@ def described(column: Column, replicas: Sequence[Replica]) -> dict[str, Any]:
         "replicas": [replica.pk for replica in replicas],
         "parameters": asking.parameters_of(column),
         "system_prompt": asking.system_prompt_of(column),
+        **opening.beside(column.conversation),
     }
 
 

@@ -15,7 +15,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import BinaryField, F, Func
 from django.utils.crypto import constant_time_compare, salted_hmac
 
-from playground import access, authors, conversations, events
+from playground import access, authors, conversations, events, opening
 from playground.models import Conversation, Generation, Image, Turn, User, Vote
 
 BEST, TIE, BAD = Vote.Verdict.BEST, Vote.Verdict.TIE, Vote.Verdict.BAD
@@ -213,6 +213,7 @@ def prompt_digest(turn: Turn) -> str:
         "task": turn.conversation.task,
         "system": turn.conversation.system_prompt,
         "said": [_said(one, known) for one in way],
+        **opening.beside(turn.conversation),
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 

@@ -138,6 +138,8 @@ def foreign_gap(
     """What is wrong where somebody names another team's row in a form of their own page."""
     policy = route.policy
     assert policy is not None
+    if policy.of is not None:
+        mine.one(policy.of)  # Made to stay, unlike what is made below.
     with undone():
         address = _address(route, policy, mine, mine.people[STRANGER])
         answer = browser.ask(STRANGER, method, address, form)

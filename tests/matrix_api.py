@@ -11,7 +11,7 @@ from django.test import Client
 from endpoints.models import Endpoint
 from playground import access, declared, tokens
 from playground.declared import SELF, Policy
-from playground.models import AuditEntry, Dataset, Deployment, Membership, Model, Node
+from playground.models import Adapter, AuditEntry, Dataset, Deployment, Membership, Model, Node
 from playground.urls import management_api
 from tests import matrix
 from tests.matrix import BASE
@@ -77,6 +77,8 @@ BODIES: dict[str, Callable[[World], dict[str, Any]]] = {
     "POST /deployments": lambda world: {"model": world.one(Model).pk, "engine": "fake"},
     "POST /conversations": lambda world: {"deployment": world.one(Deployment).pk},
     "POST /endpoints": lambda world: {"deployment": world.one(Deployment).pk},
+    "POST /deployments/{pk}/attach": lambda world: {"adapter": world.one(Adapter).pk},
+    "POST /deployments/{pk}/detach": lambda world: {"adapter": world.one(Adapter).pk},
     "POST /models/{pk}/forms/{form}/fetch": lambda world: {"node": world.one(Node).name},
     "POST /batches": lambda world: {
         "version": world.one(Dataset).versions.get().pk,

@@ -46,7 +46,7 @@ from playground.models import (
     Upload,
     User,
 )
-from tests import batch_rows, gateway_site
+from tests import batch_rows, gateway_site, passkeys
 from tests.hub_repos import tiny_files
 
 Role = Membership.Role
@@ -249,7 +249,7 @@ def _comment(world: World) -> Comment:
 
 
 def _passkey(world: World) -> Authenticator:
-    data = {"name": "Phone", "credential": {}}
+    data = {"name": "Phone", "credential": passkeys.credential()}
     return Authenticator.objects.create(user=world.owner, type=Authenticator.Type.WEBAUTHN, data=data)
 
 

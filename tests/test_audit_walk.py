@@ -253,7 +253,7 @@ def test_no_change_by_the_api_is_without_an_entry(operation: Operation, world: W
     assert operation.policy is not None
     body = None if operation.body is None else dict(operation.body)
     with matrix.undone():
-        address = matrix_api._address(operation, operation.policy, world)
+        address = matrix_api.address_of(operation, world)
         if body is not None and str(operation) in matrix_api.BODIES:
             body = body | matrix_api.BODIES[str(operation)](world)
         if body is not None:

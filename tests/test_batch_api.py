@@ -309,6 +309,7 @@ def test_wrong_lines_are_told_by_number(client: OpenAI) -> None:
         line("h", "\ud800"),
         b'{"custom_id": "\xff"}',
         line("ok"),
+        line("i", prompt={"id": "support-triage"}),
     )
     assert failed(client, data) == [
         ("invalid_json_line", 2),
@@ -322,6 +323,7 @@ def test_wrong_lines_are_told_by_number(client: OpenAI) -> None:
         ("unsupported_parameter", 10),
         ("invalid_json_line", 12),
         ("invalid_line", 13),
+        ("unsupported_parameter", 15),
     ]
 
 

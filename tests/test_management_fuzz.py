@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
 from endpoints.models import ApiKey, Endpoint
 from playground import prompts, tokens
 from playground.models import (
+    Adapter,
     Batch,
     Conversation,
     Dataset,
@@ -60,6 +61,7 @@ KINDS = {
     "nodes": Node,
     "jobs": Job,
     "keys": ApiKey,
+    "adapters": Adapter,
     "invitations": Invitation,
 }
 
@@ -119,6 +121,7 @@ def test_its_description_holds(operation: Any, world: World, secret: str, settin
         "model": world.one(Model).pk,
         "node": world.one(Node).name,
     }
+    bodies |= {"adapter": world.one(Adapter).pk}
     bodies |= {"version": world.one(Dataset).versions.get().pk, "base": 1, "engine": "fake"}
 
     @seed(7)

@@ -125,6 +125,7 @@ def test_what_a_message_declares_is_what_happens(kind: str, world: World) -> Non
 # Checks that are made once more, and where: taking one of the two away opens nothing.
 TWICE = {
     "endpoints.request_views._added-fetch": "it looks among the team's alone",
+    "endpoints.request_views.open_one-require": "logged.open_in_playground asks itself",
     "playground.views.batches._act-require": "the verbs of batches ask themselves",
     "playground.views.datasets._added-fetch": "it looks among the team's alone",
     "playground.views.datasets._named-fetch": "it looks among the team's alone",

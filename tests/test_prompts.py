@@ -1,14 +1,28 @@
 """The library of prompts through its pages: written, saved, met by another, restored, found, tried."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
-from playground import access, datasets, generation, opening, prompt_changes, prompts, trying
+from playground import (
+    access,
+    datasets,
+    export_texts,
+    exports,
+    generation,
+    opening,
+    prompt_changes,
+    prompts,
+    trying,
+    votes,
+)
 from playground.history import messages
 from playground.models import (
     AuditEntry,
@@ -291,6 +305,24 @@ def test_saving_on_top_keeps_the_others_version(prompt: Prompt, user: User, memb
     assert list(texts) == ["You help with {{product}}.", "theirs", "mine"]
 
 
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_save_in_the_same_moment_one_is_told(prompt: Prompt, user: User, member: User) -> None:
+    together = Barrier(2)
+
+    def save(who: User) -> str:
+        try:
+            together.wait(10)
+            return f"v{prompts.save(Prompt.objects.get(), who, system(who.username), base=1).number}"
+        except Conflict as problem:
+            return f"met v{problem.newest.number}"
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(save, [user, member])) == ["met v2", "v2"]
+    assert prompt.versions.count() == 2
+
+
 def test_a_version_made_up_is_a_conflict(prompt: Prompt, user: User) -> None:
     with pytest.raises(Conflict):
         prompts.save(prompt, user, system("x"), base=9)
@@ -552,6 +584,25 @@ def test_a_conversation_is_saved_back_and_saved_as_a_prompt(
     texts = [row.content for row in page.context["form"].messages]
     assert texts == ["Brace \\{{yourself}}", "What is \\{{this}}?"]
     assert page.context["form"].variables == []
+
+
+def test_what_a_conversation_opened_with_is_told_wherever_it_is_told(
+    prompt: Prompt, member: User, deployment: Deployment
+) -> None:
+    chat = trying.begin(prompt.versions.get(), member, deployment, {"product": "ships"})
+    turn = generation.send(chat, "How many?", "c1", member)
+    before = votes.prompt_digest(turn)
+    found = exports.document(chat, member, None)["conversation"]
+    assert found["prompt"] == {"name": "support-triage", "version": 1, "values": {"product": "ships"}}
+    assert found["opening"][0]["content"] == "You help with ships."
+    text = export_texts.as_markdown(exports.document(chat, member, None))
+    assert 'Prompt: support-triage v1: product "ships"' in text.replace("\\", "")
+    trying.give(chat, {"product": "boats"}, member)
+    turn.conversation.refresh_from_db()
+    assert votes.prompt_digest(turn) != before
+    client = signed_in(member)
+    code = client.get(reverse("conversation-code", args=[chat.pk])).content.decode()
+    assert "You help with boats." in code
 
 
 # Over a table

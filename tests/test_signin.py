@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount
 from allauth.usersessions.models import UserSession
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
@@ -16,7 +17,7 @@ from django.urls import reverse
 
 from playground import teams
 from playground.models import AuditEntry, Membership, Team, User
-from tests import totp
+from tests import passkeys, totp
 
 PASSWORD = "a calm harbour at dusk"
 OTHER = "ninety small lanterns"
@@ -219,10 +220,26 @@ def test_it_asks_again_before_what_protects_the_account_is_changed(client: Clien
 
 def test_another_persons_passkey_is_not_there(client: Client, person: User, stranger: User) -> None:
     sign_in(client)
-    key = Authenticator.objects.create(user=stranger, type="webauthn", data={"name": "x", "credential": {}})
+    data = {"name": "x", "credential": passkeys.credential()}
+    key = Authenticator.objects.create(user=stranger, type="webauthn", data=data)
     assert client.post(reverse("mfa_remove_webauthn", args=[key.pk])).status_code == 404
     assert client.get(reverse("mfa_edit_webauthn", args=[key.pk])).status_code == 404
     assert Authenticator.objects.filter(pk=key.pk).exists()
+
+
+def test_the_last_way_in_is_not_taken_away(client: Client, user: User) -> None:
+    client.get(reverse("sign-in-link", args=[teams.make_login_link(user)]))
+    data = {"name": "Phone", "credential": passkeys.credential()}
+    key = Authenticator.objects.create(user=user, type="webauthn", data=data)
+    row = SocialAccount.objects.create(user=user, provider="gone", uid="1")
+    client.post(reverse("mfa_remove_webauthn", args=[key.pk]))
+    assert not Authenticator.objects.filter(pk=key.pk).exists()
+    client.post(reverse("provider-remove", args=[row.pk]))
+    assert SocialAccount.objects.filter(pk=row.pk).exists()
+    client.post(reverse("account-password"), {"new": PASSWORD})
+    client.post(reverse("provider-remove", args=[row.pk]))
+    assert not SocialAccount.objects.filter(pk=row.pk).exists()
+    assert AuditEntry.objects.get(action="disconnect provider").detail == {"provider": "gone"}
 
 
 # Sessions

@@ -116,7 +116,7 @@ def test_ids_that_clients_repeat_are_requests_of_their_own(site: Site) -> None:
 def test_a_client_that_hangs_up_is_recorded_with_what_is_known(site: Site) -> None:
     assert site.engine
     with site.client().chat.completions.create(**ask("[[tokens=5000]] [[delay=10]]"), stream=True) as stream:
-        next(iter(stream))
+        next(chunk for chunk in stream if chunk.choices[0].delta.content)
     (row,) = recorded(site)
     assert (row.status, row.code) == (499, "hang_up")
     assert row.completion_tokens is None, "the engine told none, and none is made up"
@@ -234,6 +234,17 @@ def test_a_killed_web_process_loses_no_request_and_doubles_none(
     assert set(early) <= set(found), "each"
     # Of what was in flight some had ended here, though its client never heard.
     assert len(set(found) - set(answered)) <= len(threads)
+    assert not list(usage_store.folder().glob("*.jsonl"))
+
+
+def test_an_orderly_end_carries_everything_first(team: Team, fake_engine: Engines, tmp_path: Path) -> None:
+    with running_site(tmp_path) as site:
+        ready(site, team, fake_engine)
+        for _ in range(5):
+            site.post(json=ask())
+        site.process.terminate()
+        site.process.wait(timeout=20)
+    assert Usage.objects.count() == 5
     assert not list(usage_store.folder().glob("*.jsonl"))
 
 

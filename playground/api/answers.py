@@ -119,7 +119,7 @@ def becomes(
 ) -> None:
     """A domain module's exception as an answer: its text, and its `fields` or the one field it names."""
 
-    def answer(request: HttpRequest, problem: Exception) -> HttpResponse:
+    def answer(request: HttpRequest, problem: Any) -> HttpResponse:
         chosen = status(problem) if callable(status) else status
         fields = getattr(problem, "fields", None) or getattr(problem, "faults", None)
         named = getattr(problem, field, None)

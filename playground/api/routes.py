@@ -53,7 +53,7 @@ class Routes(Router):
             def answered(*args: Any, **keys: Any) -> Status[Any]:
                 return Status(status, view(*args, **keys))
 
-            declared.declare(**policy, of=of)(answered)  # type: ignore[arg-type]
+            declared.declare(**policy, of=of)(answered)
             extra = {"x-needs": needs, "x-object": of._meta.model_name if of else None}
             answers = {status: answer} | ERRORS
             self.api_operation([method], path, response=answers, openapi_extra=extra)(answered)

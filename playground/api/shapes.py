@@ -215,7 +215,7 @@ class ColumnShown(Schema):
 
     @staticmethod
     def resolve_deployment(row: Any) -> int | None:
-        return row.deployment_id  # type: ignore[no-any-return]
+        return row.deployment_id
 
     @staticmethod
     def resolve_name(row: Any) -> str | None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from ninja import Router
 
 from playground import (
+    adapters,
+    attaching,
     batches,
     conversations,
     datasets,
@@ -18,6 +20,7 @@ from playground import (
     hub,
     hub_models,
     jobs,
+    landing,
     options,
     policy,
     prompts,
@@ -27,6 +30,7 @@ from playground import (
     teams,
     webhooks,
 )
+from playground.api import adapters as adapters_api
 from playground.api import answers, machines, people
 from playground.api import batches as batches_api
 from playground.api import conversations as conversations_api
@@ -53,6 +57,8 @@ HUB = {
     hub.Trouble.FAILED: 502,
 }
 REFUSED: dict[type[Exception], int] = {
+    adapters.AdapterRefused: 422,
+    attaching.AttachRefused: 409,
     batches.BatchRefused: 409,
     conversations.ConversationRefused: 422,
     deployments.DeploymentRefused: 422,
@@ -61,6 +67,7 @@ REFUSED: dict[type[Exception], int] = {
     generation.SendRefused: 409,
     hub_models.AddRefused: 422,
     jobs.JobRefused: 409,
+    landing.LandingRefused: 422,
     options.OptionsRefused: 422,
     prompts.Conflict: 409,
     removal.RemoveRefused: 409,
@@ -91,6 +98,7 @@ def made(others: Iterable[tuple[Router, dict[type[Exception], int]]] = ()) -> Ap
     for module in (
         people,
         models_api,
+        adapters_api,
         machines,
         deployments_api,
         conversations_api,

@@ -11,12 +11,12 @@ from allauth.core.exceptions import ReauthenticationRequired
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal import flows as totp
 from allauth.mfa.webauthn.internal import flows as webauthn
-from allauth.socialaccount.internal.flows.connect import disconnect, validate_disconnect
+from allauth.mfa.webauthn.views import ReauthenticateWebAuthnView, edit_webauthn
 from allauth.socialaccount.models import SocialAccount
+from allauth.socialaccount.signals import social_account_removed
 from allauth.usersessions.models import UserSession
 from django.contrib import messages
 from django.contrib.auth import update_session_auth_hash
-from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
@@ -120,20 +120,36 @@ def end_session(request: Request) -> HttpResponse:
         messages.success(request, f"{ended} ended." if ended else "There was no other.")
         return redirect("sessions")
     pk = request.POST.get("session", "")
-    row = get_object_or_404(mine, pk=int(pk) if pk.isdecimal() and len(pk) < 19 else 0)
+    number = int(pk) if pk.isdecimal() and len(pk) < 19 else 0
+    row = accounts.fetch_own(request.user, UserSession.objects.all(), number)
     accounts.end_sessions(request.user, [row])
     return redirect("sessions" if row.session_key != request.session.session_key else "sign-in")
 
 
 def remove_passkey(request: Request, pk: int) -> HttpResponse:
+    key = accounts.fetch_own(request.user, Authenticator.objects.filter(type=Type.WEBAUTHN), pk)
     raise_if_reauthentication_required(request, app="allauth.mfa")
-    key = get_object_or_404(Authenticator, pk=pk, user=request.user, type=Type.WEBAUTHN)
     if not accounts.ways_in(request.user, without=key):
         messages.error(request, "Set a password or add another passkey first: nothing else would let you in.")
         return redirect("account")
     webauthn.remove_authenticator(request, key)
     messages.success(request, "The passkey is removed.")
     return redirect("account")
+
+
+def rename_passkey(request: Request, pk: int) -> HttpResponse:
+    accounts.fetch_own(request.user, Authenticator.objects.filter(type=Type.WEBAUTHN), pk)
+    answer: HttpResponse = edit_webauthn(request, pk=pk)
+    return answer
+
+
+class ConfirmByPasskey(ReauthenticateWebAuthnView):
+    """Whoever is signed in shows that it is still them."""
+
+    def form_invalid(self, form: Any) -> HttpResponse:
+        signing_in.refused(self.request.user.get_username(), "passkey")
+        messages.error(self.request, "That passkey is not one of yours here. Try again.")
+        return redirect(self.request.get_full_path())
 
 
 def remove_app(request: Request) -> HttpResponse:
@@ -145,14 +161,15 @@ def remove_app(request: Request) -> HttpResponse:
 
 
 def disconnect_provider(request: Request, pk: int) -> HttpResponse:
-    row = get_object_or_404(SocialAccount, pk=pk, user=request.user)
-    try:
-        validate_disconnect(request, row)
-    except ValidationError as problem:
-        messages.error(request, " ".join(problem.messages))
-    else:
-        disconnect(request, row)
-        messages.success(request, "It signs you in no more.")
+    """Also one that the settings name no more."""
+    row = accounts.fetch_own(request.user, SocialAccount.objects.all(), pk)
+    raise_if_reauthentication_required(request, app="allauth.socialaccount")
+    if not accounts.ways_in(request.user, without=row):
+        messages.error(request, "Set a password or add a passkey first: nothing else would let you in.")
+        return redirect("account")
+    row.delete()
+    social_account_removed.send(sender=SocialAccount, request=request, socialaccount=row)
+    messages.success(request, "It signs you in no more.")
     return redirect("account")
 
 

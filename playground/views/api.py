@@ -41,7 +41,7 @@ class Description:
                     parts.setdefault(methods[method]["tags"][0], []).append(found)
         context = {
             "parts": parts,
-            "about": schema["info"]["description"],
+            "about": schema["info"]["description"].replace("`", ""),
             "statuses": STATUSES,
             "address": request.build_absolute_uri(reverse("api-description")),
             "base": request.build_absolute_uri(reverse("api:api-root")).rstrip("/"),
@@ -51,7 +51,12 @@ class Description:
 
 def nothing(request: HttpRequest, rest: str) -> HttpResponse:
     """Below the API's address what is no operation answers as the API does."""
-    error = {"code": "not_found", "message": "There is no such operation.", "field": None, "fields": {}}
+    error: dict[str, Any] = {
+        "code": "not_found",
+        "message": "There is no such operation.",
+        "field": None,
+        "fields": {},
+    }
     return JsonResponse({"error": error}, status=404)
 
 
@@ -62,7 +67,7 @@ def _operation(schema: Any, path: str, method: str, told: Any) -> dict[str, Any]
         "id": told["operationId"],
         "method": method.upper(),
         "path": path,
-        "about": told.get("description", ""),
+        "about": told.get("description", "").replace("`", ""),
         "needs": told["x-needs"],
         "asked": [(one["name"], one["in"], _type(one["schema"])) for one in told.get("parameters", [])],
         "sent": _fields(schema, sent["content"]["application/json"]["schema"]) if sent else [],

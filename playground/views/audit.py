@@ -1,5 +1,6 @@
 """The audit log: finding in it, and as a file."""
 
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -71,15 +72,17 @@ def _found(request: Request) -> QuerySet[AuditEntry]:
 
 def _wish(request: Request) -> tuple[Wish, dict[str, str]]:
     """What is looked for, and a sentence for each day that is none. Refused where it is not theirs."""
-    days, wrong = {}, {}
+    days: dict[str, date | None] = {}
+    wrong: dict[str, str] = {}
     for name in ("since", "until"):
         try:
             days[name] = _day(request.GET.get(name, ""))
         except ValueError:
             wrong[name] = "A day like 2026-11-25."
-    texts = {name: _text(request, name) for name in ("who", "action", "kind", "via", "text")}
+    texts: dict[str, Any] = {name: _text(request, name) for name in ("who", "action", "kind", "via", "text")}
     refused = request.GET.get("refused") == "yes"
-    return Wish(team=_team(request), refused=refused, **texts, **days), wrong
+    wish = Wish(team=_team(request), refused=refused, **texts)
+    return replace(wish, since=days.get("since"), until=days.get("until")), wrong
 
 
 def _text(request: Request, name: str) -> str:

@@ -30,7 +30,7 @@ from django.views.decorators.http import require_GET, require_POST
 from django_htmx.http import HttpResponseClientRefresh
 from lxml.etree import LxmlError
 
-from playground import events, signing_in, teams
+from playground import access, events, signing_in, teams
 
 SAML_BYTES = 256 * 1024
 UNREADABLE = (LxmlError, xmlsec.Error, PermissionDenied, ValueError)
@@ -132,10 +132,11 @@ def by_link(request: HttpRequest, token: str) -> HttpResponse:
 
 @require_POST
 def leave(request: HttpRequest) -> HttpResponse:
-    user = request.user.pk
+    user = request.user if request.user.is_authenticated else None
     logout(request)
     if user is not None:
-        events.standing(user)
+        access.audit(user, None, "sign out", f"user:{user.pk}", name=user.get_username())
+        events.standing(user.pk)
     return redirect("sign-in")
 
 

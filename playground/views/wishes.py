@@ -21,18 +21,16 @@ def page(request: Request) -> HttpResponse:
 
 
 def _shown(request: Request, status: int = 200, **more: Any) -> HttpResponse:
-    context = _panel(request) | more
+    context = start_wishes.panel(request.user, team_of(request)) | more
     part = "#panel" if request.htmx else ""
     return render(request, f"playground/wishes.html{part}", context, status=status)
 
 
-def _panel(request: Request) -> dict[str, Any]:
-    """Of the person's team; with ?model= of that model alone."""
-    pk = request.GET.get("model", "")
-    if not (pk.isascii() and pk.isdigit() and len(pk) < 18):
-        return start_wishes.panel(request.user, team_of(request))
+def of_model(request: Request, pk: int) -> HttpResponse:
+    """The same of one model, for its page."""
     model = access.fetch(request.user, Model.objects.select_related("team"), pk)
-    return {"model": model, **start_wishes.panel(request.user, model.team, model=model)}
+    found = start_wishes.panel(request.user, model.team, model=model)
+    return render(request, "playground/wishes.html#panel", {"model": model, **found})
 
 
 @require_POST

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, Response, expect
 from playground.models import Deployment, Membership, Team, User
 from tests import rows
 from tests.e2e.axe import violations
-from tests.e2e.conftest import VIOLATIONS
+from tests.e2e.conftest import VIOLATIONS, hear
 from tests.rows import Rows
 
 pytestmark = pytest.mark.browser
@@ -247,6 +247,6 @@ def test_a_page_that_breaks_its_policy_is_reported(
     page.goto("/sign-in/")
     page.evaluate("document.body.setAttribute('style', 'color: red')")
     page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: '1'}))")
-    page.wait_for_timeout(0)
+    hear(page)
     assert [line.split()[0] for line in VIOLATIONS] == ["style-src-attr", "script-src-elem"]
     VIOLATIONS.clear()
