@@ -72,13 +72,12 @@ def name_after(conversation: Conversation, text: str) -> bool:
     return bool(named)
 
 
-def configure(
-    conversation: Conversation, system_prompt: str, parameters: dict[str, Any], user: User
-) -> None:
+def configure(conversation: Conversation, system_prompt: str, parameters: dict[str, Any], user: User) -> None:
     """From the next message on. `parameters` holds only what was set."""
     require_prompt(system_prompt)
     prompt = system_prompt.replace("\r\n", "\n")
-    before, after = _setting(conversation.system_prompt, conversation.parameters), _setting(prompt, parameters)
+    before = _setting(conversation.system_prompt, conversation.parameters)
+    after = _setting(prompt, parameters)
     if before != after:
         record(conversation, user, "set up conversation", before, after)
     Conversation.objects.filter(pk=conversation.pk).update(system_prompt=prompt, parameters=parameters)

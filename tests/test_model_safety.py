@@ -29,7 +29,6 @@ from playground.models import (
     AuditEntry,
     Deployment,
     EngineEnvironment,
-    Membership,
     Model,
     ModelFormat,
     Node,

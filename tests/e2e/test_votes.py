@@ -91,7 +91,8 @@ def test_who_may_write_is_kept_and_a_fork_opens(
     for row in turn.generations.all():
         chats.answer(row.pk)
     page = opened(context, f"/playground/{chat.pk}/share/")
-    assert page.get_by_role("textbox", name="Link", exact=True).input_value() == f"{server}/playground/{chat.pk}/"
+    own = page.get_by_role("textbox", name="Link", exact=True)
+    assert own.input_value() == f"{server}/playground/{chat.pk}/"
     page.get_by_label("The team may read").check()
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("status").filter(has_text="Kept.")).to_be_visible()
@@ -118,7 +119,8 @@ def test_who_opened_the_link_sees_answers_grow_while_another_sent(
     Conversation.objects.filter(pk=chat.pk).update(blind=False, sharing="view")
     reader = User.objects.create_user(username="bob")
     Membership.objects.create(user=reader, team=team)
-    link = opened(context, f"/playground/{chat.pk}/share/").get_by_role("textbox", name="Link", exact=True).input_value()
+    shared = opened(context, f"/playground/{chat.pk}/share/")
+    link = shared.get_by_role("textbox", name="Link", exact=True).input_value()
     other = signed_in(browser, server, reader)
     theirs = opened(other, link)
     mine = opened(context, f"/playground/{chat.pk}/")
