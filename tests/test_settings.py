@@ -1,6 +1,9 @@
+import json
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -102,3 +105,33 @@ def test_a_database_url_keeps_odd_passwords_and_options(tmp_path: Path) -> None:
     done = read(tmp_path, print_="DATABASES['default']", DATABASE_URL=url)
     for part in ("'p@ss'", "'db.example'", "'6432'", "'sslmode': 'require'"):
         assert part in done.stdout
+
+
+WITHOUT = """
+import sys, importlib.abc
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError("No module named " + name, name=name)
+sys.meta_path.insert(0, Absent())
+import django
+django.setup()
+import playground.asgi, playground.celery, playground.urls
+"""
+
+
+def test_the_site_needs_nothing_that_only_the_tests_install() -> None:
+    locked = set(re.findall(r"^([a-z0-9._-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    absent = {
+        name
+        for name, owners in packages_distributions().items()
+        if not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners} & locked
+    }
+    assert "pytest" in absent and "django" not in absent
+    told = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(absent=sorted(absent))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stderr[-2000:]
