@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from django.conf import settings
 from django.core.management.base import CommandError
 from django.core.management.commands.flush import Command as Flush
 from psycopg.errors import DeadlockDetected
@@ -60,11 +62,13 @@ def flushing_again() -> Iterator[None]:
     """A flush locks every table, in an order of its own: it may meet a web process that reads several.
 
     Each then waits for the other, until PostgreSQL ends the flush, which is made again. Nothing but these
-    tests locks tables.
+    tests locks tables. Keys begin at 1 again after some: Redis then forgets the answers that had them before.
     """
     flush = Flush.handle
 
     def handle(command: Flush, **options: Any) -> None:
+        if options.get("reset_sequences", True):
+            redis.Redis.from_url(settings.REDIS_URL).flushall()
         for _ in range(5):
             try:
                 return flush(command, **options)

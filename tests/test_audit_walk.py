@@ -4,6 +4,7 @@ What was changed is the database's own word: rows it wrote in this transaction, 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,6 +188,12 @@ def world(django_db_setup: None, django_db_blocker: Any) -> Iterator[World]:
                 made.one(kind)
             yield made
             transaction.set_rollback(True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_here(settings: Any, tmp_path: Path) -> None:
+    """Another home: what lies in this one, from tests before, would only be noted, not asked for."""
+    settings.HOME = tmp_path
 
 
 @pytest.fixture(scope="module")

@@ -385,6 +385,9 @@ def test_slow_uploads_of_a_team_take_not_every_seat(site: Site, client: OpenAI, 
     try:
         for one in slow:
             one.sendall(head.encode())
+        incoming = files.incoming().parent
+        # Else one of ours could take a seat before them.
+        site.until(lambda: len([path for path in incoming.iterdir() if not path.suffix]) == len(slow))
 
         def refused() -> bool:
             try:
