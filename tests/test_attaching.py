@@ -134,7 +134,7 @@ def test_attached_it_answers_by_its_name_and_detached_it_does_not(served: Served
     assert served.row.configuration == before, "without it, it is what it was"
     served.site.until(lambda: served.status() == 404, 10)
     told = AuditEntry.objects.filter(user=served.user, object=f"deployment:{served.row.pk}").order_by("pk")
-    assert list(told.values_list("action", flat=True)) == ["attach adapter", "detach adapter"]
+    assert list(told.values_list("action", flat=True)) == ["start", "attach adapter", "detach adapter"]
 
 
 def test_what_the_engine_refuses_changes_nothing(served: Served) -> None:

@@ -176,9 +176,24 @@ def test_it_survives_killed_processes_a_flushed_redis_and_killed_engines(
     assert_sound()
 
 
-def test_killed_at_every_commit_each_row_is_recorded_once(worker: Fleet, engine: Deployment) -> None:
+def test_killed_at_every_commit_each_row_is_recorded_once(worker: Fleet, model: Model) -> None:
+    # So few at once that rows are left for the last moment, however fast it may be asked.
+    engine = start(model.team, model, tokens=5, token_delay_ms=2, slots=4)
+    ready(engine)
     worker.workers["test-node"].terminate()
     worker.workers["test-node"].wait(20)
+    try:
+        batch = _killed_again_and_again(worker, engine)
+    finally:
+        worker.work(**QUICK)
+    assert ended(batch, 120) == {"done": 399, "failed": 1}
+    results = BatchResult.objects.filter(column__batch=batch)
+    assert sorted(results.values_list("number", flat=True)) == list(range(1, 401))
+    deployments.stop(engine, None)
+
+
+def _killed_again_and_again(worker: Fleet, engine: Deployment) -> Batch:
+    """A batch of 400 rows that was worked on until each of the moments once, and is not over."""
     prompts = [f"[[delay=30]] [[text=answer {i}]]" for i in range(400)]
     # Its connection is cut, as if the engine had died; so rows are given back, too.
     prompts[3] = "[[delay=30]] [[cut=1]] [[tokens=4]]"
@@ -195,10 +210,8 @@ def test_killed_at_every_commit_each_row_is_recorded_once(worker: Fleet, engine:
         assert dying.stdout
         for moment in dying_batch.MOMENTS:
             assert dying.stdout.readline().split() == [*moment, "-9"]
-        worker.work(**QUICK)
-        assert ended(batch, 120) == {"done": 399, "failed": 1}
-    results = BatchResult.objects.filter(column__batch=batch)
-    assert sorted(results.values_list("number", flat=True)) == list(range(1, 401))
+        dying.terminate()
+    return batch
 
 
 def test_a_row_that_kills_the_engine_is_tried_alone_three_times(engine: Deployment) -> None:
