@@ -4,6 +4,7 @@ Knows nothing about pages. Nobody registers: an account comes with an invitation
 settings trust with newcomers.
 """
 
+import logging
 from collections.abc import Iterable
 
 from allauth.account.adapter import get_adapter
@@ -21,6 +22,7 @@ from playground import access, events, teams
 from playground.models import Membership, Team, User
 
 Wrong = dict[str, str]
+log = logging.getLogger(__name__)
 
 
 class AccountRefused(Exception):
@@ -169,8 +171,12 @@ def ways_in(user: User, without: SocialAccount | Authenticator | None = None) ->
 def welcome(user: User, settings: dict[str, str]) -> None:
     """Bring somebody new into the team that the settings of their provider name, if they do."""
     teams.make_personal(user)
-    team = Team.objects.filter(slug=settings.get("team", ""), person=None).first()
+    wanted = settings.get("team", "")
+    team = Team.objects.filter(slug=wanted, person=None).first()
     if team is None:
+        if wanted:
+            log.warning("%s joined no team: their provider's settings name %r", user.pk, wanted)
+            access.audit(user, None, "refused join team", f"user:{user.pk}", name=wanted)
         return
     role = settings.get("role", Membership.Role.MEMBER)
     _, new = Membership.objects.get_or_create(user=user, team=team, defaults={"role": role})

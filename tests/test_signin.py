@@ -15,7 +15,7 @@ from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 
-from playground import teams
+from playground import accounts, teams
 from playground.models import AuditEntry, Membership, Team, User
 from tests import passkeys, totp
 
@@ -373,3 +373,11 @@ def test_a_passkey_that_is_none_signs_nobody_in(client: Client, db: None, creden
     answer = client.post(reverse("mfa_login_webauthn"), {"credential": credential})
     assert answer.status_code == 302 and who(client) is None
     assert AuditEntry.objects.get(action="refused sign in").detail["how"] == "passkey"
+
+
+def test_a_team_of_a_provider_s_settings_that_is_none_is_told(user: User) -> None:
+    accounts.welcome(user, {"team": "nowhere"})
+    entry = AuditEntry.objects.get(action="refused join team")
+    assert (entry.object, entry.name, entry.user) == (f"user:{user.pk}", "nowhere", user)
+    accounts.welcome(user, {})
+    assert AuditEntry.objects.filter(action="refused join team").count() == 1
