@@ -5,7 +5,7 @@ import os
 from celery import Celery
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "playground.settings")
-# Django's checks load every page, which no worker shows: 50 MB in each process, and a second.
+# Django's checks load every page, which no worker shows: 50 MB in each process.
 os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
 app = Celery("playground")

@@ -18,9 +18,9 @@ from django.urls import reverse
 
 from playground import jobs, load, load_chart, load_form, load_measuring, load_report, load_results
 from playground.asking import Taken
+from playground.cells import safe
 from playground.load_report import Limits, Request, row
 from playground.models import Column, Conversation, Job, Measurement, Membership, Sample, Team, User
-from playground.views.load import safe
 from tests import chats
 from tests.fakes import RunningFake
 from tests.fleet import ROOT

@@ -24,6 +24,7 @@ from playground import (
     standing,
     thread,
 )
+from playground.cells import safe
 from playground.load_form import DEFAULTS, LoadRefused
 from playground.models import Conversation, Job, Measurement
 from playground.views.request import Request
@@ -31,7 +32,6 @@ from playground.views.request import Request
 PAGE = "playground/load.html"
 EARLIER = 20
 LIMITS = ("ttft", "tpot", "e2e")
-UNSAFE = ("=", "+", "-", "@", "\t", "\r")
 HEADINGS = (
     "column",
     "configuration",
@@ -131,11 +131,6 @@ def _cells(row: Measurement) -> Iterator[list[Any]]:
         line += [one.usage.get(name) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")]
         line += [int(found.late), one.finish_reason, one.error]
         yield [safe(cell) for cell in line]
-
-
-def safe(cell: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(UNSAFE) else cell
 
 
 # What the page shows
