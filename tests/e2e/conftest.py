@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
 from playground import teams
@@ -27,6 +27,7 @@ CHROMIUM = [
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-component-update",
+    "--disable-dev-shm-usage",  # Small in containers, where a page that fills it ends.
     "--no-first-run",
 ]
 SYSTEM_CHROMIUM = Path("/usr/bin/chromium")
@@ -110,17 +111,22 @@ def browser() -> Iterator[Browser]:
 
 # What pages did that their Content-Security-Policy forbids, as the browser reports it.
 VIOLATIONS: list[str] = []
-REPORTING = """document.addEventListener("securitypolicyviolation", (event) => told(
-    `${event.effectiveDirective} ${event.blockedURI} at ${event.documentURI} ` +
-    `${event.sourceFile}:${event.lineNumber} ${event.sample}`));"""
+MARK = "policy: "
+REPORTING = f"""document.addEventListener("securitypolicyviolation", (event) => console.debug(
+    `{MARK}${{event.effectiveDirective}} ${{event.blockedURI}} at ${{event.documentURI}} ` +
+    `${{event.sourceFile}}:${{event.lineNumber}} ${{event.sample}}`));"""
+
+
+def note(message: ConsoleMessage) -> None:
+    """Keep what a page wrote on its console of its policy."""
+    if message.text.startswith(MARK):
+        VIOLATIONS.append(message.text.removeprefix(MARK))
 
 
 def hear(page: Page) -> None:
-    """Let what the page has to report arrive: it is told in tasks of its own, before these trips return."""
+    """Let what the page has to report arrive: it is written in a task of its own, before this one answers."""
     with suppress(PlaywrightError):  # Closed, or on its way elsewhere.
-        page.evaluate("async () => { for (let trip = 0; trip < 3; trip++) await told(''); }")
-    while "" in VIOLATIONS:
-        VIOLATIONS.remove("")
+        page.evaluate("() => new Promise((told) => setTimeout(told))")
 
 
 def watch_policy(browser: Browser) -> None:
@@ -129,7 +135,7 @@ def watch_policy(browser: Browser) -> None:
 
     def new_context(*arguments: Any, **wanted: Any) -> BrowserContext:
         context = make(*arguments, **wanted)
-        context.expose_function("told", lambda line: VIOLATIONS.append(line))
+        context.on("console", note)
         context.add_init_script(REPORTING)
         if wanted.get("java_script_enabled") is False:
             return context
