@@ -5,7 +5,7 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast
 
 from .deployments import Configuration, Deployment, Replica
-from .teams import TeamOwned
+from .teams import Shared, TeamOwned
 
 
 class Dataset(TeamOwned):
@@ -67,7 +67,7 @@ class DatasetRow(models.Model):
         constraints = [models.UniqueConstraint(fields=["version", "number"], name="dataset_row_once")]
 
 
-class Batch(TeamOwned):
+class Batch(Shared):
     class State(models.TextChoices):
         VALIDATING = "validating", "validating"
         RUNNING = "running", "running"

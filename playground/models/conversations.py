@@ -4,22 +4,16 @@ from django.db import models
 
 from .deployments import Configuration, Deployment, Replica
 from .models import Model
-from .teams import TeamOwned
+from .teams import Shared
 
 
-class Conversation(TeamOwned):
-    class Sharing(models.TextChoices):
-        EDIT = "edit", "the team may write"
-        VIEW = "view", "the team may read"
-
+class Conversation(Shared):
     # What is asked here, and so which widget it has: that of the model it was begun with.
     task = models.CharField(max_length=16, choices=Model.Task.choices, default=Model.Task.CHAT)
     title = models.CharField(max_length=200, default="New conversation")
     system_prompt = models.TextField(blank=True)
     # Only what was set: {"temperature": 0.7, "max_tokens": 200}. Absent means the engine's default.
     parameters = models.JSONField(default=dict)
-    # Who may write here beside its owner and the team's administrators.
-    sharing = models.CharField(max_length=8, choices=Sharing.choices, default=Sharing.EDIT)
     together = models.BooleanField(
         default=False, help_text="Every column goes on from one chosen answer, not each from its own."
     )

@@ -3,10 +3,10 @@
 from django.conf import settings
 from django.db import models
 
-from .teams import TeamOwned
+from .teams import Shared
 
 
-class Prompt(TeamOwned):
+class Prompt(Shared):
     name = models.CharField(max_length=120)
     description = models.TextField(blank=True)
     tags = models.JSONField(default=list, help_text="Sorted, in lower case.")

@@ -148,6 +148,23 @@ class TeamOwned(models.Model):
         abstract = True
 
 
+class Shared(TeamOwned):
+    """A team's row whose owner says what the others of the team may do with it: see `access.can`.
+
+    The owner is whoever made it; the team's administrators may always do what the owner may.
+    """
+
+    class Sharing(models.TextChoices):
+        EDIT = "edit", "the team may write"
+        VIEW = "view", "the team may read"
+        PRIVATE = "private", "private"
+
+    sharing = models.CharField(max_length=8, choices=Sharing.choices, default=Sharing.EDIT)
+
+    class Meta:
+        abstract = True
+
+
 def _nonce() -> str:
     return secrets.token_hex(16)
 
