@@ -42,14 +42,18 @@ def prompts_of(text: str, *, lines: bool) -> list[str]:
     """What is to be asked: the whole text, or each line that is not empty. PlanRefused says what is wrong."""
     text = text.replace("\r\n", "\n")
     prompts = [line.strip() for line in text.split("\n")] if lines else [text]
-    prompts = [prompt for prompt in prompts if prompt.strip()]
+    return checked([prompt for prompt in prompts if prompt.strip()])
+
+
+def checked(prompts: list[str]) -> list[str]:
+    """The same, if one plan may ask them; PlanRefused."""
     if not prompts:
         raise PlanRefused("Write what is to be asked first.")
     if len(prompts) > PROMPTS:
         raise PlanRefused(f"These are {len(prompts)} prompts; {PROMPTS} is the most of one plan.")
     if any(len(prompt) > CHARACTERS for prompt in prompts):
         raise PlanRefused(f"A prompt has more than {CHARACTERS:,} characters, the most that is sent.")
-    if "\x00" in text:
+    if any("\x00" in prompt for prompt in prompts):
         raise PlanRefused("The text holds a NUL character, which no model takes.")
     return prompts
 
@@ -60,12 +64,23 @@ def count(text: str, *, lines: bool) -> int:
 
 
 def request(
-    conversation: Conversation, user: User, prompts: Sequence[str], made: Plan, *, again: bool = True
+    conversation: Conversation,
+    user: User,
+    prompts: Sequence[str],
+    made: Plan,
+    seal: str,
+    *,
+    again: bool = True,
 ) -> Measurement:
-    """Run `made`: its turns, in order, and the job. The one that runs here where it asks the same."""
+    """Run `made`: its turns, in order, and the job. The one that runs here where it asks the same.
+
+    `seal`: that of the plan the person was shown, which has to be this one.
+    """
+    if seal != made.seal:
+        raise PlanRefused("What runs has changed since this was shown: look at the plan again.")
     if made.refusal:
         raise PlanRefused(made.refusal)
-    access.require(user, "start" if made.touches or made.waits else "chat", conversation.team)
+    access.require(user, "start" if made.touches or made.waits else "chat", conversation)
     node = _node()
     with transaction.atomic():
         Conversation.objects.select_for_update(no_key=True).get(pk=conversation.pk)
