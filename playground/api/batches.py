@@ -12,7 +12,7 @@ from playground.api import shapes
 from playground.api.answers import Given, Problem
 from playground.api.caller import BIGGEST, Request, Where, Window, cut, fetch, team_of, visible
 from playground.api.conversations import require_parameters
-from playground.api.routes import Routes
+from playground.api.routes import Routes, Verb
 from playground.api.shapes import BatchShown, JobShown, Page, ResultShown
 from playground.models import Batch, BatchColumn, BatchResult, DatasetVersion, Deployment
 from playground.score_report import Sums
@@ -120,30 +120,6 @@ def begin(request: Request, where: Query[Where], given: BatchBegun) -> Any:
     return _whole(_rows().get(pk=made.pk))
 
 
-@router.writes("POST", "/batches/{pk}/pause", BatchShown, needs="chat", of=Batch)
-def pause(request: Request, pk: int) -> Any:
-    """Ask no more rows for now."""
-    row = fetch(request, _rows(), pk, "chat")
-    batches.pause(row, request.auth.user)
-    return _whole(row)
-
-
-@router.writes("POST", "/batches/{pk}/resume", BatchShown, needs="chat", of=Batch)
-def resume(request: Request, pk: int) -> Any:
-    """Go on."""
-    row = fetch(request, _rows(), pk, "chat")
-    batches.resume(row, request.auth.user)
-    return _whole(row)
-
-
-@router.writes("POST", "/batches/{pk}/cancel", BatchShown, needs="chat", of=Batch)
-def cancel(request: Request, pk: int) -> Any:
-    """Ask no more rows. What was answered stays."""
-    row = fetch(request, _rows(), pk, "chat")
-    batches.cancel(row, request.auth.user)
-    return _whole(row)
-
-
 @router.writes("POST", "/batches/{pk}/retry", Retried, needs="chat", of=Batch)
 def retry(request: Request, pk: int) -> Any:
     """Ask the failed rows once more."""
@@ -236,3 +212,15 @@ def _mean(column: BatchColumn, sums: Sums) -> dict[str, Any]:
     mean = score_report.mean(sums)
     told = {"mean": mean.value, "low": mean.low, "high": mean.high}
     return {"column": column.pk, **told, "scored": sums.n, "left": sums.left}
+
+
+router.verbs(
+    "/batches/{pk}",
+    BatchShown,
+    Batch,
+    _rows,
+    _whole,
+    pause=Verb("chat", batches.pause, "Ask no more rows for now."),
+    resume=Verb("chat", batches.resume, "Go on."),
+    cancel=Verb("chat", batches.cancel, "Ask no more rows. What was answered stays."),
+)

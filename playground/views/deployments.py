@@ -106,7 +106,7 @@ def idle(request: Request, pk: int) -> HttpResponse:
 @require_POST
 def free(request: Request, pk: int) -> HttpResponse:
     """A person says that nothing of the lost replicas runs any more."""
-    return _act(request, pk, "stop", _free_lost, "What {} held is free again.")
+    return _act(request, pk, "stop", deployments.free_lost, "What {} held is free again.")
 
 
 @require_POST
@@ -147,11 +147,6 @@ def _act(
         return redirect("deployment", pk=pk)
     messages.success(request, words.format(row.name))
     return redirect(then) if then == "running" else redirect(then, pk=pk)
-
-
-def _free_lost(row: Deployment, user: User) -> None:
-    for replica in row.replicas.filter(state=Replica.State.LOST).select_related("deployment__team"):
-        deployments.free(replica, user)
 
 
 def _fetch(request: Request, pk: int) -> Deployment:
