@@ -20,6 +20,8 @@ from urllib.parse import unquote
 from django.conf import settings
 
 from endpoints import (
+    as_chat,
+    as_response,
     idempotency,
     limits,
     metrics,
@@ -124,6 +126,7 @@ class Exchange:
 
     __slots__ = (
         "_admission",
+        "_asked_as",
         "_body_until",
         "_buffered",
         "_claim",
@@ -138,6 +141,7 @@ class Exchange:
         "_sending_since",
         "_sent_at",
         "_task",
+        "_told",
         "_watch",
         "began",
         "busy_s",
@@ -170,7 +174,8 @@ class Exchange:
         self.label = ""
         self.status = 0
         self.started = self.streaming = self._gathers = False
-        self._kind = self.code = ""
+        self._kind = self._asked_as = self.code = ""
+        self._told: as_response.Told | None = None
         self.key: Key | None = None
         self.route: Route | None = None
         self.replica: int | None = None
@@ -364,10 +369,11 @@ class Exchange:
         body = protocol.parse(raw, kind)
         route = self._find(key, body["model"])
         self.route, self.label, self._kind = route, route.name, kind
+        self._told = as_response.Told(body) if kind == "responses" else None
+        self._ask_as(route)
         if request_log.chosen(route.log_share):
             self._logged = body, request_log.Answer()
         protocol.refuse_wrong_task(kind, self._engine_path, route.task, route.quirks)
-        protocol.refuse_unsupported(body, route.quirks)
         self.streaming = body.get("stream") is True
         self._watch = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watch)
         token = idempotency.token(found, streaming=self.streaming)
@@ -375,14 +381,29 @@ class Exchange:
         if kind in protocol.PROMPTED and body.get("prompt") is not None:
             asked, prompt, added = await prompted.fill(key, route, body, kind)
             size += added
+        protocol.refuse_unsupported(self._words(asked), route.quirks)
         wanted = Wanted(asked, prompt, protocol.weight(size, {**route.sampling, **prompt, **asked}, kind))
         if token is None:
             await self._relay(key, route, wanted)
         else:
             await self._once(key, route, wanted, token, idempotency.fingerprint(self.path, body))
 
+    def _ask_as(self, route: Route) -> None:
+        """By which of its routes the engine is asked: a response may come of a chat completion."""
+        self._asked_as = "chat" if as_chat.needed(self._kind, route.quirks) else self._kind
+
+    @property
+    def _translated(self) -> bool:
+        return self._asked_as != self._kind
+
+    def _words(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The body in the words of the route that the engine is asked by."""
+        return as_chat.body(body) if self._translated else body
+
     @property
     def _engine_path(self) -> str:
+        if self._translated:
+            return as_chat.CHAT
         return protocol.ENGINE_PATHS.get(self.path) or self.path.decode()
 
     async def _once(self, key: Key, route: Route, wanted: Wanted, token: str, said: str) -> None:
@@ -429,10 +450,16 @@ class Exchange:
         self._admission = await limits.admit(key, route.deployment, tokens)
         while True:
             route, target = await self._replica(key, route, failed)
-            sampling = protocol.defaults(route.sampling, prompt, self._kind)
+            self._ask_as(route)
+            sampling = protocol.defaults(route.sampling, prompt, self._asked_as)
             self._gathers = self._gathered(route)
             payload = protocol.prepare(
-                body, sampling, target, route.quirks, gathered=self._gathers, kind=self._kind
+                self._words(body),
+                sampling,
+                target,
+                route.quirks,
+                gathered=self._gathers,
+                kind=self._asked_as,
             )
             self.route, self.replica = route, target.replica
             self._price = routing.price(target.replica) or 0.0
@@ -455,7 +482,7 @@ class Exchange:
 
     def _gathered(self, route: Route) -> bool:
         """Whether a whole answer is asked as a stream, so that the engine hears when the client leaves."""
-        return route.quirks.whole_by_stream and not self.streaming and self._kind in protocol.GENERATING
+        return route.quirks.whole_by_stream and not self.streaming and self._asked_as in protocol.GENERATING
 
     async def _replica(self, key: Key, route: Route, failed: set[int]) -> tuple[Route, engine_client.Target]:
         """The route as it is now and a ready replica of it; waits for one that is on its way."""
@@ -475,15 +502,22 @@ class Exchange:
             await self._engine_refused(answer)
         kind = answer.headers.get("content-type", "")
         if self.streaming and "text/event-stream" in kind:
-            options = body.get("stream_options") or {}
-            passage = responses.Events if self._kind == "responses" else Stream
-            await self._pass_stream(answer.body, passage(route.quirks, bool(options.get("include_usage"))))
+            await self._pass_stream(answer.body, self._passage(route, body))
         elif self._gathers and "text/event-stream" in kind:
             await self._pass_gathered(answer.body)
         elif not self.streaming and "json" in kind:
             await self._pass_whole(answer.body)
         else:
             raise protocol.bad_engine()
+
+    def _passage(self, route: Route, body: dict[str, Any]) -> Stream:
+        """What becomes of a streamed answer on its way."""
+        if self._told is None:
+            options = body.get("stream_options") or {}
+            return Stream(route.quirks, bool(options.get("include_usage")))
+        if self._translated:
+            return as_response.Events(route.quirks, usage_asked=False, told=self._told)
+        return responses.Events(route.quirks, usage_asked=False)
 
     async def _engine_refused(self, answer: Relayed) -> None:
         """Raise what the engine's error means."""
@@ -527,6 +561,12 @@ class Exchange:
     async def _answer(self, answer: dict[str, Any], raw: bytes) -> None:
         """Send a whole answer, and keep it for whoever sends the same Idempotency-Key again."""
         self.usage = answer.get("usage")
+        if self._told is not None and self._translated:
+            try:
+                answer = self._told.whole(answer)
+            except Malformed as error:
+                raise protocol.bad_engine() from error
+            raw = json.dumps(answer, ensure_ascii=False).encode()
         if self._logged is not None:
             self._logged[1].take(answer)
         if self._claim is not None:
