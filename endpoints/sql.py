@@ -29,8 +29,8 @@ _ENDPOINTS = """
     JOIN endpoints_release AS release ON release.id = endpoint.live_id
     LEFT JOIN playground_promptversion AS tested ON tested.id = release.prompt_version_id
 """
-# Texts are read when they are first asked for: versions never change.
-# A private prompt is a person's, and a key is the team's.
+# Texts are read when they are first asked for: versions never change. A private prompt is a person's; keys
+# are the team's.
 _PROMPTS = "SELECT id, team_id, name, head FROM playground_prompt WHERE sharing <> 'private'"
 _PROMPT_VERSION = """
     SELECT version.messages, version.variables, version.parameters

@@ -365,6 +365,8 @@ urlpatterns: list[URLPattern] = [
         writes="chat",
         of=Conversation,
     ),
+    page("batches/<int:pk>/share/", sharing.batch, "batch-share", reads="view", writes="chat", of=Batch),
+    page("prompts/<int:pk>/share/", sharing.prompt, "prompt-share", reads="view", writes="chat", of=Prompt),
     page("batches/<int:pk>/links/", links.of_batch, "batch-links", reads="view", writes="chat", of=Batch),
     page("prompts/<int:pk>/links/", links.of_prompt, "prompt-links", reads="view", writes="chat", of=Prompt),
     page("links/<int:pk>/revoke/", links.revoke, "share-link-revoke", writes="chat", of=ShareLink),

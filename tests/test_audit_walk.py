@@ -144,6 +144,8 @@ FORMS: dict[str, Callable[[World], Mapping[str, Any]]] = {
     "conversation-rename": lambda world: {"title": "Capitals"},
     "conversation-settings": lambda world: {"system_prompt": "Be brief."},
     "conversation-share": lambda world: {"sharing": "view"},
+    "prompt-share": lambda world: {"sharing": "view"},
+    "batch-share": lambda world: {"sharing": "view"},
     "endpoints:key": lambda world: {"name": "other", "scopes": "endpoints"},
     "endpoints:keys": lambda world: {"name": "new", "scopes": "endpoints"},
     "endpoints:logging": lambda world: {"share": "50", "days": "7"},
@@ -247,7 +249,12 @@ API_EXCEPTIONS = {
 
 
 # Of those whose least body asks for what is so already.
-SENT = {"PATCH /keys/{pk}": {"name": "renamed"}}
+SENT = {
+    "PATCH /keys/{pk}": {"name": "renamed"},
+    **{
+        f"PUT /{noun}/{{pk}}/sharing": {"sharing": "view"} for noun in ("conversations", "prompts", "batches")
+    },
+}
 
 
 @pytest.fixture(scope="module")

@@ -260,6 +260,6 @@ def test_the_same_prompt_request_again_is_replayed(site: Site, house: Prompt) ->
 def test_what_a_release_was_tested_with_is_not_deleted(site: Site, house: Prompt, user: User) -> None:
     tested = PromptVersion.objects.get(prompt=house, number=1)
     Release.objects.filter(endpoint=Endpoint.objects.get(name="words")).update(prompt_version=tested)
-    assert [use.kind for use in prompts.uses(house)] == ["endpoint"]
+    assert [use.kind for use in prompts.uses(house, user)] == ["endpoint"]
     with pytest.raises(prompts.PromptRefused):
         prompts.delete(house, user)
