@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,11 +12,15 @@ from allauth.socialaccount.models import SocialAccount
 from allauth.usersessions.models import UserSession
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
+from django.db import connection
 from django.http import HttpResponse
-from django.test import Client
+from django.test import Client, override_settings
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
-from playground import accounts, teams
+from playground import accounts, instance, seen, teams
+from playground.instance import Running
 from playground.models import AuditEntry, Membership, Team, User
 from tests import passkeys, totp
 
@@ -260,6 +265,32 @@ def test_one_ends_a_session_elsewhere(person: User) -> None:
     assert AuditEntry.objects.get(action="end session").detail["browser"].endswith("Firefox/140.0")
 
 
+def test_a_session_says_when_it_was_last_seen_and_is_written_once_a_minute(
+    person: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = Client(), Client()
+    sign_in(here)
+    sign_in(there)
+    row = UserSession.objects.get(session_key=there.session.session_key)
+    hours_ago = timezone.now() - timedelta(hours=3)
+    UserSession.objects.filter(pk=row.pk).update(last_seen_at=hours_ago, ip="10.9.8.7")
+    assert f'datetime="{hours_ago.isoformat()}' in text(here.get(reverse("sessions")))
+
+    assert there.get(reverse("models")).status_code == 200
+    row.refresh_from_db()
+    first = row.last_seen_at
+    assert first > hours_ago + timedelta(hours=2) and row.ip == "127.0.0.1"
+    with CaptureQueriesContext(connection) as asked:
+        there.get(reverse("models"))
+    assert not [one for one in asked.captured_queries if "usersession" in one["sql"]]
+
+    # When the minute is over it is written again.
+    monkeypatch.setattr(seen, "EVERY_S", 0.0)
+    there.get(reverse("models"))
+    row.refresh_from_db()
+    assert row.last_seen_at > first
+
+
 def test_one_ends_all_others(person: User) -> None:
     here, there = Client(), Client()
     sign_in(here)
@@ -353,6 +384,35 @@ def test_a_withdrawn_invitation_makes_no_account(client: Client, invited: str) -
     Invitation.objects.update(revoked_at="2020-01-01T00:00:00Z")
     assert client.post(invited, {"username": "eve", "password": PASSWORD}).status_code == 410
     assert not User.objects.filter(username="eve").exists()
+
+
+def passkeys_said(client: Client, **given: Any) -> str:
+    """What the account page says of passkeys at this address."""
+    found = re.search(r'data-passkeys="elsewhere">(.*?)</div>', text(client.get("/account/", **given)), re.S)
+    return found[1] if found else ""
+
+
+def test_where_passkeys_cannot_work_the_account_leads_to_where_they_do(
+    client: Client, person: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in(client)
+    named, numbers = Running(1, "http://localhost:8123"), Running(1, "http://127.0.0.1:8123")
+    monkeypatch.setattr(instance, "running", lambda home: named)
+    assert 'href="http://localhost:8123/account/"' in passkeys_said(client, HTTP_HOST="127.0.0.1:8123")
+    assert 'href="http://localhost/account/"' in passkeys_said(client, HTTP_HOST="[::1]")
+    assert passkeys_said(client, HTTP_HOST="localhost:8123") == ""
+
+    # Where somebody else answers at localhost, `up` does not say that name, and no link leads there.
+    monkeypatch.setattr(instance, "running", lambda home: numbers)
+    said = passkeys_said(client, HTTP_HOST="127.0.0.1:8123")
+    assert "do not work here" in said and "href" not in said
+
+
+def test_over_tls_the_account_leads_to_the_site_s_name(client: Client, person: User) -> None:
+    with override_settings(ALLOWED_HOSTS=["10.1.2.3", ".wild.example", "slipway.example"]):
+        client.post("/sign-in/", {"login": "ada", "password": PASSWORD}, HTTP_HOST="10.1.2.3")
+        said = passkeys_said(client, HTTP_HOST="10.1.2.3:8443", secure=True)
+    assert 'href="https://slipway.example:8443/account/"' in said
 
 
 @pytest.mark.parametrize("credential", ["{}", "[]", "null", "x", '{"id": 5}', '{"response": {}}'])
