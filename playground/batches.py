@@ -218,7 +218,8 @@ def _start_again(batch: Batch, user: User | None) -> None:
 def _makeitems_of(batch: Batch, columns: Sequence[BatchColumn]) -> None:
     """An item for each row and column. Asked in the order of their text: what begins alike stands together.
 
-    `jsonb` writes a message's role before its content, so that order is the one of the conversations' trees.
+    As `jsonb`, which writes a message's role before its content whichever was typed first, that order is the
+    one of the conversations' trees.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -229,7 +230,7 @@ def _makeitems_of(batch: Batch, columns: Sequence[BatchColumn]) -> None:
             FROM unnest(%s::bigint[]) AS c(id)
             CROSS JOIN (
                 SELECT id, number, row_number() OVER (ORDER BY
-                    (coalesce(body->'messages', body->'prompt', body->'input', body))::text COLLATE "C",
+                    coalesce(body->'messages', body->'prompt', body->'input', body)::jsonb::text COLLATE "C",
                     number) AS place
                 FROM playground_datasetrow WHERE version_id = %s
             ) AS r
@@ -312,7 +313,7 @@ def _record(batch: Batch, user: User | None, act: str, before: str) -> None:
 
 def _require(batch: Batch, user: User | None) -> None:
     if user is not None:
-        access.require(user, "chat", batch.team)
+        access.require(user, "chat", batch)
 
 
 def items_of(batch: Batch) -> QuerySet[BatchItem]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
 
-from playground import differences
+from playground import differences, key_order
 from playground.differences import Difference, Piece
 from playground.prompts import Said
 
@@ -111,16 +111,17 @@ def _shown(value: Any) -> str:
 
 
 def _variable(one: Mapping[str, Any]) -> str:
-    """A variable in a line, its keys in one order whatever the database made of it."""
+    """A variable in a line, its keys in one order."""
     parts = [f"{one['name']}: {one['type']}"]
     for name in ("choices", "default", "description"):
         if one.get(name) not in (None, ""):
-            parts.append(f"{name} {json.dumps(one[name], ensure_ascii=False, sort_keys=True)}")
+            parts.append(f"{name} {json.dumps(one[name], ensure_ascii=False)}")
     return ", ".join(parts)
 
 
-def _key(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def _key(message: Message) -> str:
+    """What two messages have in common that say the same: see `key_order`."""
+    return json.dumps({name: message[name] for name in sorted(message)})
 
 
 # Putting together
@@ -251,13 +252,19 @@ def _by_name(
     found: dict[str, Any] = {}
     for key in dict.fromkeys([*mine, *theirs]):
         was, own, other = base.get(key), mine.get(key), theirs.get(key)
-        value = other if own == was else own
-        if own != was and other not in (was, own):
+        value = other if _same(own, was) else own
+        if not (_same(own, was) or _same(other, was) or _same(other, own)):
             clashes.append(f"The {what} {key} was changed by both: yours is kept, {name} has {brief(other)}.")
             value = own if own is not None else other
         if value is not None:
             found[key] = value
     return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return key_order.same(a, b)
+    return bool(key_order.ordered(a) == key_order.ordered(b))
 
 
 def brief(value: Any) -> str:

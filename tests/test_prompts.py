@@ -301,8 +301,8 @@ def test_saving_on_top_keeps_the_others_version(prompt: Prompt, user: User, memb
     prompts.save(prompt, user, system("theirs"), base=1)
     fields = form(("system", "mine")) | {"base": ["1", "2"]}
     assert signed_in(member).post(save_url(prompt), fields).status_code == 302
-    texts = prompt.versions.order_by("number").values_list("messages__0__content", flat=True)
-    assert list(texts) == ["You help with {{product}}.", "theirs", "mine"]
+    texts = [version.messages[0]["content"] for version in prompt.versions.order_by("number")]
+    assert texts == ["You help with {{product}}.", "theirs", "mine"]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -642,7 +642,7 @@ def test_a_batch_asks_a_prompt_with_each_rows_cells(
     assert bodies[1]["messages"][-1]["content"] == "{{product}}"  # a cell is text
     assert bodies[0]["temperature"] == 0.5
     assert DatasetRow.objects.filter(version=batch.version).values_list("expected", flat=True)[0] == "1"
-    assert [use.title for use in prompts.uses(prompt)] == ["nightly"]
+    assert [use.title for use in prompts.uses(prompt, member)] == ["nightly"]
     client.post(reverse("batch-new"), fields)
     assert table.dataset.versions.count() == 2  # the same rows are filled in once
     assert "support-triage v1" in client.get(answer["Location"]).content.decode()
