@@ -20,11 +20,13 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from endpoints.models import ApiKey, Endpoint
+from endpoints.models import ApiKey, Endpoint, LoggedRequest
 from playground import prompts, tokens
 from playground.models import (
     Adapter,
     Batch,
+    Column,
+    Comment,
     Conversation,
     Dataset,
     Deployment,
@@ -32,9 +34,13 @@ from playground.models import (
     Generation,
     Invitation,
     Job,
+    Measurement,
     Model,
     Node,
     Prompt,
+    ShareLink,
+    StartWish,
+    Turn,
 )
 from playground.urls import management_api
 from tests import matrix, matrix_world
@@ -63,6 +69,12 @@ KINDS = {
     "keys": ApiKey,
     "adapters": Adapter,
     "invitations": Invitation,
+    "runs": Measurement,
+    "columns": Column,
+    "messages": Turn,
+    "comments": Comment,
+    "links": ShareLink,
+    "wishes": StartWish,
 }
 
 
@@ -89,6 +101,7 @@ def _made() -> World:
         made.one(kind)
     what = prompts.Said([{"role": "user", "content": "Hello {{name}}"}], [{"name": "name", "type": "text"}])
     made.made[Prompt] = prompts.create(made.team, made.owner, "Triage", what)
+    made.made[LoggedRequest] = matrix_world.logged(made)
     return made
 
 
@@ -102,6 +115,7 @@ def real(world: World, path: str) -> dict[str, Any]:
     kind = KINDS.get(path.split("/")[3])
     found: dict[str, Any] = {"number": 1, "place": 0, "name": world.one(Endpoint).name}
     found |= {"username": world.people[VIEWER].username, "environment": world.one(EngineEnvironment).pk}
+    found |= {"usage": world.one(LoggedRequest).usage_id, "slug": world.team.slug}
     found |= {"form": world.one(Model).formats.get().pk, "pk": world.made[kind].pk if kind else 1}
     return found
 

@@ -7,14 +7,31 @@ from django.http import Http404
 from ninja import Query, Schema
 from pydantic import Field
 
-from playground import batch_report, batches, score_report, score_tables, scorers, scoring, webhooks
+from playground import (
+    batch_report,
+    batches,
+    prompt_rows,
+    score_report,
+    score_tables,
+    scorers,
+    scoring,
+    webhooks,
+)
 from playground.api import shapes
 from playground.api.answers import Given, Problem
 from playground.api.caller import BIGGEST, Request, Where, Window, cut, fetch, team_of, visible
 from playground.api.conversations import require_parameters
 from playground.api.routes import Routes, Verb
 from playground.api.shapes import BatchShown, JobShown, Page, ResultShown
-from playground.models import Batch, BatchColumn, BatchResult, DatasetVersion, Deployment
+from playground.models import (
+    Batch,
+    BatchColumn,
+    BatchResult,
+    DatasetVersion,
+    Deployment,
+    PromptVersion,
+    Team,
+)
 from playground.score_report import Sums
 
 router = Routes(tags=["batches"])
@@ -36,6 +53,9 @@ class BatchBegun(Given):
     name: str = Field("", max_length=200)
     parameters: dict[str, Any] = {}
     webhook: str = Field("", max_length=500)
+    prompt_version: int | None = Field(
+        None, ge=1, le=BIGGEST, description="A prompt version's id: the table's cells fill its variables."
+    )
 
 
 class ScorerGiven(Given):
@@ -114,8 +134,9 @@ def begin(request: Request, where: Query[Where], given: BatchBegun) -> Any:
         require_parameters(parameters)
     webhook = webhooks.check(given.webhook) if given.webhook else ""
     columns = [one.dict() | {"deployment": _deployment(request, team, one)} for one in given.columns]
-    made = batches.begin(
-        team, request.auth.user, given.name, version, columns, given.parameters, webhook=webhook
+    prompt, user = _prompt(request, team, given), request.auth.user
+    made = prompt_rows.begin(
+        team, user, given.name, version, columns, given.parameters, prompt=prompt, webhook=webhook
     )
     return _whole(_rows().get(pk=made.pk))
 
@@ -183,6 +204,15 @@ def _deployment(request: Request, team: Any, given: ColumnGiven) -> Deployment:
     found = visible(request, rows, team).filter(pk=given.deployment).first()
     if found is None:
         raise Problem(422, "invalid", f"The team has no deployment {given.deployment}.", "columns")
+    return found
+
+
+def _prompt(request: Request, team: Team, given: BatchBegun) -> PromptVersion | None:
+    if given.prompt_version is None:
+        return None
+    found = prompt_rows.of_team(team, request.auth.user, str(given.prompt_version))
+    if found is None:
+        raise Problem(422, "invalid", "The team has no such prompt version.", "prompt_version")
     return found
 
 

@@ -205,16 +205,16 @@ def members_list(request: Request, where: Query[Where]) -> Any:
 def member_change(request: Request, username: str, where: Query[Where], given: Role) -> Any:
     """Another role."""
     team = team_of(request, where, "manage team")
-    row = _member(request, team, username)
+    row = member_of(request, team, username)
     members.change_role(row, given.role, request.auth.user)
-    return _member(request, team, username)
+    return member_of(request, team, username)
 
 
 @router.writes("DELETE", "/members/{username}", None, needs="manage team", of=Membership)
 def member_remove(request: Request, username: str, where: Query[Where]) -> Any:
     """Out of the team; what they made stays."""
     team = team_of(request, where, "manage team")
-    members.remove(_member(request, team, username), request.auth.user)
+    members.remove(member_of(request, team, username), request.auth.user)
 
 
 @router.reads("/invitations", Page[InvitationShown], needs="manage team")
@@ -282,7 +282,7 @@ def _team(row: Membership) -> dict[str, Any]:
     return {"slug": team.slug, "name": team.name, "personal": personal, "role": row.role}
 
 
-def _member(request: Request, team: Team, username: str) -> Membership:
+def member_of(request: Request, team: Team, username: str) -> Membership:
     row = team.memberships.select_related("user", "team").filter(user__username=username).first()
     if row is None:
         access.audit(request.auth.user, None, "refused write", f"member:{username}")

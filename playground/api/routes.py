@@ -136,4 +136,5 @@ class Api(NinjaAPI):
 
     def get_openapi_operation_id(self, operation: Operation) -> str:
         view = operation.view_func
-        return f"{view.__module__.removesuffix('.api').rpartition('.')[2]}_{view.__name__}"
+        noun = view.__module__.removesuffix(".api").rpartition(".")[2].removesuffix("_api")
+        return f"{noun}_{view.__name__}"

@@ -222,6 +222,13 @@ class ColumnShown(Schema):
         return row.deployment.name if row.deployment else None
 
 
+class SharingShown(Schema):
+    """What others of the team may do with it: edit, view, or nothing (private)."""
+
+    id: int
+    sharing: str
+
+
 class ConversationShown(Row):
     """A conversation, without what was said."""
 
@@ -342,9 +349,11 @@ class BatchShown(Row):
 
     name: str
     state: str
+    sharing: str
     problem: str
     dataset: int
     version: int = Field(description="The dataset version's id.")
+    prompt_version: int | None = Field(description="Of the prompt that the rows are filled into.")
     parameters: dict[str, Any]
     webhook: str
     started_at: datetime | None
@@ -353,9 +362,10 @@ class BatchShown(Row):
 
 
 def batch(row: Batch, columns: list[BatchColumn]) -> dict[str, Any]:
-    names = ("name", "state", "problem", "parameters", "webhook", "started_at", "ended_at")
+    names = ("name", "state", "sharing", "problem", "parameters", "webhook", "started_at", "ended_at")
     told = owned(row) | {name: getattr(row, name) for name in names}
-    return told | {"dataset": row.version.dataset_id, "version": row.version_id, "columns": columns}
+    told |= {"dataset": row.version.dataset_id, "version": row.version_id}
+    return told | {"prompt_version": row.prompt_version_id, "columns": columns}
 
 
 class ResultShown(Schema):

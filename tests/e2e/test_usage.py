@@ -136,7 +136,7 @@ def test_ticked_requests_become_rows_of_a_dataset(open_page: Opener, filled: Fil
     page = open_page(user)
     page.goto(reverse("endpoints:requests", args=[filled.endpoints.triage.name]))
     page.get_by_role("button", name="Add to dataset").click()
-    expect(page.get_by_role("alert")).to_contain_text("Tick at least one")
+    expect(page.get_by_role("alert")).to_contain_text("Choose at least one")
     for box in page.get_by_role("checkbox", name=re.compile("Choose request")).all():
         box.check()
     page.get_by_label("Name of a new one").fill("tickets")
