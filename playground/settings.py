@@ -344,7 +344,11 @@ USE_I18N = False
 
 STATIC_URL = "/static/"
 STATIC_ROOT = HOME / "static"
-STATICFILES_DIRS = [BASE_DIR / "static", ("npm", BASE_DIR / "node_modules")]
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATICFILES_FINDERS = [
+    "django.contrib.staticfiles.finders.FileSystemFinder",
+    "playground.npm_files.NpmFinder",
+]
 SERVESTATIC_USE_FINDERS = True
 
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.management.base import CommandError
 from django.core.management.commands.flush import Command as Flush
 from psycopg.errors import DeadlockDetected
+from servestatic.middleware import ServeStaticMiddleware
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -80,6 +81,23 @@ def flushing_again() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Flush, "handle", handle)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def static_files_once() -> Iterator[None]:
+    """The static files are looked up once a process: each client of a test would otherwise do so anew."""
+    find = ServeStaticMiddleware.add_files_from_finders
+    found: dict[str, Any] = {}
+
+    def once(middleware: ServeStaticMiddleware) -> None:
+        if not found:
+            find(middleware)
+            found.update(middleware.files)
+        middleware.files.update(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ServeStaticMiddleware, "add_files_from_finders", once)
         yield
 
 
