@@ -75,6 +75,18 @@ def text(model: Model, own: Own, path: str) -> str:
     return found
 
 
+def texts(model: Model, own: Own) -> list[tuple[str, str, str]]:
+    """Each of its files: (path, text, why that cannot be shown)."""
+
+    def shown(path: str) -> tuple[str, str, str]:
+        try:
+            return path, text(model, own, path), ""
+        except NotAllowed as refusal:
+            return path, "", str(refusal)
+
+    return [shown(path) for path in own.files]
+
+
 def allow(model: Model, user: User, pin: str, typed: str) -> None:
     """Give leave for the code that was shown. NotAllowed unless it is still that, and was named by hand."""
     own = of(model)

@@ -41,6 +41,7 @@ from playground.models import (
     ShareLink,
     StartWish,
     Turn,
+    Upload,
 )
 from playground.urls import management_api
 from tests import matrix, matrix_world
@@ -68,6 +69,8 @@ KINDS = {
     "jobs": Job,
     "keys": ApiKey,
     "adapters": Adapter,
+    "uploads": Upload,
+    "imports": Job,
     "invitations": Invitation,
     "runs": Measurement,
     "columns": Column,
@@ -116,6 +119,7 @@ def real(world: World, path: str) -> dict[str, Any]:
     found: dict[str, Any] = {"number": 1, "place": 0, "name": world.one(Endpoint).name}
     found |= {"username": world.people[VIEWER].username, "environment": world.one(EngineEnvironment).pk}
     found |= {"usage": world.one(LoggedRequest).usage_id, "slug": world.team.slug}
+    found["job"] = world.one(Job).pk
     found |= {"form": world.one(Model).formats.get().pk, "pk": world.made[kind].pk if kind else 1}
     return found
 
