@@ -14,6 +14,8 @@ from django.db.models.functions import Cast
 from django.test import Client
 from django.urls import reverse
 
+from endpoints import usage_store
+from endpoints.models import LoggedRequest
 from playground import (
     asking,
     batch_asking,
@@ -31,7 +33,7 @@ from playground.answers import Answer
 from playground.models import Conversation, Prompt, PromptVersion, Team, User
 from playground.prompts import PromptRefused, Said
 from playground.replay import Feed
-from tests import chats
+from tests import chats, usage_rows
 from tests.fakes import RunningFake
 
 pytestmark = pytest.mark.django_db
@@ -126,6 +128,13 @@ def test_a_dataset_s_line_comes_to_the_engine_and_out_again_so(
     assert async_to_sync(once)(batch_asking.ask(row, standing, standing.places[0], answer)).ok
     assert same_text({name: reached(fake)[name] for name in body}, body)
     assert dataset_rows.openai_line(version.rows.get()) == path.read_text()
+
+
+def test_a_logged_request_stands_as_it_came(team: Team) -> None:
+    record = usage_rows.request(team, 1)
+    assert usage_store.keep([record | {"request": wanted(), "answer": wanted(OTHERS), "cut": False}]) == 1
+    logged = LoggedRequest.objects.get()
+    assert same_text([logged.request, logged.answer], [wanted(), wanted(OTHERS)])
 
 
 @pytest.mark.parametrize("kind", ["yaml", "json"])

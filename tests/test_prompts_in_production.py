@@ -156,6 +156,23 @@ def test_the_release_decides_which_version_is_meant_and_runs_none_by_itself(
     assert first(site) == "hello"
 
 
+def test_a_schema_comes_to_the_engine_in_the_order_it_was_typed_in(
+    site: Site, house: Prompt, user: User
+) -> None:
+    """Of a prompt, and of a release's sampling: `jsonb` would put id before age before name."""
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in ("name", "age", "id")}}
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    prompts.save(house, user, prompts.Said([HOUSE], VARIABLES, {"response_format": form}), base=2)
+    wanted = {"id": "support-triage", "version": 3, "variables": {"product": "x"}}
+    site.until(lambda: named(site, wanted).is_success)
+    assert json.dumps(reached(site)["response_format"]) == json.dumps(form)
+    assert site.post("/v1/responses", json={"model": "words", "input": "x", "prompt": wanted}).is_success
+    assert json.dumps(reached(site)["text"]["format"]["schema"]) == json.dumps(schema)
+    Release.objects.filter(endpoint__name="words").update(sampling={"response_format": form})
+    site.until(lambda: site.post(json=ask()).is_success and "response_format" in reached(site))
+    assert json.dumps(reached(site)["response_format"]) == json.dumps(form)
+
+
 @pytest.mark.parametrize(
     ("prompt", "status", "param"),
     [
