@@ -26,6 +26,7 @@ from playground.batch_estimate import Estimate
 from playground.columns import Choice
 from playground.models import DatasetRow, DatasetVersion, Model, PromptVersion, Team, User
 from playground.prompt_texts import PromptRefused
+from playground.views.conversations import asking_of
 from playground.views.request import Request, team_of
 
 PAGE = "playground/batch_new.html"
@@ -67,6 +68,7 @@ def page(request: Request) -> HttpResponse:
     access.require(request.user, "chat", team)
     form = _read(request.user, team, request.POST)
     _require(form)
+    _require_running(form, request.user, team)
     if not form.errors and form.version:
         wanted = [_column(form, one) for one in form.chosen]
         try:
@@ -205,6 +207,20 @@ def _require(form: Form) -> None:
         form.errors["deployment"] = "Choose who answers."
 
 
+def _require_running(form: Form, user: User, team: Team) -> None:
+    """A stopped deployment is started by who may; whoever may not asks an operator first."""
+    stopped = [one.deployment.name for one in form.chosen if one.state == "stopped"]
+    if stopped and not access.can(user, "start", team):
+        words = (
+            "is stopped, and starting it needs"
+            if len(stopped) == 1
+            else "are stopped, and starting them needs"
+        )
+        form.errors["deployment"] = (
+            f"{' and '.join(stopped)} {words} an operator: ask beside, and begin once it runs."
+        )
+
+
 def _versions(team: Team) -> Any:
     rows = DatasetVersion.objects.filter(dataset__team=team, complete=True, row_count__gt=0)
     return rows.select_related("dataset").order_by("-pk")
@@ -231,7 +247,7 @@ def _context(team: Team, typed: QueryDict, form: Form, request: Request) -> dict
         "values": {one.value for one in form.chosen},
         "fields": sampling.typed(_texts(typed), ()),
         "may": access.can(request.user, "chat", team),
-        "may_start": access.can(request.user, "start", team),
+        **asking_of(request, team),
     }
 
 
