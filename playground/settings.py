@@ -278,7 +278,7 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
                 "playground.views.context.page",
             ],
-            "builtins": ["playground.templatetags.figures"],
+            "builtins": ["playground.templatetags.figures", "playground.templatetags.forms"],
         },
     }
 ]
