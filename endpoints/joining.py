@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from django.urls import reverse
 
 from endpoints.models import ApiBatch, Endpoint, Release
+from playground import batch_gates
 from playground.frame import Found, Need, Section
 from playground.models import Batch, Prompt, Shared, Team
 
@@ -55,3 +56,18 @@ def holds(row: Shared) -> str:
             where = f"Release {release.number} of {release.endpoint.name}"
             return f"{where} names it, and the team's keys may ask for it."
     return ""
+
+
+# Rows of batches and their keys' limits: loaded by the processes that ask rows alone
+
+
+async def gate(column: int) -> batch_gates.Gate | None:
+    from endpoints import row_limits
+
+    return await row_limits.opens(column)
+
+
+async def leave_gates() -> None:
+    from endpoints import row_limits
+
+    await row_limits.closes()

@@ -9,7 +9,7 @@ nothing here. A key without a limit of its own has one on concurrent requests, K
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from time import monotonic
@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
+from django.db import DatabaseError
 from psycopg_pool import PoolTimeout
 
 from endpoints import idempotency, routing, sql
@@ -35,6 +36,8 @@ NEWEST = 0.2
 MOST_METERS = 10_000
 
 Headers = list[tuple[bytes, bytes]]
+# Requests, tokens, dollars.
+Used = tuple[int, int, float]
 
 
 @dataclass(slots=True)
@@ -69,6 +72,8 @@ class Admission:
     deployment: int
     taken: dict[str, float]
     windows: dict[str, int]
+    seated: bool = True
+    """Whether it holds one of the places of concurrent requests."""
 
     def headers(self) -> Headers:
         return _headers(self.meter)
@@ -78,7 +83,8 @@ class Admission:
 
         A request that failed before its answer began took nothing but itself.
         """
-        self.meter.places.running -= 1
+        if self.seated:
+            self.meter.places.running -= 1
         if not self.meter.purses:
             return
         truth = {"requests": 1.0, "tokens": tokens, "spend": None if cost is None else cost * UNITS["spend"]}
@@ -89,6 +95,11 @@ class Admission:
                 self._settle(name, thought - used)
         if tokens and cost is not None:
             _learn(self.deployment, cost * UNITS["spend"] / tokens)
+
+    def give_back(self) -> None:
+        """It was not asked after all: it took nothing, not even itself."""
+        for name, thought in self.taken.items():
+            self._settle(name, thought)
 
     def _settle(self, name: str, over: float) -> None:
         """Give back what was too much, in the window it was taken in; take what was too little, in any."""
@@ -114,7 +125,13 @@ def _shared_places() -> list[Places]:
 _bank = Bank(routing.BOOT_ID, lambda: routing.table().processes, _purses, _shared_places)
 
 
-async def startup() -> None:
+async def startup(
+    used: Callable[[int], Awaitable[Used]] | None = None, processes: Callable[[], int] | None = None
+) -> None:
+    """Begin dealing with Redis. A process without a routing table says how it reads what a day has `used`,
+    and how many processes there are."""
+    global _used
+    _used, _bank.processes = used or _used, processes or _bank.processes
     await _bank.open()
 
 
@@ -136,13 +153,7 @@ def _meter(family: int, limits: Mapping[str, float]) -> Meter:
 
 async def admit(key: Key, deployment: int, tokens: int) -> Admission:
     """Let a request in that may take about `tokens`, or refuse it with 429, naming the limit."""
-    meter = _meters.get(key.family)
-    if meter is None:
-        if len(_meters) >= MOST_METERS:
-            _forget_idle()
-        meter = _meters[key.family] = _meter(key.family, key.limits)
-    elif meter.limits is not key.limits:
-        meter.follow(key.limits)
+    meter = _meter_of(key)
     await _sit(key, meter)
     if not meter.purses:
         return Admission(meter, deployment, {}, {})
@@ -151,6 +162,27 @@ async def admit(key: Key, deployment: int, tokens: int) -> Admission:
     except BaseException:
         meter.places.running -= 1
         raise
+
+
+async def admit_row(key: Key, deployment: int, tokens: int) -> Admission:
+    """The same for a row of a batch, which takes no place: a batch goes at its own pace."""
+    meter = _meter_of(key)
+    if not meter.purses:
+        return Admission(meter, deployment, {}, {}, seated=False)
+    admission = await _take(key, meter, deployment, tokens)
+    admission.seated = False
+    return admission
+
+
+def _meter_of(key: Key) -> Meter:
+    meter = _meters.get(key.family)
+    if meter is None:
+        if len(_meters) >= MOST_METERS:
+            _forget_idle()
+        meter = _meters[key.family] = _meter(key.family, key.limits)
+    elif meter.limits is not key.limits:
+        meter.follow(key.limits)
+    return meter
 
 
 def _forget_idle() -> None:
@@ -208,6 +240,14 @@ def _learn(deployment: int, rate: float) -> None:
     _rates[deployment] = known + NEWEST * (rate - known)
 
 
+async def _read(family: int) -> Used:
+    async with idempotency.borrow() as connection:
+        return await sql.used_today(connection, family)
+
+
+_used: Callable[[int], Awaitable[Used]] = _read
+
+
 def _seed(family: int, name: str) -> Callable[[], Any] | None:
     """Reads what the day has used already; a minute needs none."""
     measure, _, window = name.partition("_")
@@ -216,9 +256,8 @@ def _seed(family: int, name: str) -> Callable[[], Any] | None:
 
     async def used() -> int:
         try:
-            async with idempotency.borrow() as connection:
-                requests, tokens, spend = await sql.used_today(connection, family)
-        except (psycopg.Error, PoolTimeout, OSError):
+            requests, tokens, spend = await _used(family)
+        except (DatabaseError, psycopg.Error, PoolTimeout, OSError):
             return 0
         return {"requests": requests, "tokens": tokens, "spend": ceil(spend * UNITS["spend"])}[measure]
 

@@ -25,6 +25,7 @@ from .deployments import (
 from .jobs import Job
 from .models import Adapter, Model, ModelFormat, Secret, Upload
 from .prompts import Prompt, PromptVersion
+from .spent import MeasuredUse, RowsTaken
 from .teams import (
     AccessToken,
     AuditEntry,
@@ -62,6 +63,7 @@ __all__ = [
     "Invitation",
     "Job",
     "LoginLink",
+    "MeasuredUse",
     "Measurement",
     "Membership",
     "Model",
@@ -71,6 +73,7 @@ __all__ = [
     "PromptVersion",
     "Replica",
     "ReplicaEvent",
+    "RowsTaken",
     "Sample",
     "Secret",
     "ShareLink",

@@ -9,12 +9,13 @@ page sends them.
 import statistics
 import time
 from collections.abc import Callable
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 
-from endpoints import usage_report
+from endpoints import usage_days, usage_report
 from endpoints.models import Endpoint
 from endpoints.request_views import _chosen
 from playground.models import Team
@@ -40,6 +41,7 @@ def test_how_long_a_million_requests_take(team: Team, capsys: pytest.CaptureFixt
     with connection.cursor() as cursor:
         cursor.execute(_FILL, [team.pk, ROWS])
         cursor.execute("ANALYZE endpoints_usage")
+    usage_days.again(date.today() - timedelta(days=40), date.today() + timedelta(days=1))
     month, today = usage_report.period("30"), usage_report.period("today")
     wanted = {"status": "errors", "key": "", "slow": "", "id": ""}
     calls: dict[str, Callable[[], Any]] = {
