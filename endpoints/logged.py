@@ -213,6 +213,7 @@ def open_in_playground(one: LoggedRequest, user: User) -> Opened:
         adapter = used.adapter if deployment and used.adapter in adapters.served(deployment) else ""
         column = Column.objects.create(conversation=row, deployment=deployment, adapter=adapter)
         _say(column, told, one, user)
+        conversations.record(row, user, "open request", None, {"endpoint": used.endpoint, "request": used.pk})
         conversations.tell(row)
     return Opened(row, left_out)
 
