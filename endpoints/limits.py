@@ -5,7 +5,7 @@ took is settled. Keys that replaced each other share their limits. Where the roo
 mostly it is here already, and nothing is asked of anyone.
 
 Windows are those of the clock, by UTC. Dollars need a price of the machine: what runs without one costs
-nothing here. A key without a limit of its own has one on concurrent requests, KEY_CONCURRENT a web process.
+nothing here. A key without a limit of its own has one on concurrent requests, KEY_CONCURRENT.
 """
 
 import asyncio
@@ -48,8 +48,6 @@ class Meter:
     limits: Mapping[str, float]
     purses: dict[str, Purse]
     places: Places
-    shared: bool
-    """Whether the places are everyone's, through Redis, or this process's own."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def follow(self, limits: Mapping[str, float]) -> None:
@@ -60,7 +58,7 @@ class Meter:
                 if old := self.purses.get(name):
                     old.limit, old.dry = purse.limit, float("inf")
                     fresh.purses[name] = old
-            self.purses, self.shared, self.places.limit = fresh.purses, fresh.shared, fresh.places.limit
+            self.purses, self.places.limit = fresh.purses, fresh.places.limit
         self.limits = limits
 
 
@@ -118,11 +116,11 @@ def _purses() -> list[Purse]:
     return [purse for meter in _meters.values() for purse in meter.purses.values()]
 
 
-def _shared_places() -> list[Places]:
-    return [meter.places for meter in _meters.values() if meter.shared]
+def _places() -> list[Places]:
+    return [meter.places for meter in _meters.values()]
 
 
-_bank = Bank(routing.BOOT_ID, lambda: routing.table().processes, _purses, _shared_places)
+_bank = Bank(routing.BOOT_ID, lambda: routing.table().processes, _purses, _places)
 
 
 async def startup(
@@ -148,7 +146,7 @@ def _meter(family: int, limits: Mapping[str, float]) -> Meter:
             purses[name] = Purse(key, int(most * UNITS[measure]), WINDOWS[window])
     own = limits.get(CONCURRENT)
     places = Places(f"slipway:places:{family}", int(own or settings.KEY_CONCURRENT))
-    return Meter(family, limits, purses, places, own is not None)
+    return Meter(family, limits, purses, places)
 
 
 async def admit(key: Key, deployment: int, tokens: int) -> Admission:
@@ -196,11 +194,11 @@ def _forget_idle() -> None:
 async def _sit(key: Key, meter: Meter) -> None:
     """Take a place among the concurrent requests."""
     places = meter.places
-    if meter.shared and places.running >= places.held:
+    if places.running >= places.held:
         async with meter.turn:
             if places.running >= places.held:
                 await _bank.seat(places)
-    if places.running >= (places.held if meter.shared else places.limit):
+    if places.running >= places.held:
         raise _too_many(key, meter)
     places.running += 1
 
@@ -270,7 +268,7 @@ def _seed(family: int, name: str) -> Callable[[], Any] | None:
 def _too_many(key: Key, meter: Meter) -> Refusal:
     most = meter.places.limit
     text = f"{key.name} may run {most:,} requests at once, and does."
-    if meter.shared and meter.places.running < most:
+    if meter.places.running < most:
         text = f"{key.name} may run {most:,} requests at once, and other web processes hold the rest."
     return Refusal(429, text, "rate_limit_exceeded", headers={"retry-after": "1"})
 
