@@ -1,6 +1,7 @@
 """The requests of an endpoint: those somebody looks for, what is kept of one, rows of a dataset of them."""
 
 from collections.abc import Collection
+from typing import Any
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
@@ -21,7 +22,7 @@ def chosen(
     key: int | None = None,
     slower_ms: float | None = None,
     name: str = "",
-) -> QuerySet[Usage]:
+) -> QuerySet[Any]:
     """Those of a status (of STATUSES), by a key, slower than that, of an id that is ours or the client's.
 
     Slow is counted to the first token, of a whole answer to its end. `kept`: whether their text is there.

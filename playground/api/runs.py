@@ -70,7 +70,7 @@ class LoadWanted(Given):
     warm_up: int = Field(2, ge=0, le=load_form.WARM_UP)
     seed: int = Field(1, ge=0, le=2**31 - 1)
     fixed: bool = Field(True, description="Answers of exactly that length, where the engine can.")
-    limits: Limits = Limits()
+    limits: Limits | None = None
     prompts: list[str | list[dict[str, Any]]] = Field(
         [], max_length=load_form.REQUESTS, description="Texts, or lists of messages."
     )
@@ -79,7 +79,7 @@ class LoadWanted(Given):
     def typed(self) -> dict[str, str]:
         """As the form has it, which judges both."""
         numbers = self.dict(include={"requests", "max_tokens", "warm_up", "seed"})
-        limits = {name: _exact(value) for name, value in self.limits.dict().items()}
+        limits = {name: _exact(getattr(self.limits, name, None)) for name in Limits.model_fields}
         lines = [json.dumps({_kind(one): one}, ensure_ascii=False) for one in self.prompts]
         source = "prompts" if self.prompts else "dataset" if self.version else "message"
         told = {name: str(value) for name, value in numbers.items()} | limits
