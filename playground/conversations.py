@@ -38,7 +38,7 @@ def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation
     task = deployment.model.task if deployment else Model.Task.CHAT
     with transaction.atomic():
         unset = empty.alias(own=Cast("parameters", JSONField())).filter(own={})
-        row = unset.order_by("-pk").first()
+        row: Conversation | None = unset.order_by("-pk").first()
         if row is None:
             row = Conversation.objects.create(team=team, created_by=user, title=UNTITLED, task=task)
         elif row.task != task:

@@ -203,8 +203,8 @@ def find(team: Team, query: str = "", tag: str = "") -> QuerySet[Prompt]:
 def tags_of(team: Team, user: User) -> list[str]:
     """Every tag that a prompt of the team bears which `user` sees, sorted."""
     rows = access.visible_to(user, Prompt.objects.filter(team=team))
-    rows = rows.exclude(tags=[]).values_list("tags", flat=True)
-    return sorted({tag for tags in rows for tag in tags})
+    told = rows.exclude(tags=[]).values_list("tags", flat=True)
+    return sorted({tag for tags in told for tag in tags})
 
 
 def uses(prompt: Prompt, user: User) -> list[Use]:
