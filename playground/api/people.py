@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from django.db.models import QuerySet
 from django.http import Http404
 from ninja import Query, Schema
 from pydantic import Field
@@ -248,13 +249,13 @@ def invitation_revoke(request: Request, pk: int, where: Query[Where]) -> Any:
 @router.reads("/tokens", list[TokenShown], needs=SELF)
 def tokens_list(request: Request) -> Any:
     """The caller's tokens. They are made on their page, so that one cannot make another."""
-    return list(tokens.of(request.auth.user))
+    return list(_tokens(request))
 
 
 @router.writes("DELETE", "/tokens/{pk}", None, needs=SELF, of=AccessToken)
 def token_revoke(request: Request, pk: int) -> Any:
     """Refuse one of the caller's tokens from now on, this one included."""
-    row = tokens.of(request.auth.user).filter(pk=pk).first()
+    row = _tokens(request).filter(pk=pk).first()
     if row is None:
         access.audit(request.auth.user, None, "refused write", f"token:{pk}")
         raise Http404("no such token")
@@ -267,6 +268,11 @@ def audit_log(request: Request, window: Query[Window], text: str = "", refused: 
     team = team_of(request, window, "manage team")
     wish = audit.Wish(text=text, refused=refused, team=team)
     return paged(audit.find(audit.seen_by(request.auth.user), wish), window)
+
+
+def _tokens(request: Request) -> QuerySet[AccessToken]:
+    """The caller's; by a token for one team, those for that team."""
+    return request.auth.within(tokens.of(request.auth.user))
 
 
 def _memberships(request: Request) -> list[Membership]:

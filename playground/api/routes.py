@@ -12,9 +12,9 @@ from ninja.operation import Operation
 from ninja.parser import Parser
 from ninja.responses import Status
 
-from playground import declared, policy
+from playground import access, declared, policy
 from playground.api.answers import ERRORS, Problem
-from playground.api.caller import Request, fetch
+from playground.api.caller import Request, fetch, require_every_team
 from playground.models import User
 
 View = Callable[..., Any]
@@ -82,8 +82,10 @@ class Routes(Router):
     ) -> Callable[[View], View]:
         def declare(view: View) -> View:
             @wraps(view)
-            def answered(*args: Any, **keys: Any) -> Status[Any]:
-                return Status(status, view(*args, **keys))
+            def answered(request: Request, *args: Any, **keys: Any) -> Status[Any]:
+                if access.NEEDS.get(needs) == access.SITE:
+                    require_every_team(request, needs)
+                return Status(status, view(request, *args, **keys))
 
             declared.declare(**policy, of=of)(answered)
             extra: dict[str, Any] = {"x-needs": needs, "x-object": of._meta.model_name if of else None}
