@@ -57,7 +57,15 @@ def share(row: Shared, user: User, sharing: str) -> None:
     before, after = {"sharing": row.sharing}, {"sharing": sharing}
     type(row)._default_manager.filter(pk=row.pk).update(sharing=sharing)
     row.sharing = sharing
-    access.audit(user, row.team, "share", _object(row), name=str(row), before=before, after=after)
+    access.audit(
+        user,
+        row.team,
+        f"share {row._meta.model_name}",
+        _object(row),
+        name=str(row),
+        before=before,
+        after=after,
+    )
     _tell(row)
 
 
