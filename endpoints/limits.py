@@ -277,7 +277,9 @@ def _too_much(key: Key, meter: Meter, wanted: Mapping[str, float]) -> Refusal:
     """Which limit has no room, and when it has again."""
     now = monotonic()
     lacking = [name for name in wanted if meter.purses[name].left < wanted[name]]
-    name = max(lacking, key=lambda one: meter.purses[one].until, default=next(iter(wanted)))
+    # What never fits is told first: waiting would not help.
+    never = [name for name in lacking if wanted[name] > meter.purses[name].limit]
+    name = max(never or lacking, key=lambda one: meter.purses[one].until, default=next(iter(wanted)))
     purse, window = meter.purses[name], name.partition("_")[2]
     told = {header.decode(): value.decode() for header, value in _headers(meter)}
     if wanted[name] > purse.limit:

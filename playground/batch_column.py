@@ -39,6 +39,8 @@ ABANDONED_S = 20.0
 GIVES_WAY_S = 2.0
 SHARE = 4
 AWAY_S = 0.5
+# What a gate holds back asks again at least so often: its limit may have been raised meanwhile.
+GATE_S = 3.0
 # How often one row is refused for want of room before that is its result.
 REFUSALS = 30
 # So many results may wait for PostgreSQL before no more rows are asked.
@@ -290,7 +292,7 @@ class Column:
             result = await batch_asking.ask(row, self.standing, place, answer)
         except batch_gates.Waits as waits:
             self.waiting.appendleft(row)
-            self._pause_until = max(self._pause_until, time.monotonic() + waits.seconds)
+            self._pause_until = max(self._pause_until, time.monotonic() + min(waits.seconds, GATE_S))
         except batch_gates.Refused as refused:
             self._keep(batch_asking.refused(row, refused.code, refused.text))
         except EngineError as problem:

@@ -185,7 +185,9 @@ def test_rows_of_a_key_count_to_its_limits_and_fail_in_words_beyond_the_day_s(en
     assert row_limits._used_today(key.pk)[0] == 5
 
 
-def test_rows_wait_for_the_next_minute_and_one_that_never_fits_is_refused(engine: Deployment) -> None:
+def test_rows_wait_while_a_minute_s_limit_is_used_and_one_that_never_fits_is_refused(
+    engine: Deployment,
+) -> None:
     left = 60 - time.time() % 60
     if left < 8:
         until("a minute with time left in it begins", lambda: time.time() % 60 < 50, 10)
@@ -211,7 +213,8 @@ def test_rows_wait_for_the_next_minute_and_one_that_never_fits_is_refused(engine
     assert isinstance(waits, Waits) and 0 < waits.seconds <= 60, "another process meets the same limit"
     assert isinstance(refused, Refused) and "ask for fewer tokens" in refused.text
     assert done(batch) == 2
-    assert ended(batch, 75) == {"done": 3}
+    ApiKey.objects.filter(pk=key.pk).update(limits={"requests_minute": 9})
+    assert ended(batch) == {"done": 3}, "those that wait go on"
 
 
 def test_an_idle_site_has_no_process_for_batches_and_a_worker_ends_its_own(
