@@ -12,7 +12,7 @@ from typing import Any
 
 from django.db import transaction
 
-from playground import admission, asking, deployments, engines, jobs, load_report, measured
+from playground import admission, asking, deployments, engines, jobs, load_report, measured_use
 from playground.answers import Question
 from playground.asking import Taken
 from playground.engine_client import EngineError
@@ -255,7 +255,7 @@ class Keeper:
                 changed = True
         if samples:
             Sample.objects.bulk_create(samples)
-        measured.keep(self.row, asked)
+        measured_use.keep(self.row, asked)
         if changed:
             Measurement.objects.filter(pk=self.row.pk).update(result=self.result)
 

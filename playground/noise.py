@@ -18,7 +18,7 @@ from playground import (
     async_work,
     deployments,
     jobs,
-    measured,
+    measured_use,
     noise_order,
     noise_report,
     nudges,
@@ -275,7 +275,7 @@ class _Run:
     def keep_taken(self) -> None:
         """Record as usage what was asked since."""
         taken, self.taken = self.taken, []
-        measured.keep(self.measurement, taken)
+        measured_use.keep(self.measurement, taken)
 
     def _keep(self, samples: Sequence[Sample], place: int, done: int) -> None:
         Sample.objects.bulk_create(samples)

@@ -15,7 +15,7 @@ from django.utils import timezone
 from endpoints import usage_chart, usage_report, usage_store
 from endpoints.models import Usage, UsageDay
 from endpoints.usage_report import Line, PeriodRefused
-from playground import forks, measured, thread
+from playground import forks, measured_use, thread
 from playground.asking import Taken
 from playground.models import Conversation, Generation, Measurement, Membership, Replica, Team, User
 from tests import rows, usage_rows
@@ -342,7 +342,7 @@ def test_runs_that_measure_are_usage_of_whoever_asked_for_them(full: Rows, team:
     assert replica
     replica.resources = {"cores": 2}
     good = Taken("complete", 0.0, usage={"prompt_tokens": 7, "completion_tokens": 3}, timings={"busy_s": 0.5})
-    measured.keep(run, [(replica, good), (replica, Taken("failed", 0.0, error="no"))])
+    measured_use.keep(run, [(replica, good), (replica, Taken("failed", 0.0, error="no"))])
     conversation.delete()
     line = by(team, "person")[user.username, "measured"]
     assert (line.requests, line.errors, line.prompt_tokens, line.completion_tokens) == (2, 1, 7, 3)
