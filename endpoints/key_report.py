@@ -11,7 +11,7 @@ import redis
 from django.conf import settings
 from django.db import connection
 
-from endpoints import keys, limits, sql
+from endpoints import keys, limit_words, limits, sql
 from endpoints.grants import SILENT_S
 from endpoints.models import ApiKey
 
@@ -50,7 +50,7 @@ def _line(name: str, limit: float, used: float | None) -> Line:
 
 def _said(name: str, value: float) -> str:
     if name.startswith("spend"):
-        return limits.dollars(value)
+        return limit_words.dollars(value)
     return f"{int(value):,}"
 
 

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from endpoints import limits, protocol
+from endpoints import limit_words, protocol
 from endpoints.models import ApiKey
 from playground import access, events
 from playground.models import Team, User
@@ -249,6 +249,6 @@ def _limit(name: str, value: float) -> float:
     fits = type(value) in (int, float) and math.isfinite(value) and 0 < value <= most
     if not fits or (not money and value != int(value)):
         raise KeyRefused(f"{title}: a {'number above zero' if money else 'whole number from 1'}.", name)
-    if money and value * limits.UNITS["spend"] < 1:
+    if money and value * limit_words.UNITS["spend"] < 1:
         raise KeyRefused(f"{title}: at least a millionth of one.", name)
     return float(value) if money else int(value)

@@ -20,14 +20,12 @@ from django.conf import settings
 from django.db import DatabaseError
 from psycopg_pool import PoolTimeout
 
-from endpoints import idempotency, routing, sql
+from endpoints import idempotency, limit_words, routing, sql
 from endpoints.grants import Bank, Places, Purse
-from endpoints.protocol import Refusal
+from endpoints.limit_words import UNITS, Headers
 from endpoints.table import Key
 
 WINDOWS = {"minute": 60, "day": 86_400}
-# What one of each is counted in: dollars by the millionth.
-UNITS = {"requests": 1, "tokens": 1, "spend": 1_000_000}
 NAMES = tuple(f"{measure}_{window}" for measure in UNITS for window in WINDOWS)
 CONCURRENT = "concurrent"
 # Of one deployment's dollars a token, so much is taken from the newest answer.
@@ -35,7 +33,6 @@ NEWEST = 0.2
 # Lines of keys remembered before idle ones are forgotten.
 MOST_METERS = 10_000
 
-Headers = list[tuple[bytes, bytes]]
 # Requests, tokens, dollars.
 Used = tuple[int, int, float]
 
@@ -74,7 +71,7 @@ class Admission:
     """Whether it holds one of the places of concurrent requests."""
 
     def headers(self) -> Headers:
-        return _headers(self.meter)
+        return limit_words.headers(self.meter.purses)
 
     def close(self, *, tokens: int | None, cost: float | None, failed: bool) -> None:
         """Settle what was thought to be taken with what was; where that is not known it stays.
@@ -199,7 +196,7 @@ async def _sit(key: Key, meter: Meter) -> None:
             if places.running >= places.held:
                 await _bank.seat(places)
     if places.running >= places.held:
-        raise _too_many(key, meter)
+        raise limit_words.too_many(key.name, places)
     places.running += 1
 
 
@@ -210,7 +207,7 @@ async def _take(key: Key, meter: Meter, deployment: int, tokens: int) -> Admissi
             for name, units in wanted.items():
                 await _bank.refill(meter.purses[name], units, _seed(meter.family, name))
         if not _holds(meter, wanted):
-            raise _too_much(key, meter, wanted)
+            raise limit_words.too_much(key.name, meter.purses, wanted)
     for name, units in wanted.items():
         meter.purses[name].left -= units
     windows = {name: meter.purses[name].window for name in wanted}
@@ -260,78 +257,3 @@ def _seed(family: int, name: str) -> Callable[[], Any] | None:
         return {"requests": requests, "tokens": tokens, "spend": ceil(spend * UNITS["spend"])}[measure]
 
     return used
-
-
-# Words
-
-
-def _too_many(key: Key, meter: Meter) -> Refusal:
-    most = meter.places.limit
-    text = f"{key.name} may run {most:,} requests at once, and does."
-    if meter.places.running < most:
-        text = f"{key.name} may run {most:,} requests at once, and other web processes hold the rest."
-    return Refusal(429, text, "rate_limit_exceeded", headers={"retry-after": "1"})
-
-
-def _too_much(key: Key, meter: Meter, wanted: Mapping[str, float]) -> Refusal:
-    """Which limit has no room, and when it has again."""
-    now = monotonic()
-    lacking = [name for name in wanted if meter.purses[name].left < wanted[name]]
-    # What never fits is told first: waiting would not help.
-    never = [name for name in lacking if wanted[name] > meter.purses[name].limit]
-    name = max(never or lacking, key=lambda one: meter.purses[one].until, default=next(iter(wanted)))
-    purse, window = meter.purses[name], name.partition("_")[2]
-    told = {header.decode(): value.decode() for header, value in _headers(meter)}
-    if wanted[name] > purse.limit:
-        text = (
-            f"This request may take about {amount(name, wanted[name])}, and {key.name} has "
-            f"{amount(name, purse.limit)} a {window}: ask for fewer tokens with max_tokens."
-        )
-        return Refusal(429, text, "rate_limit_exceeded", headers={"x-should-retry": "false", **told})
-    wait = max(1, ceil(purse.until - now))
-    when = f"{wait} s" if wait <= 60 else duration(wait)
-    text = f"{key.name} has used its {amount(name, purse.limit)} a {window}. Try again in {when}."
-    headers = {"retry-after": str(wait), **told}
-    if window == "day":
-        return Refusal(429, text, "insufficient_quota", headers={"x-should-retry": "false", **headers})
-    return Refusal(429, text, "rate_limit_exceeded", headers=headers)
-
-
-def dollars(value: float) -> str:
-    """ "$0.05", "$2.50", "$0.000125"."""
-    whole, _, rest = f"{value:,.6f}".partition(".")
-    return f"${whole}.{rest.rstrip('0'):0<2}"
-
-
-def amount(name: str, units: float) -> str:
-    """Of a limit: "600 requests", "$0.05"."""
-    measure = name.partition("_")[0]
-    if measure == "spend":
-        return dollars(units / UNITS["spend"])
-    return f"{units:,.0f} {measure if units != 1 else measure[:-1]}"
-
-
-def _headers(meter: Meter) -> Headers:
-    """As OpenAI has them: of requests and of tokens, the minute's where there is one."""
-    found: Headers = []
-    now = monotonic()
-    for measure in ("requests", "tokens"):
-        purse = meter.purses.get(f"{measure}_minute") or meter.purses.get(f"{measure}_day")
-        if purse is not None:
-            name = measure.encode()
-            found += [
-                (b"x-ratelimit-limit-" + name, b"%d" % purse.limit),
-                (b"x-ratelimit-remaining-" + name, b"%d" % purse.remaining),
-                (b"x-ratelimit-reset-" + name, duration(max(0.0, purse.until - now)).encode()),
-            ]
-    return found
-
-
-def duration(seconds: float) -> str:
-    """ "250ms", "12s", "6m0s", "1h0m5s"."""
-    if seconds < 1:
-        return f"{ceil(seconds * 1000)}ms"
-    whole = ceil(seconds)
-    hours, rest = divmod(whole, 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{f'{hours}h' if hours else ''}{f'{minutes}m' if whole >= 60 else ''}{left}s"

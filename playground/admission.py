@@ -81,8 +81,11 @@ def take_rows(team: Team, user: User | None, rows: int, what: str) -> None:
     for person in _both(user):
         used, most = quotas.batch_rows(team, person), _most(team, person, "batch_rows_day")
         if most is not None and used + rows > most:
-            words = f"{most:,.0f} batch rows a day; {used:,} were begun since midnight UTC, this has {rows:,}"
-            hint = "take fewer rows or columns, or wait for tomorrow"
+            words = (
+                f"{most:,.0f} batch rows and measured requests a day; {used:,} were begun since midnight UTC,"
+                f" this has {rows:,}"
+            )
+            hint = "take fewer rows, prompts or columns, or wait for tomorrow"
             raise QuotaReached(_words(team, person, words, hint))
     RowsTaken.objects.create(team=team, user=user, what=what, rows=rows)
 

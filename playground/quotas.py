@@ -41,7 +41,7 @@ TITLES = {
     "replicas": "Running replicas",
     "gpu_hours_day": "GPU-hours a day",
     "storage_gb": "Storage, GB",
-    "batch_rows_day": "Batch rows a day",
+    "batch_rows_day": "Batch rows and measured requests a day",
 }
 MOST = 10**9
 

@@ -401,7 +401,10 @@ def test_a_run_beyond_the_day_s_limit_is_refused_in_words(
 ) -> None:
     team.quotas = {"batch_rows_day": 8}
     team.save()
-    with pytest.raises(NoiseRefused, match="8 batch rows a day; 0 were begun since midnight UTC, this has 9"):
+    with pytest.raises(
+        NoiseRefused,
+        match="8 batch rows and measured requests a day; 0 were begun since midnight UTC, this has 9",
+    ):
         noise.request(columns({"tokens": 2}), Wanted(("hello", "howdy")), user, None)
     assert not Measurement.objects.exists()
 

@@ -249,8 +249,9 @@ def test_rows_of_a_day_count_once_for_each_column(model: Model, user: User) -> N
     batches.begin(team, user, "first", version, [column], {})
     with pytest.raises(BatchRefused) as refused:
         batches.begin(team, user, "second", version, [column, column], {})
-    assert "Default may take 5 batch rows a day; 2 were begun since midnight UTC, this has 4" in str(
-        refused.value
+    assert (
+        "may take 5 batch rows and measured requests a day; 2 were begun since midnight UTC, this has 4"
+        in str(refused.value)
     )
     batches.begin(team, user, "third", version, [column], {})
     assert quotas.batch_rows(team) == 4
