@@ -9,7 +9,7 @@ import secrets
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import transaction
@@ -38,6 +38,8 @@ LIMITS = {
     "concurrent": ("Requests at once", 10**5),
 }
 MOST_OVERLAP = timedelta(days=30)
+# No key ends later: near the year 10,000 are moments that PostgreSQL keeps and Python cannot read.
+LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 START = "sk-slip-"
 _LETTERS = string.ascii_lowercase + string.digits
 
@@ -153,7 +155,7 @@ def rotate(key: ApiKey, user: User | None, overlap: timedelta) -> tuple[ApiKey, 
         if living(old.replaced_by.all()).exists():
             raise KeyRefused("It is being replaced already: rotate the one that replaces it.", "overlap")
         now = timezone.now()
-        life = old.expires_at and now + (old.expires_at - old.created_at)
+        life = old.expires_at and min(LATEST, now + (old.expires_at - old.created_at))
         may = May(old.scopes, old.endpoints, old.routes, old.limits)
         line = old.family or old.pk
         fresh, secret = _new(old.team, user, old.name, may, life, replaces=old, family=line)
@@ -217,6 +219,8 @@ def _named(name: str) -> str:
 def _check_end(expires_at: datetime | None) -> None:
     if expires_at is not None and expires_at <= timezone.now():
         raise KeyRefused("That moment has passed.", "expires")
+    if expires_at is not None and expires_at > LATEST:
+        raise KeyRefused(f"A moment before the year {LATEST.year}, or none at all.", "expires")
 
 
 def _checked(
