@@ -7,8 +7,9 @@ from typing import Any
 import openai
 import pytest
 
+from endpoints import promotion, tested
 from endpoints.models import Endpoint, Release
-from playground import prompts
+from playground import prompts, sharing_rules
 from playground.models import Prompt, PromptVersion, Team, User
 from tests.fakes import RunningFake, fake_engine
 from tests.gateway_site import Site, ask, deployment, endpoint, replica, running_site
@@ -275,8 +276,19 @@ def test_the_same_prompt_request_again_is_replayed(site: Site, house: Prompt) ->
 
 
 def test_what_a_release_was_tested_with_is_not_deleted(site: Site, house: Prompt, user: User) -> None:
-    tested = PromptVersion.objects.get(prompt=house, number=1)
-    Release.objects.filter(endpoint=Endpoint.objects.get(name="words")).update(prompt_version=tested)
+    version = PromptVersion.objects.get(prompt=house, number=1)
+    Release.objects.filter(endpoint=Endpoint.objects.get(name="words")).update(prompt_version=version)
     assert [use.kind for use in prompts.uses(house, user)] == ["endpoint"]
     with pytest.raises(prompts.PromptRefused):
         prompts.delete(house, user)
+
+
+def test_a_private_prompt_is_a_person_s_and_no_key_s(site: Site, house: Prompt, user: User) -> None:
+    wanted = {"id": "support-triage", "variables": {"product": "Slipway"}}
+    sharing_rules.share(house, user, "private")
+    site.until(lambda: named(site, wanted).status_code == 404)
+    assert named(site, wanted | {"id": str(house.pk)}).status_code == 404
+    with pytest.raises(promotion.PromotionRefused, match="No prompt that the team may read"):
+        tested.find(house.team, "support-triage@1")
+    sharing_rules.share(house, user, "view")
+    site.until(lambda: named(site, wanted).status_code == 200)
