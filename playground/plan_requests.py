@@ -88,7 +88,7 @@ def request(
             if running.settings["prompts"] == list(prompts):
                 return running
             raise PlanRefused("A run is under way here: wait for its end, or cancel it.")
-        _refuse_rivals(conversation, made)
+        _refuse_rivals(conversation, user, made)
         row = Measurement.objects.create(
             team=conversation.team, created_by=user, conversation=conversation, kind=Measurement.Kind.PLAN
         )
@@ -112,7 +112,7 @@ def _node() -> Node:
     return next((node for node in live if node.name == settings.NODE_NAME), live[0])
 
 
-def _refuse_rivals(conversation: Conversation, made: Plan) -> None:
+def _refuse_rivals(conversation: Conversation, user: User, made: Plan) -> None:
     """Runs of the team that speak to what this one would start or stop. Holds the team's row."""
     Team.objects.select_for_update(no_key=True).get(pk=conversation.team_id)
     rows = Measurement.objects.filter(team=conversation.team_id, job__state__in=Job.ACTIVE)
@@ -120,9 +120,10 @@ def _refuse_rivals(conversation: Conversation, made: Plan) -> None:
         theirs = set(rival.conversation.columns.values_list("deployment_id", flat=True))
         if rival.kind == Measurement.Kind.PLAN or theirs & made.touches:
             what = Measurement.Kind(rival.kind).label.lower()
-            where = rival.conversation.title
+            seen = access.can(user, "view", rival.conversation)
+            where = f"“{rival.conversation.title}”" if seen else "a private conversation"
             raise PlanRefused(
-                f"A run ({what}) is under way in “{where}”: wait for its end, or cancel it there."
+                f"A run ({what}) is under way in {where}: wait for its end, or cancel it there."
             )
 
 

@@ -18,6 +18,7 @@ from playground.views.request import Request
 
 PAGE = "playground/share.html"
 HTTP_UNPROCESSABLE, HTTP_CONFLICT = 422, 409
+type Thing = Conversation | Prompt | Batch
 # What each choice means, by kind.
 _OTHERS = "its owner and administrators may write"
 _ALONE = "Private: only its owner and the team's administrators see it"
@@ -67,7 +68,7 @@ def batch(request: Request, pk: int) -> HttpResponse:
     return _share(request, access.fetch(request.user, rows, pk, write=request.method == "POST"))
 
 
-def _share(request: Request, row: Shared) -> HttpResponse:
+def _share(request: Request, row: Thing) -> HttpResponse:
     if request.method == "GET":
         return _page(request, row)
     try:
@@ -135,7 +136,7 @@ def _key(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 18
 
 
-def _page(request: Request, row: Shared, why: str = "", *, kept: str = "", status: int = 200) -> HttpResponse:
+def _page(request: Request, row: Thing, why: str = "", *, kept: str = "", status: int = 200) -> HttpResponse:
     point = _point(request) if isinstance(row, Conversation) else None
     context = _context(request, row, f"?{point.query}" if point else "")
     if isinstance(row, Conversation):
@@ -144,7 +145,7 @@ def _page(request: Request, row: Shared, why: str = "", *, kept: str = "", statu
     return render(request, f"{PAGE}#dialog" if request.htmx else PAGE, context, status=status)
 
 
-def _context(request: Request, row: Shared, query: str) -> dict[str, Any]:
+def _context(request: Request, row: Thing, query: str) -> dict[str, Any]:
     """Its link, who reads and writes, public links: what every kind has."""
     kind = str(row._meta.model_name)
     return {
