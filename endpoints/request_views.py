@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from endpoints import logged, requests
 from endpoints.logged import LoggedRefused
-from endpoints.models import ApiKey, Endpoint, LoggedRequest, Usage
+from endpoints.models import ApiKey, Endpoint, LoggedRequest
 from endpoints.views import fetch
 from playground import access, datasets
 from playground.datasets import DatasetRefused
@@ -72,7 +72,7 @@ def _listing(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _chosen(endpoint: Endpoint, wanted: dict[str, str]) -> QuerySet[Usage]:
+def _chosen(endpoint: Endpoint, wanted: dict[str, str]) -> QuerySet[Any]:
     slow = wanted["slow"] if wanted["slow"] in SLOW else ""
     return requests.chosen(
         endpoint,

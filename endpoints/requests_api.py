@@ -111,7 +111,7 @@ def read(request: Request, name: str, usage: int, where: Query[Where]) -> Any:
     """What was asked and answered in one. For members: it is what somebody wrote."""
     row = _kept(request, name, usage, where)
     shown = requests.chosen(endpoint_of(request, name, where)).get(pk=usage)
-    shown.request, shown.answer, shown.cut = row.request, row.answer, row.cut  # type: ignore[attr-defined]
+    shown.request, shown.answer, shown.cut = row.request, row.answer, row.cut
     return shown
 
 
