@@ -138,6 +138,11 @@ def invitation(token: str) -> Invitation:
     return row
 
 
+def was_taken_by(token: str, user: User) -> bool:
+    """Whether this person joined by it already."""
+    return Invitation.objects.filter(token_hash=_hash(token), used_by=user).exists()
+
+
 def accept(token: str, user: User) -> Team:
     """Join, and work in that team from now on; TeamRefused when the link is spent, or one is in already."""
     row = invitation(token)

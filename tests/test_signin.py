@@ -7,19 +7,21 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.mfa.models import Authenticator
-from allauth.socialaccount.models import SocialAccount
+from allauth.socialaccount.models import SocialAccount, SocialLogin
 from allauth.usersessions.models import UserSession
+from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
 from django.db import connection
 from django.http import HttpResponse
-from django.test import Client, override_settings
+from django.test import Client, RequestFactory, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from playground import accounts, instance, seen, teams
+from playground import accounts, instance, seen, signing_in, teams
 from playground.instance import Running
 from playground.models import AuditEntry, Membership, Team, User
 from tests import passkeys, totp
@@ -335,7 +337,8 @@ def test_somebody_new_makes_an_account_and_is_in(client: Client, team: Team, inv
     assert Membership.objects.get(user=grace, team=team).role == "operator"
     assert grace.personal_team.pk != team.pk
     assert client.get("/").status_code == 200
-    assert client.get(invited).status_code == 410
+    assert Client().get(invited).status_code == 410
+    assert client.get(invited).headers["Location"] == "/"
 
 
 def test_whoever_has_an_account_joins_with_it(
@@ -433,6 +436,43 @@ def test_a_passkey_that_is_none_signs_nobody_in(client: Client, db: None, creden
     answer = client.post(reverse("mfa_login_webauthn"), {"credential": credential})
     assert answer.status_code == 302 and who(client) is None
     assert AuditEntry.objects.get(action="refused sign in").detail["how"] == "passkey"
+
+
+def vouched(client: Client, name: str) -> User | None:
+    """The account of somebody new whom a provider vouches for in this browser; None where there is none."""
+    request = RequestFactory().get("/")
+    request.session, request.user = client.session, AnonymousUser()
+    login = SocialLogin(user=User(username=name), account=SocialAccount(provider="corp", uid=name))
+    adapter = signing_in.ProviderAdapter(request)
+    try:
+        if not adapter.is_open_for_signup(request, login):
+            return None
+        made: User = adapter.save_user(request, login)
+    except ImmediateHttpResponse as elsewhere:
+        assert elsewhere.response["Location"].startswith("/join/")
+        return None
+    return made
+
+
+def test_an_invitation_lets_one_person_in_by_a_provider_too(
+    team: Team, invited: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing_in, "_newcomers", lambda login: {})
+    browsers = [Client() for _ in range(3)]
+    for browser in browsers:
+        assert browser.get(invited).status_code == 200
+    hopper = vouched(browsers[0], "hopper")
+    assert hopper is not None
+    assert Membership.objects.get(user=hopper, team=team).role == "operator"
+    assert vouched(browsers[1], "eve") is None
+    # As if the invitation had been open a moment before.
+    monkeypatch.setattr(signing_in, "_invited", lambda request: True)
+    assert vouched(browsers[2], "eve") is None
+    assert not User.objects.filter(username="eve").exists()
+    # The provider leads back to the invitation: whoever took it goes on, anybody else reads that it is used.
+    browsers[0].force_login(hopper)
+    assert browsers[0].get(invited).headers["Location"] == "/"
+    assert browsers[1].get(invited).status_code == 410
 
 
 def test_a_team_of_a_provider_s_settings_that_is_none_is_told(user: User) -> None:
