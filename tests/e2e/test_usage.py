@@ -53,6 +53,7 @@ def filled(transactional_db: None, team: Team, user: User) -> Filled:
     for _ in range(3):
         usage_rows.answer(full.ready, user)
     usage_rows.batch(full.ready, user, 40)
+    usage_rows.measured(full.ready, user, 60)
     asked = {"messages": [{"role": "user", "content": f"Sort this ticket. {LONG}"}], "temperature": 0.2}
     answer = {"choices": [{"message": {"role": "assistant", "content": "billing"}, "finish_reason": "stop"}]}
     new = [
