@@ -11,7 +11,7 @@ from pydantic import Field
 
 from endpoints import keys, launches, promotion, usage_report
 from endpoints.models import ApiKey, Endpoint, Release
-from playground import access
+from playground import access, webhooks
 from playground.api.answers import Given, Problem
 from playground.api.caller import BIGGEST, SAFE, Request, Where, Window, cut, fetch, paged, team_of, visible
 from playground.api.routes import Routes
@@ -160,6 +160,12 @@ class UsageShown(Schema):
     ttft_p95: float | None
 
 
+class SecretMade(Schema):
+    """What is told this once."""
+
+    secret: str
+
+
 class KeyMade(KeyShown):
     """With its secret, which is told this once."""
 
@@ -262,6 +268,12 @@ def key_rotate(request: Request, pk: int, given: Overlap) -> Any:
     fresh, secret = keys.rotate(row, request.auth.user, timedelta(hours=given.hours))
     fresh.secret = secret  # type: ignore[attr-defined]
     return fresh
+
+
+@router.writes("POST", "/webhook-secret", SecretMade, needs="keys", status=201)
+def webhook_secret(request: Request, where: Query[Where]) -> Any:
+    """A new secret that signs the team's webhooks. It is in this answer and nowhere else."""
+    return {"secret": webhooks.renew_secret(team_of(request, where, "keys"), request.auth.user)}
 
 
 @router.reads("/usage", list[UsageShown])

@@ -99,7 +99,7 @@ OWN = {
     **{f"POST /{noun}/{{pk}}/links": PARTICULAR[name] for noun, name in _SHARED.items()},
 }
 # What an address must ask so that it is a whole one.
-QUERIES = {"PUT /uploads/{pk}": "?offset=0"}
+QUERIES = dict.fromkeys(("PUT /uploads/{pk}", "PUT /datasets/files/{key}"), "?offset=0")
 # What stands in an address that the site's pages have by other names.
 KEYS: dict[str, Callable[[World], Any]] = {
     "username": lambda world: world.one(Membership).user.username,

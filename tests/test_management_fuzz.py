@@ -140,6 +140,7 @@ def test_its_description_holds(operation: Any, world: World, secret: str, settin
         "node": world.one(Node).name,
     }
     bodies |= {"adapter": world.one(Adapter).pk}
+    bodies |= {"conversation": world.one(Conversation).pk, "form": None}
     bodies |= {"version": world.one(Dataset).versions.get().pk, "base": 1, "engine": "fake"}
 
     @seed(7)

@@ -271,3 +271,32 @@ def test_a_download_is_ended_and_another_models_is_not(client: Client, tiny: Mod
     assert send(client, "POST", f"/models/{other.pk}/files/{job.pk}/cancel").status_code == 404
     ended = send(client, "POST", f"/models/{tiny.pk}/files/{job.pk}/cancel")
     assert ended.status_code == 200 and ended.json()["state"] == "cancelled"
+
+
+def test_what_a_start_would_take_is_told_and_nothing_started(client: Client, tiny: Model) -> None:
+    offers = {one["engine"]: one for one in client.get(f"{BASE}/models/{tiny.pk}/offers").json()}
+    assert offers["fake"]["can"] and offers["vllm"]["can"] is False and offers["vllm"]["words"]
+    given = {"engine": "fake", "options": {"tokens": 3, "nonsense": 1}}
+    told = send(client, "POST", f"/models/{tiny.pk}/estimate", given).json()
+    assert "nonsense" in told["problems"] and told["options"] == {}
+    told = send(client, "POST", f"/models/{tiny.pk}/estimate", {"engine": "fake", "options": {"tokens": 3}})
+    assert told.status_code == 200 and told.json()["problems"] == {}, told.content
+    assert "PORT" in " ".join(told.json()["command"]) and told.json()["measured"] is False
+    assert not tiny.deployments.exists()
+    unknown = send(client, "POST", f"/models/{tiny.pk}/estimate", {"engine": "nothing"})
+    assert unknown.status_code == 422
+
+
+def test_extra_arguments_are_estimated_for_site_administrators(
+    client: Client, user: User, tiny: Model
+) -> None:
+    User.objects.filter(pk=user.pk).update(is_staff=False)
+    given = {"engine": "fake", "extra": [["--host", "0.0.0.0"]]}
+    assert send(client, "POST", f"/models/{tiny.pk}/estimate", given).status_code == 403
+
+
+def test_a_webhook_secret_is_told_once(client: Client) -> None:
+    first = send(client, "POST", "/webhook-secret").json()["secret"]
+    second = send(client, "POST", "/webhook-secret").json()["secret"]
+    assert first != second and len(second) > 20
+    assert second not in json.dumps(list(AuditEntry.objects.values()), default=str)

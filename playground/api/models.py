@@ -10,7 +10,6 @@ from pydantic import Field
 from playground import (
     catalogue,
     external,
-    fitting,
     holdings,
     hub,
     hub_models,
@@ -105,18 +104,6 @@ class UseOf(Schema):
     what: str
     name: str
     keeps: bool = Field(description="The model may not be removed before that ends.")
-
-
-class OfferShown(Schema):
-    """What one engine says of a model, with its default options, on the roomiest node."""
-
-    engine: str
-    can: bool
-    fits: bool | None = Field(description="Null where something is not known.")
-    words: str
-    needs_bytes: int | None
-    free_bytes: int | None
-    node: str | None
 
 
 class NodeNamed(Given):
@@ -218,13 +205,6 @@ def uses(request: Request, pk: int) -> Any:
     return removal.uses(fetch(request, _rows(), pk))
 
 
-@router.reads("/models/{pk}/offers", list[OfferShown], of=Model)
-def offers(request: Request, pk: int) -> Any:
-    """Which engines can run it, and whether there is room now."""
-    row = fetch(request, _rows(), pk)
-    return [] if row.refused or row.missing else [_offer(one) for one in fitting.offers(row)]
-
-
 @router.reads("/hub/search", list[FoundShown])
 def hub_search(request: Request, where: Query[Where], text: str = "") -> Any:
     """What the Hub finds."""
@@ -255,18 +235,6 @@ def _place(place: holdings.Place) -> dict[str, Any]:
     job = place.line["job"] if place.line else place.failed
     told = {"node": place.node.name, "here": place.here, "job": job.pk if job else None}
     return told | {"problem": place.failed.error if place.failed else ""}
-
-
-def _offer(one: fitting.Offer) -> dict[str, Any]:
-    return {
-        "engine": one.adapter.name,
-        "can": one.ok,
-        "fits": one.fits,
-        "words": one.words,
-        "needs_bytes": one.estimate.total if one.estimate else None,
-        "free_bytes": one.free,
-        "node": one.node.name if one.node else None,
-    }
 
 
 def _rows() -> QuerySet[Model]:

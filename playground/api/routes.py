@@ -113,6 +113,16 @@ def _doing[Noun: Model](
     return operation
 
 
+def piece_of(request: HttpRequest, most: int) -> bytes:
+    """The bytes that were sent: no more of a body is read than `most`. 415 and 413 as Problem."""
+    if request.content_type != BYTES:
+        raise Problem(415, "bad_type", f"Send the piece as {BYTES}.")
+    data = request.read(most + 1)
+    if len(data) > most:
+        raise Problem(413, "too_large", f"A piece has at most {most:,} bytes.")
+    return data
+
+
 class StrictParser(Parser):
     """JSON alone, and only such as is what it says: no key twice, no NaN, no NUL."""
 

@@ -191,6 +191,25 @@ class NodeShown(Schema):
     environments: list[EnvironmentShown]
 
 
+class HolderShown(Schema):
+    """What one replica holds of a node. Of another team's neither its name nor its owner is told."""
+
+    name: str
+    deployment: int | None = Field(description="Null where it is another team's.")
+    owner: str
+    state: str
+    node: str
+    gpus: list[int] = Field(description="Their numbers on the node.")
+    cores: int | None
+    memory_bytes: int | None
+    idle_since: datetime | None
+    busy: bool
+
+    @staticmethod
+    def resolve_deployment(row: Any) -> int | None:
+        return row.deployment.pk if row.deployment else None
+
+
 class NodePriced(Schema):
     """One machine and its price."""
 

@@ -47,6 +47,7 @@ from playground.api import datasets as datasets_api
 from playground.api import deployments as deployments_api
 from playground.api import links as links_api
 from playground.api import models as models_api
+from playground.api import offers as offers_api
 from playground.api import own_code as own_code_api
 from playground.api import plans as plans_api
 from playground.api import prompts as prompts_api
@@ -131,6 +132,7 @@ def made(others: Iterable[tuple[Router, dict[type[Exception], int]]] = ()) -> Ap
         credentials,
         adapters_api,
         machines,
+        offers_api,
         deployments_api,
         conversations_api,
         prompts_api,

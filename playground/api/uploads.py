@@ -13,7 +13,7 @@ from pydantic import Field
 from playground import imports, landing, uploads
 from playground.api.answers import Given, Problem
 from playground.api.caller import Request, Where, fetch, team_of
-from playground.api.routes import BYTES, Routes
+from playground.api.routes import BYTES, Routes, piece_of
 from playground.api.shapes import JobShown
 from playground.models import Job, Upload
 
@@ -120,7 +120,7 @@ def read(request: Request, pk: int) -> Any:
 def piece(request: Request, pk: int, at: Query[Piece]) -> Any:
     """Add the next piece: the body is its bytes, at most 8 MiB. 409 where the file goes on elsewhere."""
     row = fetch(request, _rows(), pk, "add models")
-    uploads.write(row, at.offset, _bytes(request), at.sha256)
+    uploads.write(row, at.offset, piece_of(request, uploads.PIECE), at.sha256)
     return _rows().get(pk=row.pk)
 
 
@@ -146,16 +146,6 @@ def import_stop(request: Request, pk: int) -> Any:
 
 def _rows() -> Any:
     return Upload.objects.select_related("team", "created_by")
-
-
-def _bytes(request: Request) -> bytes:
-    """The piece that was sent: no more of a body is read than one may have."""
-    if request.content_type != BYTES:
-        raise Problem(415, "bad_type", f"Send the piece as {BYTES}.")
-    data = request.read(uploads.PIECE + 1)
-    if len(data) > uploads.PIECE:
-        raise Problem(413, "too_large", f"A piece has at most {uploads.PIECE:,} bytes.")
-    return data
 
 
 def _begun(row: Upload) -> dict[str, Any]:
