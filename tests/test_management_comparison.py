@@ -294,17 +294,15 @@ def test_limits_of_teams_and_people_are_set_and_told(client: Client, user: User,
     assert sorted(acts) == ["set quotas", "set quotas", "set quotas of person", "set quotas of person"]
 
 
-def test_a_teams_limits_are_for_site_administrators_and_within_the_tokens_team(
-    user: User, team: Team
-) -> None:
+def test_a_teams_limits_are_for_site_administrators_by_a_token_for_every_team(user: User, team: Team) -> None:
     User.objects.filter(pk=user.pk).update(is_staff=False)
     assert send(caller(user), "PUT", f"/site/teams/{team.slug}/limits", {}).status_code == 403
     assert caller(user).get(f"{BASE}/site/teams").status_code == 403
     User.objects.filter(pk=user.pk).update(is_staff=True)
     other = Team.objects.create(name="Other", slug="other")
     narrow = caller(user, team=team)
-    assert send(narrow, "PUT", f"/site/teams/{other.slug}/limits", {}).status_code == 404
-    assert [one["slug"] for one in narrow.get(f"{BASE}/site/teams").json()["items"]] == [team.slug]
+    assert send(narrow, "PUT", f"/site/teams/{other.slug}/limits", {}).status_code == 403
+    assert team.name in error(narrow.get(f"{BASE}/site/teams"))["message"]
     assert send(caller(user), "PUT", f"/site/teams/{other.slug}/limits", {}).status_code == 200
 
 
@@ -359,3 +357,18 @@ def test_a_batch_fills_a_prompt_of_the_library(client: Client, team: Team, user:
     assert asked[0]["content"] == "The capital of Peru?"
     other = send(client, "POST", "/batches", body | {"prompt_version": 10**9})
     assert other.status_code == 422 and error(other)["field"] == "prompt_version"
+
+
+def test_a_release_names_the_prompt_it_was_tested_with(client: Client, team: Team, user: User) -> None:
+    what = prompts.Said([{"role": "user", "content": "Sort {{mail}}."}])
+    version = prompts.create(team, user, "triage", what).versions.get()
+    tested = gateway_site.deployment(team)
+    node, _ = Node.objects.get_or_create(name=settings.NODE_NAME)
+    state = Replica.State.READY
+    Replica.objects.create(deployment=tested, configuration=tested.configuration, node=node, state=state)
+    body = {"deployment": tested.pk, "endpoint": "support", "prompt": "triage@2"}
+    wrong = send(client, "POST", "/endpoints", body)
+    assert wrong.status_code == 422 and error(wrong)["field"] == "prompt"
+    made = send(client, "POST", "/endpoints", body | {"prompt": "triage@1"})
+    assert made.status_code == 201, made.content
+    assert made.json()["prompt_version"] == version.pk
