@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from endpoints import keys
 from endpoints.models import ApiKey, Endpoint, LoggedRequest, Usage
-from playground import arriving, catalogue, prompts, teams
+from playground import arriving, catalogue, load_form, prompts, teams
 from playground.models import (
     AccessToken,
     Adapter,
@@ -254,8 +254,10 @@ def _passkey(world: World) -> Authenticator:
 
 
 def _run(world: World) -> Measurement:
+    wanted = load_form.Wanted((load_form.Level(open=False, value=1),), 1, 16, ("Hello",))
+    talk, kind = world.one(Conversation), Measurement.Kind.LOAD
     return Measurement.objects.create(
-        team=world.team, conversation=world.one(Conversation), kind=Measurement.Kind.LOAD
+        team=world.team, conversation=talk, kind=kind, settings={**wanted.kept(), "columns": []}
     )
 
 
