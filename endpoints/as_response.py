@@ -194,12 +194,16 @@ class Events(Stream):
             raise Malformed("a chunk that is no object with choices")
         self._model = self._model or str(chunk.get("model") or "")
         begun = self._begun() if not self._number else b""
-        return begun + b"".join(map(self._choice, choices[:1]))
+        try:
+            return begun + b"".join(map(self._choice, choices[:1]))
+        except (AttributeError, TypeError) as error:
+            raise Malformed("a piece of another shape") from error
 
     def _say(self, kind: str, **told: Any) -> bytes:
         said = {"type": kind, "sequence_number": self._number, **told}
         self._number += 1
-        return f"event: {kind}\ndata: {json.dumps(said, ensure_ascii=False)}\n\n".encode()
+        # In ASCII: a piece may be half of a character.
+        return f"event: {kind}\ndata: {json.dumps(said)}\n\n".encode()
 
     def _begun(self) -> bytes:
         kinds = ("response.created", "response.in_progress")
@@ -208,7 +212,7 @@ class Events(Stream):
 
     def _choice(self, choice: Mapping[str, Any]) -> bytes:
         delta = choice.get("delta") or {}
-        self._finish = choice.get("finish_reason") or self._finish
+        self._finish = str(choice.get("finish_reason") or self._finish)
         made = b""
         if text := thinking(delta):
             made += self._grow("reasoning", text)

@@ -5,7 +5,7 @@ from typing import Any
 from django.db import models
 
 
-class Integers(models.Field):  # type: ignore[type-arg]
+class Integers(models.Field):
     """PostgreSQL's integer[]; read and written as a list."""
 
     def db_type(self, connection: Any) -> str:

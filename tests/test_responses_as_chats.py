@@ -249,5 +249,15 @@ def test_calls_that_come_in_turns_stay_apart_and_rubbish_is_no_answer() -> None:
     assert events.complete and response["usage"] is None
     with pytest.raises(Malformed):
         as_response.Told({}).whole({"choices": []})
-    with pytest.raises(Malformed):
-        as_response.Events(Quirks(), usage_asked=False).feed(b"data: [1]\n\n")
+    for rubbish in (b"[1]", b'{"choices": [{"delta": [1]}]}', b'{"choices": [{"delta": {"content": 5}}]}'):
+        with pytest.raises(Malformed):
+            as_response.Events(Quirks(), usage_asked=False).feed(b"data: " + rubbish + b"\n\n")
+
+
+def test_a_character_that_comes_in_halves_is_whole_in_the_end() -> None:
+    events = as_response.Events(Quirks(), usage_asked=False, told=as_response.Told({}))
+    for half in ("\\ud83d", "\\ude00"):
+        events.feed(f'data: {{"choices": [{{"delta": {{"content": "{half}"}}}}]}}\n\n'.encode())
+    last = events.feed(b"data: [DONE]\n\n").decode()
+    response = as_response.json.loads(last.rpartition("data: ")[2])["response"]
+    assert response["output"][0]["content"][0]["text"] == "\U0001f600"
