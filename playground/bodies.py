@@ -47,7 +47,7 @@ async def bounded(application: Application, scope: Scope, receive: Receive, send
 async def _refuse(scope: Scope, send: Send) -> None:
     text, kind = f"At most {MOST >> 20} MB are taken at once.", b"text/plain"
     if scope.get("path", "").startswith(API):
-        error = {"code": "too_large", "message": text, "field": None, "fields": {}}
+        error: dict[str, Any] = {"code": "too_large", "message": text, "field": None, "fields": {}}
         text, kind = json.dumps({"error": error}), b"application/json"
     body = f"{text}\n".encode()
     headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]

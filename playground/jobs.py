@@ -116,7 +116,7 @@ def request(
                 )
                 if user is not None or act:
                     told = act or Act(job.get_kind_display().lower(), f"job:{job.pk}", target)
-                    detail = {"node": node.name, "job": job.pk} | dict(told.detail)
+                    detail: dict[str, Any] = {"node": node.name, "job": job.pk, **told.detail}
                     access.audit(user, team, told.action, told.about, name=told.name, **detail)
         except IntegrityError:
             continue  # Somebody else made it between the two statements.

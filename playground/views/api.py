@@ -70,7 +70,10 @@ def _operation(schema: Any, path: str, method: str, told: Any) -> dict[str, Any]
         "path": path,
         "about": told.get("description", "").replace("`", ""),
         "needs": told["x-needs"],
-        "asked": [(one["name"], one["in"], _type(one["schema"])) for one in told.get("parameters", [])],
+        "asked": [
+            (one["name"], one["in"], _type(one["schema"]), one.get("description", "").replace("`", ""))
+            for one in told.get("parameters", [])
+        ],
         "sent": _sent(schema, sent["content"]) if sent else [],
         "answers": answers,
     }
