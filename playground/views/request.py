@@ -28,3 +28,8 @@ def team_of(request: Request) -> Team:
     if found is None:
         raise access.Refused("You are not in the team this page was of any more. Open the page anew.")
     return found
+
+
+def number(text: str) -> int | None:
+    """A row's number as an address or a form has it; None for what is none, however long it is."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
