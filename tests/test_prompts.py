@@ -694,6 +694,22 @@ def test_what_both_changed_stands_twice_between_marks() -> None:
     assert text.endswith(" c")
 
 
+def test_the_longest_texts_of_equal_lines_are_put_together_in_seconds() -> None:
+    """Looking at every pair of equal lines would take hours, and hold up everybody else's pages meanwhile."""
+    same = "yes\n" * 40_000
+    text, clashed = prompt_changes.merge_text(f"{same}end", f"mine\n{same}end", f"{same}theirs\nend", "v8")
+    assert clashed and "mine\n" in text and "theirs\n" in text
+    began = f"{same}no\n"
+    text, clashed = prompt_changes.merge_text(began, f"{began}mine\n", began.replace("no", "none"), "v8")
+    assert clashed and "mine" in text and "none" in text
+
+
+def test_a_long_text_changed_at_both_ends_is_put_together() -> None:
+    lines = "".join(f"line {place}\n" for place in range(20_000))
+    text, clashed = prompt_changes.merge_text(lines, f"{lines}mine", f"theirs\n{lines}", "v8")
+    assert (text, clashed) == (f"theirs\n{lines}mine", False)
+
+
 def test_messages_added_by_both_all_stay() -> None:
     base = system("a")
     mine = Said([*base.messages, {"role": "user", "content": "mine"}])
