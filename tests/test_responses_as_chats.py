@@ -6,13 +6,14 @@ from typing import Any
 import openai
 import pytest
 
-from endpoints import as_chat, as_response
+from endpoints import as_chat, as_response, logged
 from endpoints.models import Endpoint, LoggedRequest, Usage
 from endpoints.protocol import Refusal
 from endpoints.streams import Malformed
 from playground import prompts
 from playground.engines.base import Quirks
 from playground.models import Deployment, Prompt, Team, User
+from playground.reading import Problem, Row
 from tests.fakes import RunningFake, fake_engine
 from tests.gateway_site import Site, deployment, endpoint, replica, running_site
 
@@ -115,6 +116,42 @@ def test_it_streams_events_whose_last_holds_all_and_usage_and_log_have_it(site: 
     assert row.request["prompt"]["id"] == "support-triage"
     assert row.answer["id"] == final.id
     assert row.answer["output"][1]["content"][0]["text"] == WORDS
+
+
+def test_a_response_by_the_engine_s_own_route_is_kept_and_counted_too(
+    served: Site, team: Team, fake_engine: Engines
+) -> None:
+    behind = deployment(team, released=True)
+    endpoint(team, "native", behind)
+    Endpoint.objects.update(log_share=1)
+    replica(behind, fake_engine(key="k", tokens=8))
+    served.key(team)
+    served.until(lambda: served.post("/v1/responses", json={"model": "native", "input": "x"}).is_success)
+    events = list(served.client().responses.create(model="native", input="hello", stream=True))
+    served.until(lambda: LoggedRequest.objects.filter(usage__stream=True).exists())
+    row = LoggedRequest.objects.select_related("usage").get(usage__stream=True)
+    assert (row.usage.route, row.usage.completion_tokens) == ("/v1/responses", 8)
+    last: Any = events[-1]
+    assert row.answer["id"] == last.response.id
+    assert logged.said(row.answer).text == WORDS
+
+
+@pytest.mark.parametrize("words", [{"input": "2 + 2?", "instructions": "Be brief."}, {"input": []}])
+def test_a_kept_response_becomes_a_row_of_a_dataset_as_a_chat(words: dict[str, Any]) -> None:
+    chat = {"model": "m", "choices": [{"message": {"content": "4"}, "finish_reason": "stop"}]}
+    answer = as_response.Told({}).whole(chat)
+    used = Usage(request_id="one", route="/v1/responses", status=200)
+    asked = {"model": "words", "temperature": 0.5, **words}
+    (row,) = logged.rows([LoggedRequest(usage=used, request=asked, answer=answer)], answers=True)
+    if not words["input"]:
+        assert isinstance(row, Problem)
+        return
+    assert isinstance(row, Row)
+    assert (row.url, row.expected, row.body["temperature"]) == ("/v1/chat/completions", "4", 0.5)
+    assert [message["role"] for message in row.body["messages"]] == ["system", "user"]
+    named = LoggedRequest(usage=used, request={**asked, "prompt": {"id": "house"}}, answer=answer)
+    (problem,) = logged.rows([named], answers=True)
+    assert isinstance(problem, Problem) and "prompt of the library" in str(problem)
 
 
 def test_a_tool_is_called_and_its_result_goes_back(site: Site) -> None:
