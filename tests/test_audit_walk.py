@@ -168,6 +168,8 @@ API_EXCEPTIONS = {
     "POST /conversations/{pk}/messages": "what is said in a conversation is its own record",
     "POST /answers/{pk}/again": "an answer beside the one before, which stays",
     "POST /answers/{pk}/stop": "an answer's end is on the answer",
+    "POST /messages/{pk}/edit": "a message beside the one before, which stays",
+    "POST /messages/{pk}/alone": "answers are their own record",
     "POST /conversations/{pk}/columns": "a conversation's columns are part of it, as its export tells",
     "PATCH /columns/{pk}": "as a column that is added: each answer keeps the request that was sent",
     "DELETE /columns/{pk}": "as a column that is added; what it answered stays",

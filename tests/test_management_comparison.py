@@ -227,6 +227,20 @@ def test_comments_are_ones_own_to_change(client: Client, chat: Conversation, tea
     assert send(client, "DELETE", f"/comments/{made['id']}").status_code == 204
 
 
+def test_two_answers_are_compared_and_the_whole_is_a_file(client: Client, chat: Conversation) -> None:
+    turn = asked(chat)
+    told = client.get(f"{BASE}/messages/{turn.pk}/difference").json()
+    assert not told["same"] and [(one["kind"], one["text"]) for one in told["pieces"]] == [
+        ("same", "by "),
+        ("gone", "0"),
+        ("new", "1"),
+    ]
+    assert (told["parting"]["word"], told["parting"]["first"], told["divergence"]) == (2, ["0", "1"], None)
+    file = client.get(f"{BASE}/conversations/{chat.pk}/export", {"format": "md"}).json()
+    assert file["name"].endswith(".md") and "by 0" in file["text"]
+    assert client.get(f"{BASE}/conversations/{chat.pk}/export", {"format": "exe"}).status_code == 422
+
+
 # Links
 
 

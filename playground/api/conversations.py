@@ -111,8 +111,7 @@ def send(request: Request, pk: int, given: MessageGiven) -> Any:
     inputs = {} if given.query is None else {"query": given.query}
     once = given.once or uuid.uuid4().hex
     turn = generation.send(row, given.text, once, request.auth.user, parent, [], inputs)
-    turn = Turn.objects.select_related("created_by").prefetch_related(_answers()).get(pk=turn.pk)
-    return _message(turn, votes.hidden_of(row, [turn], request.auth.user))
+    return message_shown(turn.pk, request.auth.user)
 
 
 @router.reads("/answers/{pk}", AnswerShown, of=Generation)
@@ -146,6 +145,13 @@ def rows() -> QuerySet[Conversation]:
 def _answers() -> Any:
     found = Generation.objects.defer("vectors").select_related("configuration")
     return Prefetch("generations", found.order_by("pk"))
+
+
+def message_shown(pk: int, user: User) -> dict[str, Any]:
+    """A MessageShown, as far as `user` may see who answered."""
+    rows = Turn.objects.select_related("created_by", "conversation").prefetch_related(_answers())
+    turn = rows.get(pk=pk)
+    return _message(turn, votes.hidden_of(turn.conversation, [turn], user))
 
 
 def _message(turn: Turn, hidden: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from playground import (
     webhooks,
 )
 from playground.api import adapters as adapters_api
-from playground.api import answers, credentials, limits, machines, people
+from playground.api import answers, credentials, limits, machines, messages, people, site_people
 from playground.api import batches as batches_api
 from playground.api import columns as columns_api
 from playground.api import comments as comments_api
@@ -141,12 +141,14 @@ def made(others: Iterable[tuple[Router, dict[type[Exception], int]]] = ()) -> Ap
         sharing_api,
         columns_api,
         comments_api,
+        messages,
         votes_api,
         links_api,
         runs_api,
         plans_api,
         wishes_api,
         limits,
+        site_people,
     ):
         api.add_router("", module.router)
         for kind, status in getattr(module, "REFUSED", {}).items():

@@ -25,6 +25,7 @@ from playground import (
     conversations,
     endings,
     generation,
+    history,
     opening,
     picking,
     pictures,
@@ -533,7 +534,6 @@ def edit(request: Request, pk: int) -> HttpResponse:
     row = _own_turn(request, pk, write=True)
     if request.method == "GET":
         return render(request, f"{PAGE}#edit", {"turn": row})
-    continued = Generation.objects.filter(pk__in=row.generations.values("previous"))
     try:
         sibling = generation.send(
             row.conversation,
@@ -541,7 +541,7 @@ def edit(request: Request, pk: int) -> HttpResponse:
             request.POST.get("client_id", ""),
             request.user,
             row.parent,
-            list(continued.order_by("column__closed", "column__position", "pk")),
+            history.before(row),
             row.inputs | ({"query": _query(request)} if row.conversation.task == Model.Task.RERANK else {}),
         )
     except generation.SendRefused as problem:

@@ -39,7 +39,6 @@ WHO = {
         "private",
     ): f"{_ALONE}; its dataset stays the team's",
 }
-TEXTS = {"json": export_texts.as_json, "csv": export_texts.as_csv, "md": export_texts.as_markdown}
 
 
 @writes
@@ -91,7 +90,8 @@ def export(request: Request, pk: int) -> HttpResponse:
         document = exports.document(conversation, request.user, branch)
     except exports.ExportRefused as problem:
         return _page(request, conversation, str(problem), status=HTTP_CONFLICT)
-    response = HttpResponse(TEXTS[kind](document), content_type=f"{exports.FORMATS[kind]}; charset=utf-8")
+    text = export_texts.AS[kind](document)
+    response = HttpResponse(text, content_type=f"{exports.FORMATS[kind]}; charset=utf-8")
     name = exports.name(conversation, kind)
     response["Content-Disposition"] = content_disposition_header(True, name) or "attachment"
     response["X-Content-Type-Options"] = "nosniff"
