@@ -161,6 +161,12 @@ def visible_to[Row: DjangoModel](user: User, rows: QuerySet[Row]) -> QuerySet[Ro
     return rows.filter(mine, ~Q(sharing=PRIVATE) | held)
 
 
+def listed_to[Row: Shared](user: User, rows: QuerySet[Row]) -> QuerySet[Row]:
+    """Those that pages list: what is private to others an administrator opens by its address alone."""
+    own = Q(created_by=user) | Q(created_by=None)
+    return visible_to(user, rows).filter(~Q(sharing=PRIVATE) | own)
+
+
 def fetch[Row: DjangoModel](user: User, rows: QuerySet[Row], pk: int | str, *, write: bool = False) -> Row:
     """One visible row, or Http404. A refused write leaves an audit row: someone tried another's object."""
     row = visible_to(user, rows).filter(pk=pk).first()

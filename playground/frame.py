@@ -191,7 +191,7 @@ def _failed_jobs(team: Team) -> Iterable[Need]:
 
 def _failed_batches(team: Team, user: User) -> Iterable[Need]:
     """Batches that could not go on, or whose time ran out, today."""
-    ended = access.visible_to(user, Batch.objects.filter(team=team))
+    ended = access.listed_to(user, Batch.objects.filter(team=team))
     ended = ended.filter(state__in=[Batch.State.FAILED, Batch.State.EXPIRED])
     for batch in ended.filter(ended_at__gt=timezone.now() - timedelta(days=1)).order_by("-pk"):
         why = f": {batch.problem}" if batch.problem else "."
@@ -217,7 +217,7 @@ def _own_finds(team: Team, user: User, query: str) -> Iterable[Found]:
         yield Found(row.name, row.engine, reverse("deployment", args=[row.pk]))
     for model in Model.objects.filter(team=team, missing=False, name__icontains=query).order_by("name")[:4]:
         yield Found(model.name, "model", reverse("model", args=[model.pk]))
-    talks = access.visible_to(user, Conversation.objects.filter(team=team, title__icontains=query))
+    talks = access.listed_to(user, Conversation.objects.filter(team=team, title__icontains=query))
     for talk in talks.order_by("-updated_at")[:4]:
         try:
             yield Found(talk.title, "conversation", reverse("conversation", args=[talk.pk]))
@@ -225,10 +225,10 @@ def _own_finds(team: Team, user: User, query: str) -> Iterable[Found]:
             return
     for data in Dataset.objects.filter(team=team, name__icontains=query).order_by("name")[:4]:
         yield Found(data.name, "dataset", reverse("dataset", args=[data.pk]))
-    written = access.visible_to(user, Prompt.objects.filter(team=team, name__icontains=query))
+    written = access.listed_to(user, Prompt.objects.filter(team=team, name__icontains=query))
     for prompt in written.order_by("name")[:4]:
         yield Found(prompt.name, "prompt", reverse("prompt", args=[prompt.pk]))
-    asked = access.visible_to(user, Batch.objects.filter(team=team, name__icontains=query))
+    asked = access.listed_to(user, Batch.objects.filter(team=team, name__icontains=query))
     for batch in asked.order_by("-pk")[:4]:
         yield Found(batch.name, "batch", reverse("batch", args=[batch.pk]))
     for node in Node.objects.filter(name__icontains=query).order_by("name")[:2]:

@@ -57,7 +57,7 @@ def picker(user: User, conversation: Conversation, texts: Mapping[str, str] | No
 
 
 def _library(user: User, conversation: Conversation) -> QuerySet[Prompt]:
-    rows = access.visible_to(user, prompts.find(conversation.team))
+    rows = access.listed_to(user, prompts.find(conversation.team))
     return rows.only("name", "head").order_by("name")[:LISTED]
 
 

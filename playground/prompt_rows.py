@@ -24,7 +24,8 @@ OPENS = {Shared.Sharing.PRIVATE.value: " (private: its filled rows become the te
 
 def choices(team: Team, user: User) -> list[tuple[str, str]]:
     """(key of the newest version, name) of every prompt of the team that `user` sees."""
-    rows = _versions(team, user).order_by("prompt", "-number").distinct("prompt")
+    listed = access.listed_to(user, Prompt.objects.filter(team=team))
+    rows = PromptVersion.objects.filter(prompt__in=listed).order_by("prompt", "-number").distinct("prompt")
     found = rows.values_list("pk", "prompt__name", "number", "prompt__sharing")
     named = ((str(pk), f"{name} v{number}{OPENS.get(sharing, '')}") for pk, name, number, sharing in found)
     return sorted(named, key=lambda one: one[1])

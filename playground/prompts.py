@@ -202,7 +202,7 @@ def find(team: Team, query: str = "", tag: str = "") -> QuerySet[Prompt]:
 
 def tags_of(team: Team, user: User) -> list[str]:
     """Every tag that a prompt of the team bears which `user` sees, sorted."""
-    rows = access.visible_to(user, Prompt.objects.filter(team=team))
+    rows = access.listed_to(user, Prompt.objects.filter(team=team))
     told = rows.exclude(tags=[]).values_list("tags", flat=True)
     return sorted({tag for tags in told for tag in tags})
 

@@ -188,8 +188,13 @@ def test_no_list_finder_or_picker_names_it(world: World, browser: Browser, calle
     assert not picking.picker(user, own)["library"]
     for path in ("conversations", "prompts", "batches"):
         assert MARK.encode() not in caller.ask(MEMBER, "GET", f"/api/v1/{path}", None).content.lower()
+    for name in LISTS:  # An administrator opens it by its address: nobody reads over people's shoulders.
+        assert MARK not in browser.ask(ADMIN, "GET", reverse(name), {}).content.decode().lower(), name
+    for kind in KINDS:
+        address = reverse(str(kind._meta.model_name), args=[world.one(kind).pk])
+        assert MARK in browser.ask(ADMIN, "GET", address, {}).content.decode().lower()
     assert {"conversation", "prompt", "batch"} <= {
-        found.kind for found in frame.find(team, world.people[ADMIN], MARK)
+        found.kind for found in frame.find(team, world.owner, MARK)
     }
 
 

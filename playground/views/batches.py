@@ -43,7 +43,7 @@ SPREADS = (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2e", "E2E"))
 @require_GET
 def listing(request: Request) -> HttpResponse:
     """The team's batches, newest first; ?before= is the next page."""
-    rows = access.visible_to(request.user, Batch.objects.all()).order_by("-pk")
+    rows = access.listed_to(request.user, Batch.objects.all()).order_by("-pk")
     before = request.GET.get("before", "")
     if _key(before):
         rows = rows.filter(pk__lt=before)

@@ -322,7 +322,7 @@ def settings_of(
 
 def _list(request: Request, current: Conversation | None) -> dict[str, Any]:
     query = request.GET.get("q", "")
-    rows = list(access.visible_to(request.user, conversations.find(team_of(request), query))[: LISTED + 1])
+    rows = list(access.listed_to(request.user, conversations.find(team_of(request), query))[: LISTED + 1])
     return {"query": query, "rows": rows[:LISTED], "more": len(rows) > LISTED, "current": current}
 
 

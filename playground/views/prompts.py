@@ -46,7 +46,7 @@ def listing(request: Request) -> HttpResponse:
     team = team_of(request)
     query, tag = request.GET.get("q", "").replace("\x00", "")[:200], request.GET.get("tag", "")[:40]
     last = PromptVersion.objects.filter(prompt=OuterRef("pk")).order_by("-number")
-    rows = access.visible_to(request.user, prompts.find(team, query, tag.replace("\x00", "")))
+    rows = access.listed_to(request.user, prompts.find(team, query, tag.replace("\x00", "")))
     rows = rows.annotate(
         last_note=Subquery(last.values("note")[:1]),
         last_by=Subquery(last.values("created_by__username")[:1]),

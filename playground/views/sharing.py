@@ -21,7 +21,7 @@ HTTP_UNPROCESSABLE, HTTP_CONFLICT = 422, 409
 type Thing = Conversation | Prompt | Batch
 # What each choice means, by kind.
 _OTHERS = "its owner and administrators may write"
-_ALONE = "Private: only its owner and the team's administrators see it"
+_ALONE = "Private: in its owner's lists alone; the team's administrators can open it"
 WHO = {
     ("conversation", "edit"): "The team may write",
     ("conversation", "view"): f"The team may read; {_OTHERS}",
