@@ -7,8 +7,8 @@ import pytest
 from django.test import Client
 
 from playground import arriving
-from playground.models import Column, Conversation, Deployment, Generation, Team, Turn, User
-from tests import gateway_site
+from playground.models import Batch, Column, Conversation, Deployment, Generation, Team, Turn, User
+from tests import batch_rows, gateway_site
 from tests.test_management_api import BASE, caller, error, send
 
 pytestmark = pytest.mark.django_db
@@ -80,3 +80,14 @@ def test_what_was_said_becomes_rows(
     assert again.status_code == 422 and "does not have already" in error(again)["message"]
     theirs = Conversation.objects.create(team=stranger.memberships.get().team, title="theirs")
     assert send(client, "POST", path, {"conversation": theirs.pk}).status_code == 404
+
+
+def test_how_long_a_batch_would_take_is_told_before_it_begins(client: Client, team: Team) -> None:
+    version = batch_rows.version(team, ["One?", "Two?"])
+    row = gateway_site.deployment(team)
+    given = {"version": version.pk, "columns": [{"deployment": row.pk}]}
+    told = send(client, "POST", "/batches/estimate", given)
+    assert told.status_code == 200, told.content
+    assert (told.json()["rows"], told.json()["seconds"], told.json()["cost"]) == (2, None, None)
+    assert told.json()["columns"][0]["deployment"] == row.pk
+    assert not Batch.objects.exists()

@@ -1,5 +1,6 @@
 """Batches: beginning, pausing, results as they come, scores."""
 
+from dataclasses import asdict
 from typing import Any
 
 from django.db.models import QuerySet
@@ -8,6 +9,7 @@ from ninja import Query, Schema
 from pydantic import Field
 
 from playground import (
+    batch_estimate,
     batch_report,
     batches,
     prompt_rows,
@@ -100,6 +102,27 @@ class ScorerShown(Schema):
     columns: list[ScoreShown]
 
 
+class PartEstimated(Schema):
+    """How long one column would take, by answers that it gave before; null where it gave none."""
+
+    deployment: int
+    adapter: str
+    seconds: float | None
+    at_most: bool = Field(description="It takes so long or less.")
+    cost: float | None = Field(description="Dollars.")
+    source: str = Field(description="What it was taken from.")
+
+
+class BatchEstimated(Schema):
+    """Columns are asked side by side: the longest says how long, costs add up."""
+
+    rows: int
+    seconds: float | None
+    at_most: bool
+    cost: float | None
+    columns: list[PartEstimated]
+
+
 class Retried(Schema):
     """How many rows are asked again."""
 
@@ -116,6 +139,19 @@ def listing(request: Request, window: Query[Window]) -> Any:
     return page | {"items": [shapes.batch(row, list(row.columns.all())) for row in page["items"]]}
 
 
+@router.writes("POST", "/batches/estimate", BatchEstimated, needs="view")
+def estimate(request: Request, where: Query[Where], given: BatchBegun) -> Any:
+    """How long it would take and what it would cost. Nothing begins."""
+    version, columns = _wanted(request, team_of(request, where), given)
+    named = [(one["deployment"], str(one["adapter"])) for one in columns]
+    parts = [batch_estimate.of(*one, version.row_count) for one in named]
+    shown = [
+        asdict(part) | {"deployment": deployment.pk, "adapter": adapter}
+        for part, (deployment, adapter) in zip(parts, named, strict=True)
+    ]
+    return asdict(batch_estimate.whole(parts)) | {"rows": version.row_count, "columns": shown}
+
+
 @router.reads("/batches/{pk}", BatchShown, of=Batch)
 def read(request: Request, pk: int) -> Any:
     """One batch, and how far each column is."""
@@ -126,14 +162,8 @@ def read(request: Request, pk: int) -> Any:
 def begin(request: Request, where: Query[Where], given: BatchBegun) -> Any:
     """Ask every row of each column. A stopped deployment is started, which needs "start"."""
     team = team_of(request, where, "chat")
-    versions = DatasetVersion.objects.filter(dataset__team=team).select_related("dataset")
-    version = versions.filter(pk=given.version).first()
-    if version is None:
-        raise Problem(422, "invalid", "The team has no such dataset version.", "version")
-    for parameters in (given.parameters, *(one.parameters or {} for one in given.columns)):
-        require_parameters(parameters)
+    version, columns = _wanted(request, team, given)
     webhook = webhooks.check(given.webhook) if given.webhook else ""
-    columns = [one.dict() | {"deployment": _deployment(request, team, one)} for one in given.columns]
     prompt, user = _prompt(request, team, given), request.auth.user
     made = prompt_rows.begin(
         team, user, given.name, version, columns, given.parameters, prompt=prompt, webhook=webhook
@@ -197,6 +227,18 @@ def _whole(row: Batch) -> dict[str, Any]:
     for column in columns:
         column.progress = told[column.pk]  # type: ignore[attr-defined]
     return shapes.batch(row, columns)
+
+
+def _wanted(request: Request, team: Team, given: BatchBegun) -> tuple[DatasetVersion, list[dict[str, Any]]]:
+    """The rows and the columns that are meant, once requests may hold what is to be sent."""
+    versions = DatasetVersion.objects.filter(dataset__team=team).select_related("dataset")
+    version = versions.filter(pk=given.version).first()
+    if version is None:
+        raise Problem(422, "invalid", "The team has no such dataset version.", "version")
+    for parameters in (given.parameters, *(one.parameters or {} for one in given.columns)):
+        require_parameters(parameters)
+    columns = [one.dict() | {"deployment": _deployment(request, team, one)} for one in given.columns]
+    return version, columns
 
 
 def _deployment(request: Request, team: Any, given: ColumnGiven) -> Deployment:

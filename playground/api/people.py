@@ -190,6 +190,12 @@ def team_rename(request: Request, where: Query[Where], given: Name) -> Any:
     return _team(team.memberships.select_related("team").get(user=request.auth.user))
 
 
+@router.writes("DELETE", "/team", None, needs="manage team")
+def team_delete(request: Request, where: Query[Where]) -> Any:
+    """Delete a team that nothing belongs to any more."""
+    members.delete_team(team_of(request, where, "manage team"), request.auth.user)
+
+
 @router.reads("/team/use", list[UseShown])
 def team_use(request: Request, where: Query[Where]) -> Any:
     """What the team takes of what it may: replicas, GPU-hours and batch rows today, storage."""
