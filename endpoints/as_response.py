@@ -216,8 +216,8 @@ class Events(Stream):
         made = b""
         if text := thinking(delta):
             made += self._grow("reasoning", text)
-        if text := delta.get("content") or delta.get("refusal"):
-            made += self._grow("message", text)
+        if said := delta.get("content") or delta.get("refusal"):
+            made += self._grow("message", said)
         for piece in delta.get("tool_calls") or []:
             made += self._call(piece)
         return made
