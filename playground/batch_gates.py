@@ -1,4 +1,4 @@
-"""What holds back a batch's rows beside its engines: limits of whoever sent it. Kept elsewhere, asked here."""
+"""What holds back a batch's rows beside its engines: limits of whoever sent it, kept elsewhere."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
