@@ -148,7 +148,8 @@ def _release(endpoint: Endpoint, text: str) -> Release | None:
     """The release of that number; none when no number was given."""
     if not text:
         return None
-    found = endpoint.releases.filter(number=number(text)).first()
+    wanted = number(text)
+    found = None if wanted is None else endpoint.releases.filter(number=wanted).first()
     if found is None:
         raise Http404("no such release")
     return found

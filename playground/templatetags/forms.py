@@ -16,7 +16,7 @@ register = template.Library()
 
 class _Sent(CsrfTokenNode):
     def render(self, context: template.Context) -> SafeString:
-        token: SafeString = super().render(context)
+        token = SafeString(super().render(context))
         request: Any = getattr(context, "request", None)
         if not token or not isinstance(getattr(request, "user", None), User):
             return token
