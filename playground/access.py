@@ -130,6 +130,11 @@ def require(user: User, action: str, where: Team | Owned) -> None:
     raise Refused(_needed(action, team))
 
 
+def kept_private(row: Shared) -> str:
+    """The sharing of what somebody makes of `row` for themselves: of something private it is private, too."""
+    return PRIVATE if row.sharing == PRIVATE else EDIT
+
+
 def reading_only(row: Shared) -> str:
     """What a person who may only read there is told."""
     owner = row.created_by.get_username() if row.created_by else "an administrator"

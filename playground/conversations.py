@@ -30,6 +30,7 @@ def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation
         system_prompt="",
         prompt_version=None,
         blind=False,
+        sharing=Conversation.Sharing.EDIT,
     )
     several = Column.objects.filter(conversation=OuterRef("pk"), closed=False, position__gt=0)
     set_up = Q(parameters__isnull=False) | Q(system_prompt__isnull=False)

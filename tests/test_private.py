@@ -32,7 +32,7 @@ from playground.sharing_rules import SharingRefused
 from tests import matrix, matrix_api, matrix_world
 from tests.matrix import Browser, Route
 from tests.matrix_api import Caller, Operation
-from tests.matrix_world import ADMIN, MARK, MEMBER, OPERATOR, VIEWER, World
+from tests.matrix_world import ADMIN, MARK, MEMBER, OPERATOR, SITE, VIEWER, World
 
 KINDS: tuple[type[Shared], ...] = (Conversation, Prompt, Batch)
 HANGS_ON_THEM = (Column, Turn, Generation, Image, Comment, ShareLink, Measurement)
@@ -282,3 +282,13 @@ def test_what_nobody_owns_cannot_become_private(world: World) -> None:
         orphan = Batch(pk=batch.pk, team=batch.team, name=batch.name, version=batch.version)
         with pytest.raises(SharingRefused, match="Nobody owns it"):
             sharing_rules.share(orphan, world.people[ADMIN], "private")
+
+
+@pytest.mark.usefixtures("private")
+def test_what_its_owner_makes_of_it_is_private_too(world: World, owner: User, browser: Browser) -> None:
+    for name, row in (("conversation-fork", world.one(Conversation)), ("prompt-try", world.one(Prompt))):
+        form = {"value.name": "Ada"}
+        answer = browser.ask(SITE, "POST", reverse(name, args=[row.pk]), form)
+        made = Conversation.objects.latest("pk")
+        assert answer["Location"] == reverse("conversation", args=[made.pk])
+        assert made.sharing == "private"
