@@ -70,19 +70,21 @@ def test_groups_name_who_and_what(full: Rows, team: Team, user: User) -> None:
     usage_rows.answer(full.ready, user)
     usage_rows.batch(full.ready, None, 1, key)
     usage_rows.batch(full.ready, user, 2)
+    usage_rows.measured(full.ready, user, 2)
     name = f"desk (sk-slip-{key.prefix})"
     assert set(by(team, "person")) == {
         ("bob", "api"),
         ("ada", "playground"),
         ("bob", "batch"),
         ("ada", "batch"),
+        ("ada", "measured"),
     }
-    assert set(by(team, "key")) == {(name, "api"), ("", "playground"), (name, "batch"), ("", "batch")}
+    nameless = {("", "playground"), ("", "batch"), ("", "measured")}
+    assert set(by(team, "key")) == {(name, "api"), (name, "batch"), *nameless}
     assert set(by(team, "endpoint")) == {
         ("support-triage", "api"),
-        ("", "playground"),
         ("support-triage", "batch"),
-        ("", "batch"),
+        *nameless,
     }
     model = full.model.name
     assert set(by(team, "model")) == {(model, source) for source in usage_report.SOURCES}
