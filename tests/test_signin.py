@@ -3,7 +3,10 @@
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
@@ -370,6 +373,31 @@ def test_an_account_that_cannot_be_is_refused_and_the_invitation_stays(
     assert answer.status_code == 400 and f'id="{field}-error"' in text(answer)
     assert User.objects.count() == 1 and who(client) is None
     assert client.get(invited).status_code == 200
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_choose_one_name_at_once_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, wrong_name = Barrier(2), accounts._wrong_name
+
+    def looked_at_together(username: str) -> dict[str, str]:
+        found = wrong_name(username)
+        with suppress(BrokenBarrierError):
+            together.wait(1)
+        return found
+
+    def make(name: str) -> str:
+        try:
+            return accounts.make(name, PASSWORD).username
+        except accounts.AccountRefused as refusal:
+            return refusal.wrong["username"]
+        finally:
+            connection.close()
+
+    monkeypatch.setattr(accounts, "_wrong_name", looked_at_together)
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(make, ["grace", "Grace"]))
+    assert User.objects.filter(username__iexact="grace").count() == 1
+    assert sum("already" in one for one in made) == 1
 
 
 @pytest.mark.parametrize("token", ["x", "x" * 400, "%00"])
