@@ -150,6 +150,14 @@ def end_sessions(user: User, rows: Iterable[UserSession]) -> int:
 # Ways in
 
 
+def tell_renamed(before: Authenticator, user: User) -> None:
+    """Remember that a passkey is called otherwise now than `before`, as it was read then."""
+    names = [str(row.data.get("name", "")) for row in (before, Authenticator.objects.get(pk=before.pk))]
+    if names[0] != names[1]:
+        change = {"before": {"name": names[0]}, "after": {"name": names[1]}}
+        access.audit(user, None, "rename passkey", f"user:{user.pk}", name=user.get_username(), **change)
+
+
 def fetch_own[Row: (Authenticator, SocialAccount, UserSession)](
     user: User, rows: "QuerySet[Row]", pk: int
 ) -> Row:

@@ -228,6 +228,34 @@ def test_it_asks_again_before_what_protects_the_account_is_changed(client: Clien
     assert client.get(reverse("mfa_activate_totp")).status_code == 200
 
 
+def test_every_change_of_what_protects_the_account_is_kept(
+    client: Client, person: User, django_capture_on_commit_callbacks: Any
+) -> None:
+    sign_in(client)
+    with django_capture_on_commit_callbacks(execute=True):
+        with_app(client)
+        client.post(reverse("mfa_generate_recovery_codes"))
+    data = {"name": "Phone", "credential": passkeys.credential()}
+    key = Authenticator.objects.create(user=person, type="webauthn", data=data)
+    client.post(reverse("mfa_edit_webauthn", args=[key.pk]), {"name": "Desk"})
+    assert Authenticator.objects.get(pk=key.pk).data["name"] == "Desk"
+    client.post(reverse("mfa_remove_webauthn", args=[key.pk]))
+    client.post(reverse("mfa_deactivate_totp"))
+    client.post(reverse("account-password"), {"old": PASSWORD, "new": OTHER})
+    acts = AuditEntry.objects.filter(user=person).exclude(action="sign in").order_by("pk")
+    assert [row.action for row in acts] == [
+        "add authenticator app",
+        "add recovery codes",
+        "renew recovery codes",
+        "rename passkey",
+        "remove passkey",
+        "remove authenticator app",
+        "remove recovery codes",
+        "change password",
+        "end session",
+    ]
+
+
 def test_another_persons_passkey_is_not_there(client: Client, person: User, stranger: User) -> None:
     sign_in(client)
     data = {"name": "x", "credential": passkeys.credential()}

@@ -139,8 +139,9 @@ def remove_passkey(request: Request, pk: int) -> HttpResponse:
 
 
 def rename_passkey(request: Request, pk: int) -> HttpResponse:
-    accounts.fetch_own(request.user, Authenticator.objects.filter(type=Type.WEBAUTHN), pk)
+    row = accounts.fetch_own(request.user, Authenticator.objects.filter(type=Type.WEBAUTHN), pk)
     answer: HttpResponse = edit_webauthn(request, pk=pk)
+    accounts.tell_renamed(row, request.user)
     return answer
 
 
