@@ -11,9 +11,9 @@ from pydantic import Field
 
 from endpoints import keys, launches, promotion, usage_report
 from endpoints.models import ApiKey, Endpoint, Release
-from playground import access
+from playground import access, webhooks
 from playground.api.answers import Given, Problem
-from playground.api.caller import BIGGEST, Request, Where, Window, cut, fetch, paged, team_of, visible
+from playground.api.caller import BIGGEST, SAFE, Request, Where, Window, cut, fetch, paged, team_of, visible
 from playground.api.routes import Routes
 from playground.api.shapes import Page, Row, person
 from playground.models import Deployment
@@ -75,6 +75,8 @@ class EndpointShown(Row):
 
     name: str
     live: int | None = Field(description="The live release's number.")
+    log_share: float = Field(description="Of how many requests the texts are kept, 0 to 1.")
+    log_days: int
 
     @staticmethod
     def resolve_live(row: Endpoint) -> int | None:
@@ -158,6 +160,12 @@ class UsageShown(Schema):
     ttft_p95: float | None
 
 
+class SecretMade(Schema):
+    """What is told this once."""
+
+    secret: str
+
+
 class KeyMade(KeyShown):
     """With its secret, which is told this once."""
 
@@ -173,13 +181,13 @@ def listing(request: Request, window: Query[Window]) -> Any:
 @router.reads("/endpoints/{name}", EndpointShown, of=Endpoint)
 def read(request: Request, name: str, where: Query[Where]) -> Any:
     """One endpoint."""
-    return _endpoint(request, name, where)
+    return endpoint_of(request, name, where)
 
 
 @router.reads("/endpoints/{name}/releases", Page[ReleaseShown], of=Endpoint)
 def releases(request: Request, name: str, window: Query[Window]) -> Any:
     """Its releases, newest first; `after` is a number."""
-    found = _releases(_endpoint(request, name, window)).order_by("-number")
+    found = _releases(endpoint_of(request, name, window)).order_by("-number")
     found = found.filter(number__lt=window.after) if window.after else found
     return cut(list(found[: window.limit + 1]), window, key="number")
 
@@ -201,7 +209,7 @@ def promote(request: Request, given: Promotion) -> Any:
 @router.writes("POST", "/endpoints/{name}/rollback", ReleaseShown, needs="promote", of=Endpoint)
 def rollback(request: Request, name: str, where: Query[Where], given: Back) -> Any:
     """Serve from an earlier release again."""
-    row = _endpoint(request, name, where, "promote")
+    row = endpoint_of(request, name, where, "promote")
     to = None if given.release is None else _release(row, given.release)
     return _releases(row).get(pk=promotion.rollback(row, request.auth.user, to).pk)
 
@@ -209,7 +217,7 @@ def rollback(request: Request, name: str, where: Query[Where], given: Back) -> A
 @router.writes("POST", "/endpoints/{name}/releases/{number}/stop", ReleaseShown, needs="promote", of=Endpoint)
 def stop(request: Request, name: str, number: int, where: Query[Where]) -> Any:
     """Stop a release that is still starting. What is live stays live."""
-    row = _release(_endpoint(request, name, where, "promote"), number)
+    row = _release(endpoint_of(request, name, where, "promote"), number)
     promotion.stop(row, request.auth.user)
     return _releases(row.endpoint).get(pk=row.pk)
 
@@ -217,7 +225,7 @@ def stop(request: Request, name: str, number: int, where: Query[Where]) -> Any:
 @router.writes("POST", "/endpoints/{name}/offline", EndpointShown, needs="promote", of=Endpoint)
 def offline(request: Request, name: str, where: Query[Where]) -> Any:
     """Serve nothing under this name. The history stays."""
-    row = _endpoint(request, name, where, "promote")
+    row = endpoint_of(request, name, where, "promote")
     promotion.take_offline(row, request.auth.user)
     return _rows().get(pk=row.pk)
 
@@ -262,6 +270,12 @@ def key_rotate(request: Request, pk: int, given: Overlap) -> Any:
     return fresh
 
 
+@router.writes("POST", "/webhook-secret", SecretMade, needs="keys", status=201)
+def webhook_secret(request: Request, where: Query[Where]) -> Any:
+    """A new secret that signs the team's webhooks. It is in this answer and nowhere else."""
+    return {"secret": webhooks.renew_secret(team_of(request, where, "keys"), request.auth.user)}
+
+
 @router.reads("/usage", list[UsageShown])
 def usage(
     request: Request,
@@ -300,12 +314,12 @@ def _rows() -> QuerySet[Endpoint]:
     return Endpoint.objects.select_related("team", "created_by", "live__deployment")
 
 
-def _endpoint(request: Request, name: str, where: Where, needs: str = "view") -> Endpoint:
+def endpoint_of(request: Request, name: str, where: Where, needs: str = "view") -> Endpoint:
     """The team's endpoint of that name. A write to one that is not there leaves an audit row."""
     team = team_of(request, where)
     found = visible(request, _rows().filter(name=name), team).first()
     if found is None:
-        if needs != "view":
+        if request.method not in SAFE:
             access.audit(request.auth.user, None, "refused write", f"endpoint:{name}")
         raise Http404("no such endpoint")
     access.require(request.auth.user, needs, found)

@@ -8,7 +8,7 @@ class EndpointsConfig(AppConfig):
     def ready(self) -> None:
         """Join the site: its navigation, finder and needs, and the end of a drain."""
         from endpoints import drain, files, joining, tested, usage_store
-        from playground import audit, deployments, frame, nodes, prompts, quotas
+        from playground import audit, batch_gates, deployments, frame, nodes, prompts, quotas, sharing_rules
 
         deployments.DRAIN_CHECKS.append(drain.acknowledged)
         frame.ITEMS.append(frame.Item("Endpoints", "endpoints:list", 70))
@@ -19,4 +19,7 @@ class EndpointsConfig(AppConfig):
         nodes.SWEEPS.append(usage_store.adopt)
         audit.PLACES |= joining.PLACES
         prompts.USES.append(tested.uses)
+        sharing_rules.HOLDS.append(joining.holds)
+        batch_gates.OPENS.append(joining.gate)
+        batch_gates.CLOSES.append(joining.leave_gates)
         quotas.STORAGE["files"] = ("files", "API_FILES_GB", files.usage)

@@ -108,6 +108,10 @@ return {places, others, fresh}
 """
 )
 
+# What was granted and not used goes back, if that window is still on.
+_GIVE = """
+if redis.call('HGET', KEYS[1], 'window') == ARGV[2] then redis.call('HINCRBY', KEYS[1], ARGV[1], -ARGV[3]) end
+"""
 _LOOK = _SINCE + "return tostring(since)"
 
 Seed = Callable[[], Awaitable[int]]
@@ -194,8 +198,16 @@ class Bank:
             for places in self.places():
                 places.running = 0
             await self._try(self._tell_places)
+            await self._try(self._give_back)
             await self._client.aclose()
             self._client = None
+
+    async def _give_back(self) -> None:
+        now, give = monotonic(), self._client.register_script(_GIVE)
+        for purse in self.purses():
+            if (left := int(purse.left)) > 0 and purse.until > now:
+                await give([purse.key], [self.boot, purse.window, left])
+                purse.left, purse.granted = purse.left - left, purse.granted - left
 
     # More of a limit
 

@@ -6,17 +6,14 @@ what web processes tell Redis each second. Nothing here decides: that is `limits
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import redis
 from django.conf import settings
-from django.db.models import BigIntegerField, Count, Q, Sum
-from django.db.models.functions import Coalesce
-from django.utils import timezone
+from django.db import connection
 
-from endpoints import keys, limits
+from endpoints import keys, limit_words, limits, sql
 from endpoints.grants import SILENT_S
-from endpoints.models import ApiKey, Usage
+from endpoints.models import ApiKey
 
 
 @dataclass(frozen=True)
@@ -53,30 +50,17 @@ def _line(name: str, limit: float, used: float | None) -> Line:
 
 def _said(name: str, value: float) -> str:
     if name.startswith("spend"):
-        return limits.dollars(value)
+        return limit_words.dollars(value)
     return f"{int(value):,}"
 
 
 def _used(lines_of_keys: Iterable[int]) -> dict[int, dict[str, float]]:
-    """By line of keys and name of limit: what this minute's and this day's requests took."""
-    now = timezone.now()
-    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    minute = now.replace(second=0, microsecond=0)
-    tokens = Coalesce("prompt_tokens", 0) + Coalesce("completion_tokens", 0)
-    since = Usage.objects.filter(at__gte=day).annotate(
-        line=Coalesce("key__family", "key_id", output_field=BigIntegerField())
-    )
-    rows = since.filter(line__in=list(lines_of_keys)).values("line")
-    fresh = Q(at__gte=minute)
-    sums: Any = rows.annotate(
-        requests_day=Count("id"),
-        requests_minute=Count("id", filter=fresh),
-        tokens_day=Sum(tokens),
-        tokens_minute=Sum(tokens, filter=fresh),
-        spend_day=Sum("cost"),
-        spend_minute=Sum("cost", filter=fresh),
-    )
-    return {row["line"]: {name: row[name] or 0 for name in limits.NAMES} for row in sums}
+    """By line of keys and name of limit: what this minute and this day took."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql.USED, [list(lines_of_keys)])
+        names = [column.name for column in cursor.description or ()]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return {row["line"]: {name: row[name] or 0 for name in limits.NAMES} for row in rows}
 
 
 def _running(lines_of_keys: list[int]) -> dict[int, int] | None:

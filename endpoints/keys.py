@@ -9,14 +9,14 @@ import secrets
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from endpoints import limits, protocol
+from endpoints import limit_words, protocol
 from endpoints.models import ApiKey
 from playground import access, events
 from playground.models import Team, User
@@ -38,6 +38,8 @@ LIMITS = {
     "concurrent": ("Requests at once", 10**5),
 }
 MOST_OVERLAP = timedelta(days=30)
+# No key ends later: near the year 10,000 are moments that PostgreSQL keeps and Python cannot read.
+LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 START = "sk-slip-"
 _LETTERS = string.ascii_lowercase + string.digits
 
@@ -153,7 +155,7 @@ def rotate(key: ApiKey, user: User | None, overlap: timedelta) -> tuple[ApiKey, 
         if living(old.replaced_by.all()).exists():
             raise KeyRefused("It is being replaced already: rotate the one that replaces it.", "overlap")
         now = timezone.now()
-        life = old.expires_at and now + (old.expires_at - old.created_at)
+        life = old.expires_at and min(LATEST, now + (old.expires_at - old.created_at))
         may = May(old.scopes, old.endpoints, old.routes, old.limits)
         line = old.family or old.pk
         fresh, secret = _new(old.team, user, old.name, may, life, replaces=old, family=line)
@@ -217,6 +219,8 @@ def _named(name: str) -> str:
 def _check_end(expires_at: datetime | None) -> None:
     if expires_at is not None and expires_at <= timezone.now():
         raise KeyRefused("That moment has passed.", "expires")
+    if expires_at is not None and expires_at > LATEST:
+        raise KeyRefused(f"A moment before the year {LATEST.year}, or none at all.", "expires")
 
 
 def _checked(
@@ -249,6 +253,6 @@ def _limit(name: str, value: float) -> float:
     fits = type(value) in (int, float) and math.isfinite(value) and 0 < value <= most
     if not fits or (not money and value != int(value)):
         raise KeyRefused(f"{title}: a {'number above zero' if money else 'whole number from 1'}.", name)
-    if money and value * limits.UNITS["spend"] < 1:
+    if money and value * limit_words.UNITS["spend"] < 1:
         raise KeyRefused(f"{title}: at least a millionth of one.", name)
     return float(value) if money else int(value)

@@ -5,11 +5,11 @@ took is settled. Keys that replaced each other share their limits. Where the roo
 mostly it is here already, and nothing is asked of anyone.
 
 Windows are those of the clock, by UTC. Dollars need a price of the machine: what runs without one costs
-nothing here. A key without a limit of its own has one on concurrent requests, KEY_CONCURRENT a web process.
+nothing here. A key without a limit of its own has one on concurrent requests, KEY_CONCURRENT.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from time import monotonic
@@ -17,16 +17,15 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
+from django.db import DatabaseError
 from psycopg_pool import PoolTimeout
 
-from endpoints import idempotency, routing, sql
+from endpoints import idempotency, limit_words, routing, sql
 from endpoints.grants import Bank, Places, Purse
-from endpoints.protocol import Refusal
+from endpoints.limit_words import UNITS, Headers
 from endpoints.table import Key
 
 WINDOWS = {"minute": 60, "day": 86_400}
-# What one of each is counted in: dollars by the millionth.
-UNITS = {"requests": 1, "tokens": 1, "spend": 1_000_000}
 NAMES = tuple(f"{measure}_{window}" for measure in UNITS for window in WINDOWS)
 CONCURRENT = "concurrent"
 # Of one deployment's dollars a token, so much is taken from the newest answer.
@@ -34,7 +33,8 @@ NEWEST = 0.2
 # Lines of keys remembered before idle ones are forgotten.
 MOST_METERS = 10_000
 
-Headers = list[tuple[bytes, bytes]]
+# Requests, tokens, dollars.
+Used = tuple[int, int, float]
 
 
 @dataclass(slots=True)
@@ -45,8 +45,6 @@ class Meter:
     limits: Mapping[str, float]
     purses: dict[str, Purse]
     places: Places
-    shared: bool
-    """Whether the places are everyone's, through Redis, or this process's own."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def follow(self, limits: Mapping[str, float]) -> None:
@@ -57,7 +55,7 @@ class Meter:
                 if old := self.purses.get(name):
                     old.limit, old.dry = purse.limit, float("inf")
                     fresh.purses[name] = old
-            self.purses, self.shared, self.places.limit = fresh.purses, fresh.shared, fresh.places.limit
+            self.purses, self.places.limit = fresh.purses, fresh.places.limit
         self.limits = limits
 
 
@@ -69,16 +67,19 @@ class Admission:
     deployment: int
     taken: dict[str, float]
     windows: dict[str, int]
+    seated: bool = True
+    """Whether it holds one of the places of concurrent requests."""
 
     def headers(self) -> Headers:
-        return _headers(self.meter)
+        return limit_words.headers(self.meter.purses)
 
     def close(self, *, tokens: int | None, cost: float | None, failed: bool) -> None:
         """Settle what was thought to be taken with what was; where that is not known it stays.
 
         A request that failed before its answer began took nothing but itself.
         """
-        self.meter.places.running -= 1
+        if self.seated:
+            self.meter.places.running -= 1
         if not self.meter.purses:
             return
         truth = {"requests": 1.0, "tokens": tokens, "spend": None if cost is None else cost * UNITS["spend"]}
@@ -89,6 +90,11 @@ class Admission:
                 self._settle(name, thought - used)
         if tokens and cost is not None:
             _learn(self.deployment, cost * UNITS["spend"] / tokens)
+
+    def give_back(self) -> None:
+        """It was not asked after all: it took nothing, not even itself."""
+        for name, thought in self.taken.items():
+            self._settle(name, thought)
 
     def _settle(self, name: str, over: float) -> None:
         """Give back what was too much, in the window it was taken in; take what was too little, in any."""
@@ -107,14 +113,20 @@ def _purses() -> list[Purse]:
     return [purse for meter in _meters.values() for purse in meter.purses.values()]
 
 
-def _shared_places() -> list[Places]:
-    return [meter.places for meter in _meters.values() if meter.shared]
+def _places() -> list[Places]:
+    return [meter.places for meter in _meters.values()]
 
 
-_bank = Bank(routing.BOOT_ID, lambda: routing.table().processes, _purses, _shared_places)
+_bank = Bank(routing.BOOT_ID, lambda: routing.table().processes, _purses, _places)
 
 
-async def startup() -> None:
+async def startup(
+    used: Callable[[int], Awaitable[Used]] | None = None, processes: Callable[[], int] | None = None
+) -> None:
+    """Begin dealing with Redis. A process without a routing table says how it reads what a day has `used`,
+    and how many processes there are."""
+    global _used
+    _used, _bank.processes = used or _used, processes or _bank.processes
     await _bank.open()
 
 
@@ -131,18 +143,12 @@ def _meter(family: int, limits: Mapping[str, float]) -> Meter:
             purses[name] = Purse(key, int(most * UNITS[measure]), WINDOWS[window])
     own = limits.get(CONCURRENT)
     places = Places(f"slipway:places:{family}", int(own or settings.KEY_CONCURRENT))
-    return Meter(family, limits, purses, places, own is not None)
+    return Meter(family, limits, purses, places)
 
 
 async def admit(key: Key, deployment: int, tokens: int) -> Admission:
     """Let a request in that may take about `tokens`, or refuse it with 429, naming the limit."""
-    meter = _meters.get(key.family)
-    if meter is None:
-        if len(_meters) >= MOST_METERS:
-            _forget_idle()
-        meter = _meters[key.family] = _meter(key.family, key.limits)
-    elif meter.limits is not key.limits:
-        meter.follow(key.limits)
+    meter = _meter_of(key)
     await _sit(key, meter)
     if not meter.purses:
         return Admission(meter, deployment, {}, {})
@@ -151,6 +157,27 @@ async def admit(key: Key, deployment: int, tokens: int) -> Admission:
     except BaseException:
         meter.places.running -= 1
         raise
+
+
+async def admit_row(key: Key, deployment: int, tokens: int) -> Admission:
+    """The same for a row of a batch, which takes no place: a batch goes at its own pace."""
+    meter = _meter_of(key)
+    if not meter.purses:
+        return Admission(meter, deployment, {}, {}, seated=False)
+    admission = await _take(key, meter, deployment, tokens)
+    admission.seated = False
+    return admission
+
+
+def _meter_of(key: Key) -> Meter:
+    meter = _meters.get(key.family)
+    if meter is None:
+        if len(_meters) >= MOST_METERS:
+            _forget_idle()
+        meter = _meters[key.family] = _meter(key.family, key.limits)
+    elif meter.limits is not key.limits:
+        meter.follow(key.limits)
+    return meter
 
 
 def _forget_idle() -> None:
@@ -164,12 +191,12 @@ def _forget_idle() -> None:
 async def _sit(key: Key, meter: Meter) -> None:
     """Take a place among the concurrent requests."""
     places = meter.places
-    if meter.shared and places.running >= places.held:
+    if places.running >= places.held:
         async with meter.turn:
             if places.running >= places.held:
                 await _bank.seat(places)
-    if places.running >= (places.held if meter.shared else places.limit):
-        raise _too_many(key, meter)
+    if places.running >= places.held:
+        raise limit_words.too_many(key.name, places)
     places.running += 1
 
 
@@ -180,7 +207,7 @@ async def _take(key: Key, meter: Meter, deployment: int, tokens: int) -> Admissi
             for name, units in wanted.items():
                 await _bank.refill(meter.purses[name], units, _seed(meter.family, name))
         if not _holds(meter, wanted):
-            raise _too_much(key, meter, wanted)
+            raise limit_words.too_much(key.name, meter.purses, wanted)
     for name, units in wanted.items():
         meter.purses[name].left -= units
     windows = {name: meter.purses[name].window for name in wanted}
@@ -208,6 +235,14 @@ def _learn(deployment: int, rate: float) -> None:
     _rates[deployment] = known + NEWEST * (rate - known)
 
 
+async def _read(family: int) -> Used:
+    async with idempotency.borrow() as connection:
+        return await sql.used_today(connection, family)
+
+
+_used: Callable[[int], Awaitable[Used]] = _read
+
+
 def _seed(family: int, name: str) -> Callable[[], Any] | None:
     """Reads what the day has used already; a minute needs none."""
     measure, _, window = name.partition("_")
@@ -216,83 +251,9 @@ def _seed(family: int, name: str) -> Callable[[], Any] | None:
 
     async def used() -> int:
         try:
-            async with idempotency.borrow() as connection:
-                requests, tokens, spend = await sql.used_today(connection, family)
-        except (psycopg.Error, PoolTimeout, OSError):
+            requests, tokens, spend = await _used(family)
+        except (DatabaseError, psycopg.Error, PoolTimeout, OSError):
             return 0
         return {"requests": requests, "tokens": tokens, "spend": ceil(spend * UNITS["spend"])}[measure]
 
     return used
-
-
-# Words
-
-
-def _too_many(key: Key, meter: Meter) -> Refusal:
-    most = meter.places.limit
-    text = f"{key.name} may run {most:,} requests at once, and does."
-    if meter.shared and meter.places.running < most:
-        text = f"{key.name} may run {most:,} requests at once, and other web processes hold the rest."
-    return Refusal(429, text, "rate_limit_exceeded", headers={"retry-after": "1"})
-
-
-def _too_much(key: Key, meter: Meter, wanted: Mapping[str, float]) -> Refusal:
-    """Which limit has no room, and when it has again."""
-    now = monotonic()
-    lacking = [name for name in wanted if meter.purses[name].left < wanted[name]]
-    name = max(lacking, key=lambda one: meter.purses[one].until, default=next(iter(wanted)))
-    purse, window = meter.purses[name], name.partition("_")[2]
-    told = {header.decode(): value.decode() for header, value in _headers(meter)}
-    if wanted[name] > purse.limit:
-        text = (
-            f"This request may take about {amount(name, wanted[name])}, and {key.name} has "
-            f"{amount(name, purse.limit)} a {window}: ask for fewer tokens with max_tokens."
-        )
-        return Refusal(429, text, "rate_limit_exceeded", headers={"x-should-retry": "false", **told})
-    wait = max(1, ceil(purse.until - now))
-    when = f"{wait} s" if wait <= 60 else duration(wait)
-    text = f"{key.name} has used its {amount(name, purse.limit)} a {window}. Try again in {when}."
-    headers = {"retry-after": str(wait), **told}
-    if window == "day":
-        return Refusal(429, text, "insufficient_quota", headers={"x-should-retry": "false", **headers})
-    return Refusal(429, text, "rate_limit_exceeded", headers=headers)
-
-
-def dollars(value: float) -> str:
-    """ "$0.05", "$2.50", "$0.000125"."""
-    whole, _, rest = f"{value:,.6f}".partition(".")
-    return f"${whole}.{rest.rstrip('0'):0<2}"
-
-
-def amount(name: str, units: float) -> str:
-    """Of a limit: "600 requests", "$0.05"."""
-    measure = name.partition("_")[0]
-    if measure == "spend":
-        return dollars(units / UNITS["spend"])
-    return f"{units:,.0f} {measure if units != 1 else measure[:-1]}"
-
-
-def _headers(meter: Meter) -> Headers:
-    """As OpenAI has them: of requests and of tokens, the minute's where there is one."""
-    found: Headers = []
-    now = monotonic()
-    for measure in ("requests", "tokens"):
-        purse = meter.purses.get(f"{measure}_minute") or meter.purses.get(f"{measure}_day")
-        if purse is not None:
-            name = measure.encode()
-            found += [
-                (b"x-ratelimit-limit-" + name, b"%d" % purse.limit),
-                (b"x-ratelimit-remaining-" + name, b"%d" % purse.remaining),
-                (b"x-ratelimit-reset-" + name, duration(max(0.0, purse.until - now)).encode()),
-            ]
-    return found
-
-
-def duration(seconds: float) -> str:
-    """ "250ms", "12s", "6m0s", "1h0m5s"."""
-    if seconds < 1:
-        return f"{ceil(seconds * 1000)}ms"
-    whole = ceil(seconds)
-    hours, rest = divmod(whole, 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{f'{hours}h' if hours else ''}{f'{minutes}m' if whole >= 60 else ''}{left}s"

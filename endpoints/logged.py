@@ -14,8 +14,9 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from endpoints import request_log
+from endpoints import as_chat, request_log
 from endpoints.models import Endpoint, LoggedRequest
+from endpoints.protocol import Refusal
 from playground import access, adapters, conversations, events, policy, reading, sampling
 from playground.models import Column, Conversation, Deployment, Generation, Model, Turn, User
 from playground.reading import Problem, Row
@@ -25,6 +26,7 @@ TASKS = {
     reading.COMPLETIONS: Model.Task.COMPLETION,
     reading.EMBEDDINGS: Model.Task.EMBEDDING,
 }
+RESPONSES = as_chat.ROUTE[1]
 # What is no part of what was asked: who, how it was sent, and what the release or the site says.
 NOT_ASKED = frozenset({"model", "stream", "stream_options", "user", "metadata", "store", "prompt_cache_key"})
 MOST_DAYS = 365
@@ -86,7 +88,10 @@ def said(answer: object) -> Said:
     error = known.get("error")
     words = str(error.get("message") or "") if isinstance(error, Mapping) else ""
     before = known.get("before")
-    choices = (before if isinstance(before, Mapping) else known).get("choices")
+    held = before if isinstance(before, Mapping) else known
+    if isinstance(held.get("output"), list):
+        return _said_by_items(held, words)
+    choices = held.get("choices")
     first = _mapping(choices[0]) if isinstance(choices, list) and choices else {}
     message = _mapping(first.get("message"))
     return Said(
@@ -95,6 +100,19 @@ def said(answer: object) -> Said:
         _words(first.get("finish_reason"))[:30],
         words,
     )
+
+
+def _said_by_items(response: Mapping[str, Any], error: str) -> Said:
+    """Of a response: its messages' texts, and what it thought."""
+    texts: dict[str, str] = {"message": "", "reasoning": ""}
+    for item in map(_mapping, response["output"]):
+        parts = item.get("content")
+        kind = item.get("type")
+        if kind in texts and isinstance(parts, list):
+            texts[kind] += "".join(_words(_mapping(part).get("text")) for part in parts)
+    why = _mapping(response.get("incomplete_details")).get("reason")
+    reason = _words(why) or ("stop" if response.get("status") == "completed" else "")
+    return Said(texts["message"], texts["reasoning"], reason[:30], error)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -118,14 +136,27 @@ def rows(found: Iterable[LoggedRequest], *, answers: bool) -> Iterator[Row | Pro
 
 
 def _row(place: int, one: LoggedRequest, answers: bool) -> Row:
-    body = _whole(one)
-    if one.usage.route not in TASKS:
+    route, body = _as_asked(one)
+    if route not in TASKS:
         raise LoggedRefused("Only chats, completions and embeddings become rows of a dataset.")
     asked = {name: value for name, value in body.items() if name not in NOT_ASKED}
-    good = answers and one.usage.route != reading.EMBEDDINGS and one.usage.status == 200
+    good = answers and route != reading.EMBEDDINGS and one.usage.status == 200
     expected = said(one.answer).text or None if good else None
     identity = f"request-{one.usage.request_id}"
-    return reading.checked(Row(place, identity, one.usage.route, asked, {}, expected))
+    return reading.checked(Row(place, identity, route, asked, {}, expected))
+
+
+def _as_asked(one: LoggedRequest) -> tuple[str, dict[str, Any]]:
+    """(route, body): a response as the chat completion that says the same."""
+    body, route = _whole(one), one.usage.route
+    if route in (reading.CHAT, RESPONSES) and body.get("prompt") is not None:
+        raise LoggedRefused("It names a prompt of the library, whose texts are not kept with it.")
+    if route != RESPONSES:
+        return route, body
+    try:
+        return reading.CHAT, as_chat.body({"model": "", **body})
+    except Refusal as refused:
+        raise LoggedRefused(f"It says what a chat cannot: {refused.param}.") from refused
 
 
 def _whole(one: LoggedRequest) -> dict[str, Any]:
@@ -159,11 +190,11 @@ class Opened:
 
 def open_in_playground(one: LoggedRequest, user: User) -> Opened:
     """A conversation of `user` with the request's messages, parameters and answer."""
-    body, used = _whole(one), one.usage
+    (route, body), used = _as_asked(one), one.usage
     access.require(user, "chat", used.team)
-    if used.route == reading.CHAT:
+    if route == reading.CHAT:
         told = _told(body.get("messages"))
-    elif used.route == reading.COMPLETIONS and isinstance(body.get("prompt"), str):
+    elif route == reading.COMPLETIONS and isinstance(body.get("prompt"), str):
         told = _Told(last=body["prompt"])
     else:
         raise LoggedRefused("Only chats, and completions of one text, open in the playground.")
@@ -175,13 +206,14 @@ def open_in_playground(one: LoggedRequest, user: User) -> Opened:
             team=used.team,
             created_by=user,
             title=f"{used.endpoint}, {timezone.localtime(used.at):%-d %b %H:%M:%S}"[:200],
-            task=TASKS[used.route],
+            task=TASKS[route],
             system_prompt=told.system,
             parameters=parameters,
         )
         adapter = used.adapter if deployment and used.adapter in adapters.served(deployment) else ""
         column = Column.objects.create(conversation=row, deployment=deployment, adapter=adapter)
         _say(column, told, one, user)
+        conversations.record(row, user, "open request", None, {"endpoint": used.endpoint, "request": used.pk})
         conversations.tell(row)
     return Opened(row, left_out)
 

@@ -2,7 +2,9 @@
 
 from django.db import models
 
+from endpoints.fields import Integers
 from playground.models import Configuration, Deployment, PromptVersion, Team, TeamOwned
+from playground.models.fields import OrderedJSONField
 
 
 class Endpoint(TeamOwned):
@@ -35,7 +37,7 @@ class Release(models.Model):
     number = models.PositiveIntegerField()
     configuration = models.ForeignKey(Configuration, on_delete=models.PROTECT, related_name="releases")
     deployment = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="releases")
-    sampling = models.JSONField(default=dict)
+    sampling = OrderedJSONField(default=dict)
     # The prompt it was tested with: run only when a request names it.
     prompt_version = models.ForeignKey(
         PromptVersion, on_delete=models.PROTECT, null=True, related_name="releases"
@@ -159,7 +161,7 @@ class ApiBatch(TeamOwned):
     input_token = models.CharField(max_length=40, help_text="The file's, also once that is deleted.")
     node = models.CharField(max_length=60, help_text="Where its lines lie.")
     endpoint = models.CharField(max_length=60, help_text="The route each line asks: /v1/chat/completions.")
-    metadata = models.JSONField(null=True)
+    metadata = OrderedJSONField(null=True)
     webhook = models.URLField(max_length=500, blank=True)
     # Known once the lines have been read.
     model = models.CharField(max_length=200, blank=True)
@@ -239,10 +241,42 @@ class Usage(models.Model):
         ]
 
 
+class UsageDay(models.Model):
+    """A team's requests of one day by UTC, added up by key, endpoint, model or engine: see `usage_days`."""
+
+    team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+", db_index=False)
+    day = models.DateField()
+    dimension = models.CharField(max_length=10, help_text="key, endpoint, model, engine")
+    value = models.CharField(max_length=255)
+    # The key's id, where it is of keys; no foreign key: a sum does not change.
+    key = models.BigIntegerField(null=True)
+    requests = models.BigIntegerField()
+    errors = models.BigIntegerField()
+    prompt_tokens = models.BigIntegerField(null=True)
+    cached_tokens = models.BigIntegerField(null=True)
+    completion_tokens = models.BigIntegerField(null=True)
+    gpu_s = models.FloatField(null=True)
+    core_s = models.FloatField(null=True)
+    cost = models.FloatField(null=True)
+    unpriced = models.BigIntegerField()
+    # How many good answers had their TTFT in which step.
+    ttft_steps = Integers()
+    ttft_times = Integers()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["team", "day", "dimension", "value", "key"],
+                name="usage_day_once",
+                nulls_distinct=False,
+            )
+        ]
+
+
 class LoggedRequest(models.Model):
     """What was asked and answered in one of the requests an endpoint keeps."""
 
     usage = models.OneToOneField(Usage, on_delete=models.CASCADE, related_name="logged")
-    request = models.JSONField(help_text="The body as it came, without the key.")
-    answer = models.JSONField(null=True, help_text="The whole answer; a stream's put together.")
+    request = OrderedJSONField(help_text="The body as it came, without the key.")
+    answer = OrderedJSONField(null=True, help_text="The whole answer; a stream's put together.")
     cut = models.BooleanField(default=False, help_text="It was longer than what is kept.")

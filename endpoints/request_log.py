@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from endpoints.responses import ENDS
 from endpoints.streams import Malformed, events_of, payload_of
 from endpoints.whole import Whole
 
@@ -21,6 +22,7 @@ NOT_KEPT = "not_kept"
 SECRET = frozenset({"api_key", "authorization", "x-api-key"})
 _KEYS = re.compile(r"\b(sk-slip|slp)-[a-z0-9]{8}-[A-Za-z0-9_-]{20,}")
 _DATA = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,")
+_LAST = re.compile(rb'"response\.(?:completed|incomplete)"')
 # Longest texts that are tried, until all of it fits.
 LENGTHS = (32_768, 8_192, 2_048, 512, 128)
 
@@ -111,7 +113,7 @@ class Answer:
             self._over = True
             return
         try:
-            if b'"response.completed"' in data:
+            if _LAST.search(data):
                 self._of_responses(data)
             else:
                 self._stream.feed(data)
@@ -125,7 +127,7 @@ class Answer:
                 said = json.loads(payload_of(event))
             except ValueError:
                 continue
-            if isinstance(said, dict) and said.get("type") == "response.completed":
+            if isinstance(said, dict) and said.get("type") in ENDS:
                 self._whole = said.get("response")
 
     def made(self) -> Any:

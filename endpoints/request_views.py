@@ -5,18 +5,18 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import messages
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from endpoints import logged
+from endpoints import logged, requests
 from endpoints.logged import LoggedRefused
-from endpoints.models import ApiKey, Endpoint, LoggedRequest, Usage
+from endpoints.models import ApiKey, Endpoint, LoggedRequest
 from endpoints.views import fetch
-from playground import access, collecting, datasets
+from playground import access, datasets
 from playground.datasets import DatasetRefused
 from playground.models import Dataset
 from playground.views.request import Request
@@ -25,7 +25,6 @@ PAGE, ONE = "endpoints/requests.html", "endpoints/request.html"
 LISTED = 50
 TICKED = 500
 HTTP_UNPROCESSABLE = 422
-STATUSES = {"": "all", "ok": "answered", "errors": "failed", "left": "client left"}
 # To the first token, or of a whole answer to its end.
 SLOW = {"": "all", "1": "slower than 1 s", "5": "slower than 5 s", "30": "slower than 30 s"}
 FILTERS = ("status", "key", "slow", "id")
@@ -45,8 +44,7 @@ def _listing(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     rows = _chosen(endpoint, wanted)
     if _key(before):
         rows = rows.filter(pk__lt=int(before))
-    kept = logged.of(endpoint).filter(usage=OuterRef("pk"))
-    found = list(rows.annotate(kept=Exists(kept)).select_related("release").order_by("-pk")[: LISTED + 1])
+    found = list(rows.order_by("-pk")[: LISTED + 1])
     shown = found[:LISTED]
     query = {name: value for name, value in wanted.items() if value}
     team = endpoint.team
@@ -60,7 +58,7 @@ def _listing(request: Request, endpoint: Endpoint) -> dict[str, Any]:
         "here": urlencode(query | ({"before": before} if _key(before) else {})),
         "first": urlencode(query),
         "next": urlencode(query | {"before": shown[-1].pk}) if len(found) > LISTED else "",
-        "statuses": STATUSES.items(),
+        "statuses": requests.STATUSES.items(),
         "slows": SLOW.items(),
         "keys": access.visible_to(request.user, ApiKey.objects.filter(team=team)).order_by("name", "pk")[
             :500
@@ -74,23 +72,15 @@ def _listing(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _chosen(endpoint: Endpoint, wanted: dict[str, str]) -> QuerySet[Usage]:
-    rows = Usage.objects.filter(team=endpoint.team_id, endpoint=endpoint.name)
-    match wanted["status"]:
-        case "ok":
-            rows = rows.filter(status__lt=400)
-        case "errors":
-            rows = rows.filter(status__gte=400).exclude(status=499)
-        case "left":
-            rows = rows.filter(status=499)
-    if _key(wanted["key"]):
-        rows = rows.filter(key=int(wanted["key"]))
-    if wanted["slow"] in SLOW and wanted["slow"]:
-        limit = 1000 * int(wanted["slow"])
-        rows = rows.filter(Q(ttft_ms__gte=limit) | Q(ttft_ms=None, e2e_ms__gte=limit))
-    if (name := wanted["id"].strip()) and "\0" not in name:
-        rows = rows.filter(Q(client_id=name) | Q(request_id=name))
-    return rows
+def _chosen(endpoint: Endpoint, wanted: dict[str, str]) -> QuerySet[Any]:
+    slow = wanted["slow"] if wanted["slow"] in SLOW else ""
+    return requests.chosen(
+        endpoint,
+        status=wanted["status"],
+        key=int(wanted["key"]) if _key(wanted["key"]) else None,
+        slower_ms=1000 * int(slow) if slow else None,
+        name=wanted["id"].strip(),
+    )
 
 
 def _key(text: str) -> bool:
@@ -107,10 +97,7 @@ def one(request: Request, name: str, pk: int) -> HttpResponse:
 
 
 def _logged(endpoint: Endpoint, pk: int) -> LoggedRequest:
-    rows = logged.of(endpoint).select_related(
-        "usage__team", "usage__release", "usage__deployment__configuration", "usage__key"
-    )
-    found = rows.filter(usage=pk).first()
+    found = requests.one(endpoint, pk)
     if found is None:
         raise Http404("no such request, or it is not kept any more")
     return found
@@ -163,9 +150,7 @@ def add(request: Request, name: str) -> HttpResponse:
 
 
 def _added(request: Request, endpoint: Endpoint, ticked: list[int]) -> HttpResponse:
-    rows = logged.of(endpoint).filter(usage__in=ticked).select_related("usage").order_by("usage")
-    if not ticked or not rows.exists():
-        raise DatasetRefused("Tick at least one request whose text is kept.")
+    requests.require_kept(endpoint, ticked)
     own = request.POST.get("dataset", "")
     if own:
         if not _key(own):
@@ -173,9 +158,9 @@ def _added(request: Request, endpoint: Endpoint, ticked: list[int]) -> HttpRespo
         target = access.fetch(request.user, Dataset.objects.filter(team=endpoint.team), own, write=True)
     else:
         target = datasets.create(endpoint.team, request.user, request.POST.get("name", ""))
-    made = logged.rows(rows, answers="answers" in request.POST)
     try:
-        version = collecting.add(target, request.user, made, f"requests of {endpoint.name}", "request")
+        answers = "answers" in request.POST
+        version = requests.add_to(target, request.user, endpoint, ticked, answers=answers)
     except DatasetRefused:
         if not own:
             target.delete()

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from django.conf import settings
 
-from endpoints import sql
+from endpoints import protocol, sql
 from endpoints.table import Key, Prompt, Route, Table, build
 from playground.engine_client import Target
 
@@ -60,6 +60,19 @@ def authorise(secret: str) -> Key | None:
 def find(key: Key, name: str) -> Route | None:
     """Where `name` leads for that key's team."""
     return _table.routes.get((key.team, name))
+
+
+def require(key: Key, name: str) -> Route:
+    """The same, for a key that may call it; Refusal says why not."""
+    scope = "playground" if "/" in name else "endpoints"
+    if scope not in key.scopes:
+        raise protocol.Refusal(403, f"This key lacks the scope {scope!r}.", "missing_scope", "model")
+    route = find(key, name)
+    if route is None:
+        raise protocol.no_such_model(name)
+    if not key.may_call(name):
+        raise protocol.Refusal(403, "This key may not call that model.", "model_not_allowed", "model")
+    return route
 
 
 def names(key: Key) -> list[Route]:

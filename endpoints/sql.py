@@ -29,8 +29,9 @@ _ENDPOINTS = """
     JOIN endpoints_release AS release ON release.id = endpoint.live_id
     LEFT JOIN playground_promptversion AS tested ON tested.id = release.prompt_version_id
 """
-# Texts are read when they are first asked for: versions never change.
-_PROMPTS = "SELECT id, team_id, name, head FROM playground_prompt"
+# Texts are read when they are first asked for: versions never change. A private prompt is a person's; keys
+# are the team's.
+_PROMPTS = "SELECT id, team_id, name, head FROM playground_prompt WHERE sharing <> 'private'"
 _PROMPT_VERSION = """
     SELECT version.messages, version.variables, version.parameters
     FROM playground_promptversion AS version
@@ -49,14 +50,32 @@ _PRICES = """
 _LIVE = """
     SELECT count(*) AS processes FROM endpoints_webprocess WHERE heartbeat_at > now() - interval '10 seconds'
 """
-# What a line of keys has used since the day began by UTC.
-_USED_TODAY = """
-    SELECT count(*) AS requests,
-           coalesce(sum(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)), 0)::bigint AS tokens,
-           coalesce(sum(cost), 0)::float8 AS spend
-    FROM endpoints_usage
-    WHERE at >= date_trunc('day', now(), 'UTC')
-      AND key_id IN (SELECT id FROM endpoints_apikey WHERE coalesce(family, id) = %s)
+# What lines of keys took this day and this minute by UTC: requests of /v1, and rows of batches that an engine
+# worked on.
+USED = """
+    WITH mine AS (
+        SELECT id, coalesce(family, id) AS line FROM endpoints_apikey WHERE coalesce(family, id) = ANY(%s)
+    ), took AS (
+        SELECT mine.line, used.at, coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) AS tokens, cost
+        FROM endpoints_usage AS used JOIN mine ON mine.id = used.key_id
+        WHERE used.at >= date_trunc('day', now(), 'UTC')
+        UNION ALL
+        SELECT mine.line, made.created_at,
+               coalesce((made.usage ->> 'prompt_tokens')::bigint, 0)
+               + coalesce((made.usage ->> 'completion_tokens')::bigint, 0),
+               (made.timings ->> 'cost')::float8
+        FROM endpoints_apibatch AS sent
+        JOIN mine ON mine.id = sent.key_id
+        JOIN playground_batch AS batch ON batch.id = sent.batch_id
+        JOIN playground_batchcolumn AS own ON own.batch_id = batch.id
+        JOIN playground_batchresult AS made ON made.column_id = own.id
+        WHERE made.replica_id IS NOT NULL AND made.created_at >= date_trunc('day', now(), 'UTC')
+          AND (batch.ended_at IS NULL OR batch.ended_at >= date_trunc('day', now(), 'UTC'))
+    ), told AS (SELECT *, at >= date_trunc('minute', now(), 'UTC') AS fresh FROM took)
+    SELECT line, count(*) AS requests_day, count(*) FILTER (WHERE fresh) AS requests_minute,
+           sum(tokens)::bigint AS tokens_day, sum(tokens) FILTER (WHERE fresh)::bigint AS tokens_minute,
+           sum(cost) AS spend_day, sum(cost) FILTER (WHERE fresh) AS spend_minute
+    FROM told GROUP BY line
 """
 _DEPLOYMENTS = """
     SELECT deployment.id, deployment.team_id, deployment.engine, deployment.problem, deployment.released,
@@ -192,9 +211,12 @@ async def prompt_version(connection: AsyncConnection[Any], team: int, prompt: in
 
 async def used_today(connection: AsyncConnection[Any], family: int) -> tuple[int, int, float]:
     """(requests, tokens, dollars) that a line of keys has used since the day began by UTC."""
-    row = await (await connection.execute(_USED_TODAY, [family])).fetchone()
-    assert row is not None
-    return row[0], row[1], row[2]
+    return of_day(await (await connection.execute(USED, [[family]])).fetchone())
+
+
+def of_day(row: Any) -> tuple[int, int, float]:
+    """The day's sums of a row of USED; zeros where there is none."""
+    return (row[1], row[3], row[5] or 0.0) if row else (0, 0, 0.0)
 
 
 # Idempotency keys

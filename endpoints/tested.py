@@ -8,7 +8,7 @@ from django.urls import reverse
 
 from endpoints.models import Release
 from endpoints.promotion import PromotionRefused
-from playground.models import Deployment, Prompt, PromptVersion, Team
+from playground.models import Deployment, Prompt, PromptVersion, Shared, Team
 from playground.prompts import Use
 
 SUGGESTED = 10
@@ -24,7 +24,7 @@ def find(team: Team, text: str) -> PromptVersion | None:
     if prompt is None and (match := _NUMBERED.fullmatch(text)):
         number, prompt = int(match[2]), _prompt(team, match[1])
     if prompt is None:
-        raise PromotionRefused(f"No prompt of the team is called {text[:80]!r}.", "prompt")
+        raise PromotionRefused(f"No prompt that the team may read is called {text[:80]!r}.", "prompt")
     version = prompt.versions.filter(number=number or prompt.head).first()
     if version is None:
         raise PromotionRefused(
@@ -34,7 +34,8 @@ def find(team: Team, text: str) -> PromptVersion | None:
 
 
 def _prompt(team: Team, name: str) -> Prompt | None:
-    return Prompt.objects.filter(team=team, name=name).first()
+    """Not a private one: keys are the team's, and do not reach it."""
+    return Prompt.objects.filter(team=team, name=name).exclude(sharing=Shared.Sharing.PRIVATE).first()
 
 
 def suggested(deployment: Deployment) -> list[PromptVersion]:
@@ -42,6 +43,7 @@ def suggested(deployment: Deployment) -> list[PromptVersion]:
     rows = PromptVersion.objects.filter(
         prompt__team=deployment.team, conversations__columns__deployment=deployment
     )
+    rows = rows.exclude(prompt__sharing=Shared.Sharing.PRIVATE)
     rows = rows.select_related("prompt").annotate(uses=Count("conversations", distinct=True))
     return list(rows.order_by("-uses", "-id")[:SUGGESTED])
 

@@ -1,11 +1,13 @@
 """A team's usage over a time: requests, tokens, hours, cost, errors and TTFT, grouped as one likes.
 
-Three sources are told apart and never mixed in one row: requests of /v1 (Usage), answers in the playground
-(Generation) and rows of batches (BatchResult; those sent by /v1/batches too, so that nothing counts twice).
-Their TTFT are not the same figure: of /v1 it is from arrival, of the others the engine's. All of it is
-counted by PostgreSQL. What nobody knows is None and is shown as "n/a"; sums are of what is known.
+Four sources are told apart and never mixed in one row: requests of /v1 (Usage), answers in the playground
+(Generation), rows of batches (BatchResult; those sent by /v1/batches too, so that nothing counts twice) and
+requests of runs that measure (MeasuredUse). Their TTFT are not the same figure: of /v1 it is from arrival, of
+the others the engine's. All of it is counted by PostgreSQL. What nobody knows is None and is shown as "n/a";
+sums are of what is known.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
@@ -15,11 +17,11 @@ from django.db import connection
 from django.db.models import Q
 from django.utils import timezone
 
-from endpoints import usage_sql
+from endpoints import usage_days, usage_sql
 from playground import spending
 from playground.models import Replica, Team
 
-SOURCES = {"api": "API", "playground": "Playground", "batch": "Batches"}
+SOURCES = {"api": "API", "playground": "Playground", "batch": "Batches", "measured": "Measurements"}
 # What rows are grouped by, and what that is of each source.
 GROUPS = {
     "person": "Person",
@@ -32,6 +34,8 @@ GROUPS = {
 PERIODS = {"today": ("Today", 1), "7": ("7 days", 7), "30": ("30 days", 30)}
 LONGEST_DAYS = 400
 MOST_ROWS = 500
+# Of so many requests the percentiles are worked out from each; of more, over days, from steps of 2 %.
+SORTED = 50_000
 
 
 class PeriodRefused(Exception):
@@ -145,6 +149,8 @@ class Report:
     """One a group and source: most requests first, of days the newest."""
     steps: list[Line]
     """One a step of the period and source, oldest first; without percentiles."""
+    rough: bool = False
+    """Whether percentiles of /v1 are read from steps of 2 %: of many requests over many days."""
 
 
 def report(team: Team, when: Period, by: str, sources: Sequence[str] = tuple(SOURCES)) -> Report:
@@ -156,31 +162,71 @@ def report(team: Team, when: Period, by: str, sources: Sequence[str] = tuple(SOU
     lines.sort(key=lambda line: (-line.requests, line.label))
     if by == "day":
         lines.sort(key=lambda line: line.label, reverse=True)
-    return Report(totals, lines, sorted(steps, key=lambda line: line.label))
+    rough = any(one.rough for one in found)
+    return Report(totals, lines, sorted(steps, key=lambda line: line.label), rough)
 
 
 def _of(team: Team, when: Period, by: str, source: str) -> Report:
+    summed = source == "api" and when.step == "day"
+    sums, whole, each, rough = (_by_days if summed else _by_rows)(team, when, by, source)
+    lines = _added(sums, source, lambda row: _name(row["label"], "day") or "")
+    return Report(
+        [_with_ttft(line, whole) for line in _added(sums, source, lambda row: "")],
+        [_with_ttft(line, each.get(line.label)) for line in lines],
+        _added(sums, source, lambda row: _name(row["step"], when.step) or ""),
+        rough,
+    )
+
+
+Percentiles = Sequence[float | None]
+# Sums by step and label, percentiles of all and of each label, and whether those are rough.
+Found = tuple[list[dict[str, Any]], Percentiles | None, dict[str, Percentiles], bool]
+
+
+def _by_rows(team: Team, when: Period, by: str, source: str) -> Found:
+    """Counted from each row."""
+    rows = _rows(when, by, source)
+    values = {"team": team.pk, "begin": when.begin, "end": when.end}
+    sums = _query(usage_sql.SUMS.format(rows=rows), values)
+    return sums, *(_spread(rows, values) if sums else (None, {})), False
+
+
+def _rows(when: Period, by: str, source: str) -> str:
     step = usage_sql.STEP.format(step=when.step, at=usage_sql.AT[source])
     label, joins = (
         (usage_sql.STEP.format(step="day", at=usage_sql.AT[source]), "")
         if by == "day"
         else usage_sql.LABELS[by][source]
     )
-    rows = usage_sql.ROWS[source].format(label=label, joins=joins, step=step)
-    values = {"team": team.pk, "begin": when.begin, "end": when.end}
-    sums = _query(usage_sql.SUMS.format(rows=rows), values)
-    if not sums:
-        return Report([], [], [])
+    return usage_sql.ROWS[source].format(label=label, joins=joins, step=step)
+
+
+def _spread(rows: str, values: dict[str, Any]) -> tuple[Percentiles | None, dict[str, Percentiles]]:
     # One row is of all together, beside that of rows without a label.
     spread = _query(usage_sql.SPREAD.format(rows=rows), values)
     whole = next((row["ttft"] for row in spread if row["whole"]), None)
-    each = {_name(row["label"], "day") or "": row["ttft"] for row in spread if not row["whole"]}
-    lines = _added(sums, source, lambda row: _name(row["label"], "day") or "")
-    return Report(
-        [_with_ttft(line, whole) for line in _added(sums, source, lambda row: "")],
-        [_with_ttft(line, each.get(line.label)) for line in lines],
-        _added(sums, source, lambda row: _name(row["step"], when.step) or ""),
-    )
+    return whole, {_name(row["label"], "day") or "": row["ttft"] for row in spread if not row["whole"]}
+
+
+def _by_days(team: Team, when: Period, by: str, source: str) -> Found:
+    """From the sums of each day; percentiles of no more than SORTED requests are exact."""
+    dimension, label, joins = usage_sql.DAY_LABELS[by]
+    values = {"team": team.pk, "dimension": dimension, "first": when.first, "last": when.last}
+    sums = _query(usage_sql.DAY_SUMS.format(label=label, joins=joins), values)
+    if sum(row["requests"] for row in sums) <= SORTED:
+        times = {"team": team.pk, "begin": when.begin, "end": when.end}
+        return sums, *(_spread(_rows(when, by, source), times) if sums else (None, {})), False
+    found: dict[str, list[tuple[int, int]]] = {}
+    whole: Counter[int] = Counter()
+    for row in _query(usage_sql.DAY_SPREAD.format(label=label, joins=joins), values):
+        found.setdefault(_name(row["label"], "day") or "", []).append((row["step"], row["times"]))
+        whole[row["step"]] += row["times"]
+    each = {name: _percentiles(steps) for name, steps in found.items()}
+    return sums, _percentiles(sorted(whole.items())), each, True
+
+
+def _percentiles(steps: Sequence[tuple[int, int]]) -> Percentiles:
+    return [usage_days.percentile(steps, share) for share in (0.5, 0.95)]
 
 
 def _query(statement: str, values: dict[str, Any]) -> list[dict[str, Any]]:

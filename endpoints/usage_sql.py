@@ -37,9 +37,16 @@ _BATCH = f"""
     LEFT JOIN playground_replica AS replica ON replica.id = made.replica_id {{joins}}
     WHERE batch.team_id = %(team)s AND made.created_at >= %(begin)s AND made.created_at < %(end)s
 """
-ROWS = {"api": _API, "playground": _PLAYGROUND, "batch": _BATCH}
+_MEASURED = """
+    SELECT made.at, made.failed, made.busy_s, made.gpu_s, made.core_s, made.cost, made.ttft_ms AS ttft,
+           made.prompt_tokens, made.cached_tokens, made.completion_tokens, {label} AS label, {step} AS step
+    FROM playground_measureduse AS made {joins}
+    WHERE made.team_id = %(team)s AND made.at >= %(begin)s AND made.at < %(end)s
+"""
+ROWS = {"api": _API, "playground": _PLAYGROUND, "batch": _BATCH, "measured": _MEASURED}
 
 _KEY = " LEFT JOIN endpoints_apikey AS key ON key.id = {of}.key_id"
+_KEY_OF_DAY = " LEFT JOIN endpoints_apikey AS key ON key.id = used.key"
 _PERSON = " LEFT JOIN playground_user AS person ON person.id = {id}"
 _MODEL = (
     " LEFT JOIN playground_configuration AS configuration ON configuration.id = made.configuration_id"
@@ -58,6 +65,7 @@ LABELS: dict[str, dict[str, tuple[str, str]]] = {
             + _KEY.format(of="sent")
             + _PERSON.format(id="coalesce(batch.created_by_id, key.created_by_id)"),
         ),
+        "measured": ("person.username", _PERSON.format(id="made.user_id")),
     },
     "key": {
         "api": (
@@ -66,24 +74,57 @@ LABELS: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "playground": ("NULL", ""),
         "batch": ("key.name || ' (sk-slip-' || key.prefix || ')'", _SENT + _KEY.format(of="sent")),
+        "measured": ("NULL", ""),
     },
     "endpoint": {
         "api": ("used.endpoint", ""),
         "playground": ("NULL", ""),
         "batch": ("nullif(split_part(sent.model, ':', 1), '')", _SENT),
+        "measured": ("NULL", ""),
     },
     "model": {
         "api": ("nullif(used.model, '')", ""),
         "playground": ("model.name", _MODEL),
         "batch": ("model.name", _MODEL),
+        "measured": ("model.name", _MODEL),
     },
     "engine": {
         "api": ("nullif(used.engine, '')", ""),
         "playground": ("configuration.engine", _MODEL),
         "batch": ("configuration.engine", _MODEL),
+        "measured": ("configuration.engine", _MODEL),
     },
 }
-AT = {"api": "used.at", "playground": "made.created_at", "batch": "made.created_at"}
+# Of whole days requests of /v1 are added up already: (which sums, their label, joins) by group.
+_DAY = "used.day::timestamp"
+DAY_LABELS: dict[str, tuple[str, str, str]] = {
+    "person": ("key", "person.username", _KEY_OF_DAY + _PERSON.format(id="key.created_by_id")),
+    "key": ("key", "coalesce(key.name || ' (sk-slip-' || key.prefix || ')', used.value)", _KEY_OF_DAY),
+    "endpoint": ("endpoint", "used.value", ""),
+    "model": ("model", "used.value", ""),
+    "engine": ("engine", "used.value", ""),
+    "day": ("engine", _DAY, ""),
+}
+_OF_DAYS = """
+    FROM endpoints_usageday AS used {joins}
+    WHERE used.team_id = %(team)s AND used.dimension = %(dimension)s
+      AND used.day >= %(first)s AND used.day <= %(last)s
+"""
+DAY_SUMS = f"""
+    SELECT {_DAY} AS step, {{label}} AS label, sum(used.requests)::bigint AS requests,
+           sum(used.errors)::bigint AS errors, sum(used.prompt_tokens)::bigint AS prompt_tokens,
+           sum(used.cached_tokens)::bigint AS cached_tokens,
+           sum(used.completion_tokens)::bigint AS completion_tokens, sum(used.gpu_s) AS gpu_s,
+           sum(used.core_s) AS core_s, sum(used.cost) AS cost, sum(used.unpriced)::bigint AS unpriced
+    {_OF_DAYS} GROUP BY 1, 2
+"""
+DAY_SPREAD = f"""
+    SELECT {{label}} AS label, one.step, sum(one.times)::bigint AS times
+    FROM (SELECT * {_OF_DAYS.replace("{joins}", "")}) AS used {{joins}}
+    CROSS JOIN LATERAL unnest(used.ttft_steps, used.ttft_times) AS one (step, times)
+    GROUP BY 1, 2 ORDER BY 2
+"""
+AT = {"api": "used.at", "playground": "made.created_at", "batch": "made.created_at", "measured": "made.at"}
 # One pass for the table, the totals and the chart: groups of steps are few, and are added up here.
 SUMS = """
     SELECT step, label, count(*) AS requests, count(*) FILTER (WHERE failed) AS errors,

@@ -10,13 +10,16 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import batched
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.db import DataError, IntegrityError, connection, transaction
+from django.utils import timezone
 
+from endpoints import usage_days
 from playground import spending
 from playground.models import Replica
 
@@ -49,8 +52,8 @@ FIELDS = {
     "cost": "float8",
     "gpu_s": "float8",
     "core_s": "float8",
-    "request": "jsonb",
-    "answer": "jsonb",
+    "request": "json",
+    "answer": "json",
     "cut": "bool",
 }
 _SHAPE = ", ".join(f"{name} {kind}" for name, kind in FIELDS.items())
@@ -77,7 +80,11 @@ _WRITE = f"""
         LEFT JOIN playground_model AS model ON model.id = deployment.model_id
         ORDER BY given.at, given.request_id
         ON CONFLICT (request_id) DO NOTHING
-        RETURNING id, request_id
+        RETURNING *
+    ), used AS (
+        SELECT * FROM written
+    ), {usage_days.CELLS}, added AS (
+        {usage_days.ADD}
     ), logged AS (
         INSERT INTO endpoints_loggedrequest (usage_id, request, answer, cut)
         SELECT written.id, given.request, given.answer, coalesce(given.cut, false)
@@ -230,6 +237,10 @@ def forget() -> tuple[int, int]:
         logged += count
     while count := _delete_used():
         used += count
+    # Of the day that the limit cuts, what is left is summed anew.
+    oldest = timezone.now().date() - timedelta(days=settings.USAGE_DAYS)
+    usage_days.forget(oldest)
+    usage_days.again(oldest, oldest)
     return logged, used
 
 

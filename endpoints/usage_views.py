@@ -87,6 +87,7 @@ def _found(request: Request, when: Period, wanted: dict[str, Any]) -> dict[str, 
         "gpu": any(line.gpu_s is not None for line in totals),
         "core": any(line.core_s is not None for line in totals),
         "unpriced": sum(line.unpriced for line in totals),
+        "rough": found.rough,
         "held": None if wanted["source"] else _held(request, when, totals),
         "query": urlencode(query),
     }

@@ -12,7 +12,7 @@ from endpoints import launches, promotion
 from endpoints.models import Endpoint, Release
 from playground import access, snippets, standing
 from playground.models import Deployment, Replica
-from playground.views.request import Request, team_of
+from playground.views.request import Request, number, team_of
 
 
 def listing(request: Request) -> HttpResponse:
@@ -144,11 +144,12 @@ def _writable(request: Request, name: str) -> Endpoint:
     return endpoint
 
 
-def _release(endpoint: Endpoint, number: str) -> Release | None:
+def _release(endpoint: Endpoint, text: str) -> Release | None:
     """The release of that number; none when no number was given."""
-    if not number:
+    if not text:
         return None
-    found = endpoint.releases.filter(number=number).first() if number.isascii() and number.isdigit() else None
+    wanted = number(text)
+    found = None if wanted is None else endpoint.releases.filter(number=wanted).first()
     if found is None:
         raise Http404("no such release")
     return found

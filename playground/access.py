@@ -1,7 +1,8 @@
 """Who may see and do what. Views and tasks fetch rows only through here; a stranger's row is a 404.
 
 What a role may do is in NEEDS, and nowhere else. Rows belong to a team; what belongs to the site (nodes,
-engines, teams themselves) is for site administrators, `User.is_staff`.
+engines, teams themselves) is for site administrators, `User.is_staff`. What a team shares in part (`Shared`)
+is its owner's and the team's administrators', and the others' as far as its `sharing` says.
 """
 
 from collections.abc import Mapping
@@ -9,15 +10,16 @@ from typing import Any, Protocol
 
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model as DjangoModel
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import Http404
 
 from playground import acting
-from playground.models import AuditEntry, Membership, Team, User
+from playground.models import AuditEntry, Membership, Shared, Team, User
 
 # What each role may do, each including the ones before it.
 ROLES = [Membership.Role.VIEWER, Membership.Role.MEMBER, Membership.Role.OPERATOR, Membership.Role.ADMIN]
 SITE = "site"
+EDIT, VIEW, PRIVATE = Shared.Sharing.EDIT, Shared.Sharing.VIEW, Shared.Sharing.PRIVATE
 NEEDS: dict[str, str] = {
     "view": Membership.Role.VIEWER,
     "chat": Membership.Role.MEMBER,
@@ -75,12 +77,26 @@ def role_in(user: User, team: Team) -> str | None:
 def can(user: User, action: str, where: Team | Owned) -> bool:
     """Whether `user` may do `action` (a key of NEEDS) in a team, or with a row of a team.
 
-    The site's actions need a site administrator, who is no member of other teams for that.
+    The site's actions need a site administrator, who is no member of other teams for that. Of a row that is
+    shared in part, its `sharing` is asked too.
     """
     role = role_in(user, _team(where))
     if NEEDS[action] == SITE:
         return role is not None and user.is_staff
-    return role is not None and _rank(role) >= _rank(NEEDS[action])
+    if role is None or _rank(role) < _rank(NEEDS[action]):
+        return False
+    return not isinstance(where, Shared) or _is_let_in(user, role, action, where)
+
+
+def _is_let_in(user: User, role: str, action: str, row: Shared) -> bool:
+    if row.created_by_id == user.pk or role == Membership.Role.ADMIN:
+        return True
+    return row.sharing == EDIT or (row.sharing == VIEW and NEEDS[action] == Membership.Role.VIEWER)
+
+
+def holds(user: User, row: Shared) -> bool:
+    """Whether `user` may say what others of the team may do with it: its owner, and administrators."""
+    return row.created_by_id == user.pk or role_in(user, row.team) == Membership.Role.ADMIN
 
 
 def _rank(role: str) -> int:
@@ -104,10 +120,25 @@ def _team(where: Team | Owned) -> Team:
 
 def require(user: User, action: str, where: Team | Owned) -> None:
     """Raise Refused, and keep an audit row, unless `user` may do `action` there: see `can`."""
+    if can(user, action, where):
+        return
     team = _team(where)
-    if not can(user, action, team):
-        audit(user, team, f"refused {action}", f"team:{team.pk}")
-        raise Refused(_needed(action, team))
+    if isinstance(where, Shared) and can(user, action, team):
+        audit(user, team, f"refused {action}", f"{where._meta.model_name}:{where.pk}")
+        raise Refused(reading_only(where))
+    audit(user, team, f"refused {action}", f"team:{team.pk}")
+    raise Refused(_needed(action, team))
+
+
+def kept_private(row: Shared) -> str:
+    """The sharing of what somebody makes of `row` for themselves: of something private it is private, too."""
+    return PRIVATE if row.sharing == PRIVATE else EDIT
+
+
+def reading_only(row: Shared) -> str:
+    """What a person who may only read there is told."""
+    owner = row.created_by.get_username() if row.created_by else "an administrator"
+    return f"This {row._meta.verbose_name} is shared to be read. Ask {owner} to let the team write."
 
 
 def require_site(user: User, action: str) -> None:
@@ -127,8 +158,18 @@ def _needed(action: str, team: Team) -> str:
 
 
 def visible_to[Row: DjangoModel](user: User, rows: QuerySet[Row]) -> QuerySet[Row]:
-    """The rows of `rows` (any TeamOwned) that `user`'s teams own."""
-    return rows.filter(team__memberships__user=user)
+    """The rows of `rows` (any TeamOwned) that `user`'s teams own; of those, no private ones of others."""
+    mine = Q(team__memberships__user=user)
+    if not issubclass(rows.model, Shared):
+        return rows.filter(mine)
+    held = Q(created_by=user) | Q(team__memberships__role=Membership.Role.ADMIN)
+    return rows.filter(mine, ~Q(sharing=PRIVATE) | held)
+
+
+def listed_to[Row: Shared](user: User, rows: QuerySet[Row]) -> QuerySet[Row]:
+    """Those that pages list: what is private to others an administrator opens by its address alone."""
+    own = Q(created_by=user) | Q(created_by=None)
+    return visible_to(user, rows).filter(~Q(sharing=PRIVATE) | own)
 
 
 def fetch[Row: DjangoModel](user: User, rows: QuerySet[Row], pk: int | str, *, write: bool = False) -> Row:

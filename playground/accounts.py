@@ -40,20 +40,27 @@ def make(username: str, password: str | None, *, pk: int | None = None) -> User:
     """
     username = username.strip()
     user = User(pk=pk, username=username)
-    wrong = _wrong_name(username)
+    wrong = {}
     if password is None:
         user.set_unusable_password()
     elif problem := wrong_password(password, user):
         wrong["password"] = problem
     else:
         user.set_password(password)
-    if wrong:
-        raise AccountRefused(wrong)
     with transaction.atomic():
+        _one_name_at_a_time()
+        if wrong := _wrong_name(username) | wrong:
+            raise AccountRefused(wrong)
         user.save(force_insert=True)
         teams.make_personal(user)
         access.audit(user, None, "make account", f"user:{user.pk}", name=username)
     return user
+
+
+def _one_name_at_a_time() -> None:
+    """Until the transaction ends nobody else makes an account: of two who choose one name one is told."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('account names', 0))")
 
 
 def reserve() -> int:
@@ -141,6 +148,14 @@ def end_sessions(user: User, rows: Iterable[UserSession]) -> int:
 
 
 # Ways in
+
+
+def tell_renamed(before: Authenticator, user: User) -> None:
+    """Remember that a passkey is called otherwise now than `before`, as it was read then."""
+    names = [str(row.data.get("name", "")) for row in (before, Authenticator.objects.get(pk=before.pk))]
+    if names[0] != names[1]:
+        change = {"before": {"name": names[0]}, "after": {"name": names[1]}}
+        access.audit(user, None, "rename passkey", f"user:{user.pk}", name=user.get_username(), **change)
 
 
 def fetch_own[Row: (Authenticator, SocialAccount, UserSession)](

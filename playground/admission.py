@@ -11,8 +11,10 @@ from django.db import connection
 from django.db.models.functions import Now
 
 from playground import access, engines, environments, quotas
-from playground.models import Deployment, Node, Team, User
+from playground.models import Deployment, Node, RowsTaken, Team, User
 from playground.quotas import GB, STORAGE
+
+IN_PLACE = "the old one runs until the new one is ready, and both count: stop it, or another, first"
 
 
 class QuotaReached(Exception):
@@ -28,25 +30,23 @@ def lock(team: Team, name: str) -> None:
 def check_replicas(row: Deployment, replaced: int | None = None) -> None:
     """After a deployment was made, or is to run again: QuotaReached where that is too many.
 
-    `replaced`: the one whose place it takes.
+    `replaced`: the one whose place it takes once it is ready. Until then both run, and both count.
     """
-    without = [replaced] if replaced else []
     for person in _limited(row, "replicas"):
         lock(row.team, "replicas")
-        used, most = quotas.replicas(row.team, person, without), _most(row.team, person, "replicas")
+        used, most = quotas.replicas(row.team, person), _most(row.team, person, "replicas")
         if most is not None and used > most:
-            others = quotas.replicas(row.team, person, [*without, row.pk])
+            others = quotas.replicas(row.team, person, [row.pk])
             what = f"{_count(most, 'replica')} at once, and {others} run or wait"
-            raise QuotaReached(_words(row.team, person, what, "stop one first", "run"))
+            hint = IN_PLACE if replaced else "stop one first"
+            raise QuotaReached(_words(row.team, person, what, hint, "run"))
 
 
 def may_place(row: Deployment) -> str:
     """Why one more replica of it may not get a place now; empty when it may. Its transaction places it."""
-    replaced = row.wanted.get("replaces") or {}
-    without = [replaced["deployment"]] if replaced else []
     for person in _limited(row, "replicas"):
         lock(row.team, "replicas")
-        used, most = quotas.placed(row.team, person, without), _most(row.team, person, "replicas")
+        used, most = quotas.placed(row.team, person), _most(row.team, person, "replicas")
         if most is not None and used >= most:
             what = f"{_count(most, 'replica')} at once, and {used} run"
             return "It waits. " + _words(row.team, person, what, "it starts once one stops", "run")
@@ -72,14 +72,22 @@ def check_gpus(row: Deployment) -> None:
         raise QuotaReached(why)
 
 
-def check_batch(team: Team, user: User | None, rows: int) -> None:
-    """QuotaReached where so many rows more are too many today. The caller begins the batch now."""
+def take_rows(team: Team, user: User | None, rows: int, what: str) -> None:
+    """Count so many requests to the day's limit; QuotaReached where they are too many. They are begun now.
+
+    `what`: one of RowsTaken.What.
+    """
     lock(team, "rows")
     for person in _both(user):
         used, most = quotas.batch_rows(team, person), _most(team, person, "batch_rows_day")
         if most is not None and used + rows > most:
-            what = f"{most:,.0f} batch rows a day; {used:,} were begun since midnight UTC, this has {rows:,}"
-            raise QuotaReached(_words(team, person, what, "take fewer rows or columns, or wait for tomorrow"))
+            words = (
+                f"{most:,.0f} batch rows and measured requests a day; {used:,} were begun since midnight UTC,"
+                f" this has {rows:,}"
+            )
+            hint = "take fewer rows, prompts or columns, or wait for tomorrow"
+            raise QuotaReached(_words(team, person, words, hint))
+    RowsTaken.objects.create(team=team, user=user, what=what, rows=rows)
 
 
 def check_storage(team: Team, user: User | None, kind: str, wanted: int) -> None:

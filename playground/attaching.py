@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp
 from django.db import transaction
 
-from playground import access, adapters, configurations, drafts, engines, events, jobs
+from playground import adapters, configurations, drafts, engines, events, jobs
 from playground.engines.base import Engine, LocalAdapter, Verdict
-from playground.jobs import JobFailed, Work
+from playground.jobs import Act, JobFailed, Work
 from playground.models import Adapter, Configuration, Deployment, Job, Replica, User
 
 ATTACH, DETACH = "attach", "detach"
@@ -77,7 +77,8 @@ def request(deployment: Deployment, row: Adapter, verb: str, user: User | None) 
     if node is None or len({replica.node_id for replica in replicas}) > 1:
         raise AttachRefused("It runs on several nodes: choose its adapters in Edit.")
     arguments = {"deployment": deployment.pk, "adapter": row.pk, "verb": verb}
-    job = jobs.request(Job.Kind.ATTACH_ADAPTER, node, _goal(deployment), arguments, deployment.team, user)
+    goal, act = _goal(deployment), Act(f"{verb} adapter", f"deployment:{deployment.pk}", row.name)
+    job = jobs.request(Job.Kind.ATTACH_ADAPTER, node, goal, arguments, deployment.team, user, act=act)
     if job.arguments != arguments:
         raise AttachRefused("Another adapter of it is being attached or detached: wait for that.")
     events.notify(deployment.team_id, f"deployment:{deployment.pk}")
@@ -133,7 +134,7 @@ def attach(work: Work) -> dict[str, Any]:
         for replica in replicas:
             _tell(engine, replica, local, verb)
             told.append(replica)
-        _settle(deployment, old, row, verb, told, work.job.created_by)
+        _settle(deployment, old, row, verb, told)
     except JobFailed:
         _undo(work, engine, told, local, verb)
         raise
@@ -180,7 +181,6 @@ def _settle(
     row: Adapter,
     verb: str,
     told: Sequence[Replica],
-    user: User | None,
 ) -> None:
     """Deployment and replicas get the configuration of what runs now; JobFailed when something else came."""
     keys = [one.pk for one in told]
@@ -204,5 +204,4 @@ def _settle(
         if live.filter(state=State.READY, configuration=old).update(configuration=new) != len(keys):
             raise JobFailed("It stopped meanwhile.")
         Deployment.objects.filter(pk=locked.pk).update(configuration=new, wanted=locked.wanted)
-        access.audit(user, deployment.team, f"{verb} adapter", f"deployment:{deployment.pk}", name=row.name)
         events.notify(deployment.team_id, f"deployment:{deployment.pk}", "deployments")

@@ -14,12 +14,12 @@ from django.conf import settings
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from playground import deployments, engine_client, leases, sharing
+from playground import deployments, engine_client, leases, sharing, spending
 from playground.answers import FIRST_BYTE_S, Answer, Question, checked, counted, lateness
 from playground.batch_claims import Result, Row
 from playground.engine_client import EngineError, Target
 from playground.engines.base import PATHS
-from playground.models import Batch, BatchColumn, Generation
+from playground.models import Batch, BatchColumn, Generation, Replica
 
 TASKS = {path: task for task, path in PATHS.items()}
 # What is asked, beside how.
@@ -36,6 +36,13 @@ class Place:
     replica: int
     configuration: int | None
     target: Target
+    row: Replica | None = None
+    """With its node, for what a share of its time costs."""
+
+    def priced(self, timings: Mapping[str, Any]) -> dict[str, Any]:
+        """The timings, with GPU-seconds and dollars where those are known."""
+        busy_s = timings.get("busy_s")
+        return {**timings, **(spending.of(self.row, busy_s) if self.row else {})}
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,11 @@ class Standing:
         return self.state == Batch.State.RUNNING
 
     @property
+    def told(self) -> dict[str, Any]:
+        """What a row that says nothing is sampled by."""
+        return _over(self.defaults, self.parameters)
+
+    @property
     def hangs_up(self) -> bool:
         """Whether rows in flight are to end, too."""
         return self.state not in (Batch.State.RUNNING, Batch.State.PAUSED)
@@ -74,7 +86,7 @@ def standing(column_pk: int) -> Standing:
         column.deployment.model.task,
         column.defaults,
         batch.parameters if own is None else own,
-        tuple(Place(one.pk, one.configuration_id, leases.target_of(column, one)) for one in here),
+        tuple(Place(one.pk, one.configuration_id, leases.target_of(column, one), one) for one in here),
         _talks(column.deployment_id),
     )
 
@@ -138,7 +150,7 @@ async def ask(row: Row, column: Standing, place: Place, answer: Answer) -> Resul
         answer.feed.reasoning,
         answer.finish_reason,
         answer.usage,
-        answer.timings(),
+        place.priced(answer.timings()),
         None,
         configuration=place.configuration,
         replica=place.replica,
@@ -165,7 +177,7 @@ async def _whole(row: Row, place: Place, asked: Question, body: Mapping[str, Any
         text,
         finish_reason=reason,
         usage=counted(usage) if isinstance(usage, Mapping) else {},
-        timings={"e2e": e2e, "busy_s": round(share.seconds, 4), "lagged": late},
+        timings=place.priced({"e2e": e2e, "busy_s": round(share.seconds, 4), "lagged": late}),
         response=found,
         configuration=place.configuration,
         replica=place.replica,
@@ -194,12 +206,17 @@ def failed(row: Row, place: Place, code: str, text: str, answer: Answer | None =
         answer.feed.content if answer else "",
         answer.feed.reasoning if answer else "",
         usage=answer.usage if answer else {},
-        timings=answer.timings() if answer else {},
+        timings=place.priced(answer.timings()) if answer else {},
         error_code=code,
         error=text,
         configuration=place.configuration,
         replica=place.replica,
     )
+
+
+def refused(row: Row, code: str, text: str) -> Result:
+    """The result of a row that was never asked."""
+    return Result(row.item, row.attempt, False, error_code=code, error=text)
 
 
 async def others(target: Target) -> int | None:

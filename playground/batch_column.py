@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from django.conf import settings
 from django.db import Error
 
-from playground import batch_asking, batch_claims, batches, nudges
+from playground import batch_asking, batch_claims, batch_gates, batches, nudges
 from playground.answers import Answer
 from playground.batch_asking import Place, Standing
 from playground.batch_claims import Result, Row
@@ -39,6 +39,8 @@ ABANDONED_S = 20.0
 GIVES_WAY_S = 2.0
 SHARE = 4
 AWAY_S = 0.5
+# What a gate holds back asks again at least so often: its limit may have been raised meanwhile.
+GATE_S = 3.0
 # How often one row is refused for want of room before that is its result.
 REFUSALS = 30
 # So many results may wait for PostgreSQL before no more rows are asked.
@@ -82,6 +84,9 @@ class Column:
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.feeds: dict[int, Feed] = {}
         self.refused: Counter[int] = Counter()
+        # What holds rows back beside their engines, and the rows it let in.
+        self.gate: batch_gates.Gate | None = None
+        self.passes: dict[int, batch_gates.Pass] = {}
         self.away: dict[int, float] = {}
         self.changed = asyncio.Event()
         self.until = self.next_at = 0.0
@@ -117,6 +122,7 @@ class Column:
         """Ask rows until none is left, the slices end, or it is closed."""
         try:
             self.knee.limit = await orm(batch_asking.started, self.pk)
+            self.gate = await batch_gates.of(self.pk)
             await self._look()
             while self._step():
                 self.changed.clear()
@@ -280,18 +286,26 @@ class Column:
         begun, busy = time.monotonic(), len(self.tasks) >= self.limit == self.knee.limit
         flown = self._fly(begun)
         try:
+            await self._let_in(row)
+            begun = time.monotonic()
+            flown = self._fly(begun)
             result = await batch_asking.ask(row, self.standing, place, answer)
+        except batch_gates.Waits as waits:
+            self.waiting.appendleft(row)
+            self._pause_until = max(self._pause_until, time.monotonic() + min(waits.seconds, GATE_S))
+        except batch_gates.Refused as refused:
+            self._keep(batch_asking.refused(row, refused.code, refused.text))
         except EngineError as problem:
             self._ill(row, place, problem, answer)
         except Exception:
             log.exception("row %d of column %d could not be asked", row.number, self.pk)
-            self.process.keep(self, batch_asking.failed(row, place, "internal", BUG))
+            self._keep(batch_asking.failed(row, place, "internal", BUG))
         else:
             units, now = result.usage.get("completion_tokens") or 1, time.monotonic()
             took = now - begun
             at_once = (self._fly(now) - flown) / took if took else None
             self.knee.note(units, took, busy and not row.deaths, at_once)
-            self.process.keep(self, result)
+            self._keep(result)
         finally:
             self._fly(time.monotonic())
             self._ended += 1
@@ -300,6 +314,18 @@ class Column:
             del self.tasks[row.item]
             if row.deaths:
                 self._leave_alone()
+
+    async def _let_in(self, row: Row) -> None:
+        """Through the gate, once however often it is asked. Raises Waits or Refused."""
+        if self.gate is not None and row.item not in self.passes:
+            assert self.standing is not None
+            self.passes[row.item] = await self.gate.admit(row, self.standing.told)
+
+    def _keep(self, result: Result) -> None:
+        """A row's result, and what it took of limits."""
+        if let_in := self.passes.pop(result.item, None):
+            let_in.close(result)
+        self.process.keep(self, result)
 
     def _fly(self, now: float) -> float:
         """The sum of rows in flight over time, in seconds, up to now. Told before their number changes."""
@@ -318,9 +344,12 @@ class Column:
         elif problem.code == "died_midway":
             self.away[place.replica] = now + AWAY_S
             last = batch_asking.failed(row, place, problem.code, DIED, answer)
+            # Asked again it passes the gate anew: an engine worked on it.
+            if let_in := self.passes.pop(row.item, None):
+                let_in.close(last)
             self.process.died(self, row, last)
         else:
-            self.process.keep(self, batch_asking.failed(row, place, problem.code, problem.text, answer))
+            self._keep(batch_asking.failed(row, place, problem.code, problem.text, answer))
 
     def _refuse(self, row: Row, now: float) -> None:
         """The engine has no room: fewer at once, after a pause that grows with the row's refusals."""
@@ -338,6 +367,9 @@ class Column:
         if pending:
             await asyncio.wait(pending)
         self._leave_alone()
+        for let_in in self.passes.values():
+            let_in.give_back()
+        self.passes.clear()
         await self.process.settled(self)
         if self.held:
             await orm(batch_claims.give_back, list(self.held), self.process.owner)

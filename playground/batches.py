@@ -22,6 +22,7 @@ from playground.models import (
     Deployment,
     Generation,
     PromptVersion,
+    RowsTaken,
     Team,
     User,
 )
@@ -68,7 +69,7 @@ def begin(
     _refuse_version(team, version)
     _refuse_columns(team, columns)
     with transaction.atomic():
-        _within_quota(team, user, version.row_count * len(columns))
+        _within_quota(team, user, version.row_count * len(columns), RowsTaken.What.BATCH)
         batch = Batch.objects.create(
             team=team,
             created_by=user,
@@ -90,9 +91,9 @@ def begin(
     return batch
 
 
-def _within_quota(team: Team, user: User | None, rows: int) -> None:
+def _within_quota(team: Team, user: User | None, rows: int, what: str) -> None:
     try:
-        admission.check_batch(team, user, rows)
+        admission.take_rows(team, user, rows, what)
     except admission.QuotaReached as reached:
         raise BatchRefused(str(reached)) from reached
 
@@ -136,6 +137,8 @@ def retry_failed(batch: Batch, user: User | None) -> int:
         if locked.state not in (State.RUNNING, State.PAUSED, State.FINALIZING, State.COMPLETED):
             raise BatchRefused(f"It is {locked.get_state_display()}: its rows are not asked any more.")
         count = _try_again(batch)
+        if count:
+            _within_quota(batch.team, user, count, RowsTaken.What.AGAIN)
         if count and move(batch, [State.FINALIZING, State.COMPLETED], State.RUNNING, ended_at=None):
             _start_again(batch, user)
         if count:
@@ -218,7 +221,8 @@ def _start_again(batch: Batch, user: User | None) -> None:
 def _makeitems_of(batch: Batch, columns: Sequence[BatchColumn]) -> None:
     """An item for each row and column. Asked in the order of their text: what begins alike stands together.
 
-    `jsonb` writes a message's role before its content, so that order is the one of the conversations' trees.
+    As `jsonb`, which writes a message's role before its content whichever was typed first, that order is the
+    one of the conversations' trees.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -229,7 +233,7 @@ def _makeitems_of(batch: Batch, columns: Sequence[BatchColumn]) -> None:
             FROM unnest(%s::bigint[]) AS c(id)
             CROSS JOIN (
                 SELECT id, number, row_number() OVER (ORDER BY
-                    (coalesce(body->'messages', body->'prompt', body->'input', body))::text COLLATE "C",
+                    coalesce(body->'messages', body->'prompt', body->'input', body)::jsonb::text COLLATE "C",
                     number) AS place
                 FROM playground_datasetrow WHERE version_id = %s
             ) AS r
@@ -312,7 +316,7 @@ def _record(batch: Batch, user: User | None, act: str, before: str) -> None:
 
 def _require(batch: Batch, user: User | None) -> None:
     if user is not None:
-        access.require(user, "chat", batch.team)
+        access.require(user, "chat", batch)
 
 
 def items_of(batch: Batch) -> QuerySet[BatchItem]:

@@ -1,9 +1,10 @@
 """How much a request to a page may send.
 
 Django keeps a body on the disk before any view sees it, so what is too large is refused while it comes. Knows
-nothing about what is sent.
+nothing about what is sent. What is below API is answered as the management API answers.
 """
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # The largest thing a page is sent is a piece of an upload, or a message with its pictures.
 MOST = 32 << 20
+API = "/api/v1/"
 
 
 class TooLarge(Exception):
@@ -24,7 +26,7 @@ async def bounded(application: Application, scope: Scope, receive: Receive, send
     """Run the application; 413 in its place where the body is larger than MOST."""
     announced = dict(scope["headers"]).get(b"content-length", b"0")
     if not announced.isdigit() or int(announced) > MOST:
-        await _refuse(send)
+        await _refuse(scope, send)
         return
     received = 0
 
@@ -39,12 +41,16 @@ async def bounded(application: Application, scope: Scope, receive: Receive, send
     try:
         await application(scope, counted, send)
     except TooLarge:
-        await _refuse(send)
+        await _refuse(scope, send)
 
 
-async def _refuse(send: Send) -> None:
-    body = f"A page takes at most {MOST >> 20} MB at once.\n".encode()
-    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+async def _refuse(scope: Scope, send: Send) -> None:
+    text, kind = f"At most {MOST >> 20} MB are taken at once.", b"text/plain"
+    if scope.get("path", "").startswith(API):
+        error: dict[str, Any] = {"code": "too_large", "message": text, "field": None, "fields": {}}
+        text, kind = json.dumps({"error": error}), b"application/json"
+    body = f"{text}\n".encode()
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
     await send(
         {"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]}
     )

@@ -159,9 +159,7 @@ def _problem(deployment: Deployment, state: str) -> str:
     if state == "failed":
         return f"{deployment.name} does not run: {deployment.problem}"
     if state == "stopped":
-        return (
-            f"{deployment.name} is stopped. Ask an operator of the team to start it, or choose another model."
-        )
+        return f"{deployment.name} is stopped. Ask an operator above to start it, or choose another model."
     return ""
 
 

@@ -58,7 +58,7 @@ def change(comment: Comment, user: User, text: str) -> None:
 def delete(comment: Comment, user: User) -> None:
     conversation = comment.generation.turn.conversation
     access.require(user, "chat", conversation.team)
-    if not may_delete(comment, user):
+    if not may(user, conversation).delete(comment):
         access.audit(user, conversation.team, "refused write", f"comment:{comment.pk}")
         raise access.Refused("A comment is for who wrote it and the team's administrators to delete.")
     _audit(comment, user, "delete comment", before=comment.text)
@@ -66,13 +66,24 @@ def delete(comment: Comment, user: User) -> None:
     _tell(conversation)
 
 
-def may_change(comment: Comment, user: User) -> bool:
-    return comment.user_id == user.pk and access.can(user, "chat", comment.generation.turn.conversation.team)
+@dataclass(frozen=True)
+class May:
+    """What `user` may do with comments of one conversation: asked once, however many there are."""
+
+    user: User
+    chat: bool
+    administrate: bool
+
+    def change(self, comment: Comment) -> bool:
+        return self.chat and comment.user_id == self.user.pk
+
+    def delete(self, comment: Comment) -> bool:
+        return self.change(comment) or self.administrate
 
 
-def may_delete(comment: Comment, user: User) -> bool:
-    team = comment.generation.turn.conversation.team
-    return may_change(comment, user) or access.role_in(user, team) == Membership.Role.ADMIN
+def may(user: User, conversation: Conversation) -> May:
+    administrate = access.role_in(user, conversation.team) == Membership.Role.ADMIN
+    return May(user, access.can(user, "chat", conversation.team), administrate)
 
 
 def hidden(generation: Generation, user: User) -> bool:

@@ -13,7 +13,11 @@ class NotFrozen(Exception):
 
 
 def canonical(facts: dict[str, Any]) -> str:
-    """The one JSON text of `facts`: keys sorted, no spaces, so that equal facts have equal digests."""
+    """The one JSON text of `facts`: keys sorted, no spaces, so that equal facts have equal digests.
+
+    Nothing in them has keys whose order an engine sees: an option becomes an argument by its name. What does,
+    a response format or tools, is sampling, which a release keeps beside its configuration, in order.
+    """
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

@@ -128,6 +128,13 @@ class Live(AsyncWebsocketConsumer):
         if self.writing:
             self.writing.cancel()
 
+    @property
+    def places(self) -> frozenset[str]:
+        """What it hears of beside notices."""
+        followed = f"conversation:{self.conversation}" if self.conversation else None
+        watched = (f"generation:{pk}" for pk in self.watches)
+        return frozenset(filter(None, [followed, presence.places.get(self), *watched]))
+
     # From the page
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
@@ -324,7 +331,7 @@ def _judge(user: User, kind: str, noun: str, pk: int) -> tuple[str, int]:
     if not access.can(user, NEEDS[kind], row.team):
         access.audit(user, row.team, f"refused {NEEDS[kind]}", f"{noun}:{pk}")
         return "Your role here is to look on only.", row.team_id
-    if kind == "stop" and not sharing_rules.may_write(user, row):
+    if kind == "stop" and not access.can(user, "chat", row):
         access.audit(user, row.team, "refused write", f"{noun}:{pk}")
         return sharing_rules.why_not(row), row.team_id
     return "", row.team_id

@@ -4,10 +4,11 @@ import hashlib
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, JSONField, OuterRef, Q, QuerySet
+from django.db.models.functions import Cast
 
-from playground import access, adapters, events, kinds
-from playground.models import Column, Conversation, Deployment, Generation, Model, Team, User
+from playground import access, adapters, events, key_order, kinds
+from playground.models import Column, Conversation, Deployment, Generation, Model, Team, Turn, User
 
 UNTITLED = "New conversation"
 OPEN_OWN = "Open it in a conversation of its own, from Running."
@@ -29,6 +30,7 @@ def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation
         system_prompt="",
         prompt_version=None,
         blind=False,
+        sharing=Conversation.Sharing.EDIT,
     )
     several = Column.objects.filter(conversation=OuterRef("pk"), closed=False, position__gt=0)
     set_up = Q(parameters__isnull=False) | Q(system_prompt__isnull=False)
@@ -36,7 +38,8 @@ def begin(team: Team, user: User, deployment: Deployment | None) -> Conversation
     empty = empty.filter(~Exists(several), ~Exists(own))
     task = deployment.model.task if deployment else Model.Task.CHAT
     with transaction.atomic():
-        row = empty.filter(parameters={}).order_by("-pk").first()
+        unset = empty.alias(own=Cast("parameters", JSONField())).filter(own={})
+        row: Conversation | None = unset.order_by("-pk").first()
         if row is None:
             row = Conversation.objects.create(team=team, created_by=user, title=UNTITLED, task=task)
         elif row.task != task:
@@ -78,7 +81,7 @@ def configure(conversation: Conversation, system_prompt: str, parameters: dict[s
     prompt = system_prompt.replace("\r\n", "\n")
     before = _setting(conversation.system_prompt, conversation.parameters)
     after = _setting(prompt, parameters)
-    if before != after:
+    if not (prompt == conversation.system_prompt and key_order.same(conversation.parameters, parameters)):
         record(conversation, user, "set up conversation", before, after)
     Conversation.objects.filter(pk=conversation.pk).update(system_prompt=prompt, parameters=parameters)
     conversation.system_prompt, conversation.parameters = prompt, parameters
@@ -117,8 +120,8 @@ def choose(column: Column, deployment: Deployment, adapter: str = "") -> None:
 
 def move(old: Deployment, new: Deployment) -> None:
     """From the next message on `new` answers wherever `old` did; its model does for an adapter it lacks."""
-    held = list(Conversation.objects.filter(columns__deployment=old).distinct())
     theirs = Column.objects.filter(deployment=old)
+    held = list(Conversation.objects.filter(pk__in=theirs.values("conversation")))
     theirs.exclude(adapter__in=["", *adapters.served(new)]).update(adapter="")
     theirs.update(deployment=new)
     for conversation in held:
@@ -142,7 +145,8 @@ def find(team: Team, query: str) -> QuerySet[Conversation]:
     query = query.strip()[:200]
     if not query:
         return rows
-    return rows.filter(Q(title__icontains=query) | Q(turns__text__icontains=query)).distinct()
+    said = Turn.objects.filter(conversation=OuterRef("pk"), text__icontains=query)
+    return rows.filter(Q(title__icontains=query) | Exists(said))
 
 
 def record(

@@ -5,7 +5,6 @@ who asks for the rows.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,11 +14,12 @@ from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Max, Sum
+from django.db.models import Max, QuerySet, Sum
 from django.db.models.functions import Now
 
 from playground import access, admission, disk, events, quotas, reading
 from playground.models import Batch, Dataset, DatasetRow, DatasetVersion, Team, User
+from playground.models.fields import written
 from playground.reading import Looked, Problem, Refusal, Row, Shape
 
 # The file as a whole, or the name, is not taken. `line` where known; `status` is the HTTP one.
@@ -85,7 +85,7 @@ def remove(dataset: Dataset, user: User) -> None:
     """Delete it with all its versions. DatasetRefused while a batch stands on one."""
     with transaction.atomic():
         Dataset.objects.select_for_update().get(pk=dataset.pk)
-        if using := list(Batch.objects.filter(version__dataset=dataset).values_list("name", flat=True)[:4]):
+        if using := _batches(Batch.objects.filter(version__dataset=dataset), user):
             raise DatasetRefused(f"It is what {_listed(using)} ran on: delete those first.")
         before = {"name": dataset.name, "versions": dataset.versions.count()}
         about = f"dataset:{dataset.pk}"
@@ -100,7 +100,7 @@ def remove_version(version: DatasetVersion, user: User) -> None:
     dataset = version.dataset
     with transaction.atomic():
         Dataset.objects.select_for_update().get(pk=dataset.pk)
-        if using := list(version.batches.values_list("name", flat=True)[:4]):
+        if using := _batches(version.batches.all(), user):
             raise DatasetRefused(f"It is what {_listed(using)} ran on: delete those first.")
         about = f"dataset:{dataset.pk}"
         before = {"number": version.number, "source": version.source, "rows": version.row_count}
@@ -108,6 +108,11 @@ def remove_version(version: DatasetVersion, user: User) -> None:
         access.audit(user, dataset.team, "delete dataset version", about, name=name, before=before)
         _delete_versions(DatasetVersion.objects.filter(pk=version.pk))
     events.notify(dataset.team_id, "datasets", f"dataset:{dataset.pk}")
+
+
+def _batches(rows: QuerySet[Batch], user: User) -> list[str]:
+    """What the first of them are called, to somebody who does not see the private ones of others."""
+    return [row.name if access.can(user, "view", row) else "a private batch" for row in rows[:4]]
 
 
 def _listed(names: list[str]) -> str:
@@ -251,7 +256,7 @@ def _copy(rows: list[tuple[int, Row]], version: DatasetVersion) -> None:
     """Write numbered rows by COPY: tens of thousands come at once."""
     with connection.cursor() as cursor, cursor.cursor.copy(f"COPY {TABLE} ({COLUMNS}) FROM STDIN") as copy:
         for number, row in rows:
-            body, cells = (json.dumps(one, ensure_ascii=False) for one in (row.body, row.cells))
+            body, cells = written(row.body), written(row.cells)
             copy.write_row((version.pk, number, row.line, row.custom_id, row.url, body, cells, row.expected))
 
 

@@ -18,6 +18,7 @@ from django.http import Http404, HttpRequest, HttpResponseNotAllowed
 
 from playground import access
 from playground.models import User
+from playground.seen import seen
 
 # Beside the actions of `access.NEEDS`: anybody at all, and whoever is signed in, about themselves.
 PUBLIC, SELF = "public", "self"
@@ -127,6 +128,7 @@ def _guarded(view: View, policy: Policy) -> View:
             return HttpResponseNotAllowed(policy.methods)
         if policy.is_of_site(action):
             access.require_site(_known(request.user), action)
+        seen(request)
         try:
             return view(request, *args, **keys)
         except Http404:
@@ -157,6 +159,7 @@ def _guarded_async(view: View, policy: Policy) -> View:
             return HttpResponseNotAllowed(policy.methods)
         if policy.is_of_site(action):
             await sync_to_async(access.require_site)(_known(await request.auser()), action)
+        await sync_to_async(seen)(request)
         return await view(request, *args, **keys)
 
     return guard

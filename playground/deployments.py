@@ -294,6 +294,12 @@ def free(replica: Replica, user: User | None) -> bool:
     return mark_freed(replica.pk)
 
 
+def free_lost(deployment: Deployment, user: User | None) -> None:
+    """The same of every lost replica of it."""
+    for replica in deployment.replicas.filter(state=State.LOST).select_related("deployment__team"):
+        free(replica, user)
+
+
 # What reconcile decides
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from playground.exports import FIGURES, FLAGS, engine
@@ -163,3 +163,6 @@ def fenced(text: str, language: str = "") -> str:
 def plain(text: str) -> str:
     """One line that Markdown shows as it is."""
     return re.sub(r"([\\`*_{}\[\]<>#|~!&])", r"\\\1", " ".join(text.split()))
+
+
+AS: dict[str, Callable[[Document], str]] = {"json": as_json, "csv": as_csv, "md": as_markdown}

@@ -91,6 +91,7 @@ def _conversation(row: Conversation, user: User) -> Conversation:
         parameters=row.parameters,
         together=row.together,
         blind=row.blind,
+        sharing=access.kept_private(row),
     )
 
 

@@ -14,7 +14,7 @@ from django.db.models import Exists, OuterRef
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
-from playground import standing
+from playground import access, standing
 from playground.models import (
     Batch,
     Conversation,
@@ -153,10 +153,10 @@ def _room(nodes: list[Node]) -> dict[str, int]:
 def needs(team: Team, user: User) -> list[Need]:
     """Everything that waits for a person: what others asked of them first, then the team's."""
     asked = chain(*(ask(team, user) for ask in NEEDS_OF))
-    return list(chain(asked, _own_needs(team), *(ask(team) for ask in NEEDS)))
+    return list(chain(asked, _own_needs(team, user), *(ask(team) for ask in NEEDS)))
 
 
-def _own_needs(team: Team) -> Iterable[Need]:
+def _own_needs(team: Team, user: User) -> Iterable[Need]:
     wanted = Deployment.objects.filter(team=team, desired=Deployment.Desired.RUNNING)
     for row in wanted.exclude(problem="").order_by("-id"):
         yield Need(f"{row.name} does not run: {row.problem}", reverse("deployment", args=[row.pk]))
@@ -172,7 +172,7 @@ def _own_needs(team: Team) -> Iterable[Need]:
         if not is_live(node):
             yield Need(f"Node {node.name} has stopped reporting.", reverse("nodes") + f"#node-{node.pk}")
     yield from _failed_jobs(team)
-    yield from _failed_batches(team)
+    yield from _failed_batches(team, user)
 
 
 def _failed_jobs(team: Team) -> Iterable[Need]:
@@ -189,22 +189,26 @@ def _failed_jobs(team: Team) -> Iterable[Need]:
         yield Need(f"Installing {what} on {job.node.name} failed.", reverse("nodes") + f"#node-{job.node_id}")
 
 
-def _failed_batches(team: Team) -> Iterable[Need]:
+def _failed_batches(team: Team, user: User) -> Iterable[Need]:
     """Batches that could not go on, or whose time ran out, today."""
-    ended = Batch.objects.filter(team=team, state__in=[Batch.State.FAILED, Batch.State.EXPIRED])
+    ended = access.listed_to(user, Batch.objects.filter(team=team))
+    ended = ended.filter(state__in=[Batch.State.FAILED, Batch.State.EXPIRED])
     for batch in ended.filter(ended_at__gt=timezone.now() - timedelta(days=1)).order_by("-pk"):
         why = f": {batch.problem}" if batch.problem else "."
         yield Need(f"Batch {batch.name} {batch.state}{why}", reverse("batch", args=[batch.pk]))
 
 
-def find(team: Team, query: str) -> list[Found]:
-    """Pages, models, deployments, conversations, nodes and whatever others add, whose names hold `query`."""
+def find(team: Team, user: User, query: str) -> list[Found]:
+    """Pages, models, deployments, conversations, nodes and whatever others add, whose names hold `query`.
+
+    What is private to others is not found.
+    """
     query = query.strip()[:100]
-    hits = chain(_own_finds(team, query), *(ask(team, query) for ask in FINDERS))
+    hits = chain(_own_finds(team, user, query), *(ask(team, query) for ask in FINDERS))
     return [hit for hit, _ in zip(hits, range(FOUND_AT_MOST), strict=False)]
 
 
-def _own_finds(team: Team, query: str) -> Iterable[Found]:
+def _own_finds(team: Team, user: User, query: str) -> Iterable[Found]:
     for item in navigation("/"):
         if query.lower() in item["title"].lower():
             yield Found(item["title"], "page", item["address"])
@@ -213,17 +217,19 @@ def _own_finds(team: Team, query: str) -> Iterable[Found]:
         yield Found(row.name, row.engine, reverse("deployment", args=[row.pk]))
     for model in Model.objects.filter(team=team, missing=False, name__icontains=query).order_by("name")[:4]:
         yield Found(model.name, "model", reverse("model", args=[model.pk]))
-    talks = Conversation.objects.filter(team=team, title__icontains=query).order_by("-updated_at")[:4]
-    for talk in talks:
+    talks = access.listed_to(user, Conversation.objects.filter(team=team, title__icontains=query))
+    for talk in talks.order_by("-updated_at")[:4]:
         try:
             yield Found(talk.title, "conversation", reverse("conversation", args=[talk.pk]))
         except NoReverseMatch:
             return
     for data in Dataset.objects.filter(team=team, name__icontains=query).order_by("name")[:4]:
         yield Found(data.name, "dataset", reverse("dataset", args=[data.pk]))
-    for prompt in Prompt.objects.filter(team=team, name__icontains=query).order_by("name")[:4]:
+    written = access.listed_to(user, Prompt.objects.filter(team=team, name__icontains=query))
+    for prompt in written.order_by("name")[:4]:
         yield Found(prompt.name, "prompt", reverse("prompt", args=[prompt.pk]))
-    for batch in Batch.objects.filter(team=team, name__icontains=query).order_by("-pk")[:4]:
+    asked = access.listed_to(user, Batch.objects.filter(team=team, name__icontains=query))
+    for batch in asked.order_by("-pk")[:4]:
         yield Found(batch.name, "batch", reverse("batch", args=[batch.pk]))
     for node in Node.objects.filter(name__icontains=query).order_by("name")[:2]:
         yield Found(node.name, "node", reverse("nodes") + f"#node-{node.pk}")

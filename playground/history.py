@@ -24,6 +24,12 @@ def _content(turn: Turn, sees: bool) -> str | list[dict[str, Any]]:
     return [{"type": "text", "text": turn.text}, *pictures.parts(keys)] if keys else turn.text
 
 
+def before(turn: Turn) -> list[Generation]:
+    """The answers that those to `turn` went on from, in the order of their columns."""
+    continued = Generation.objects.filter(pk__in=turn.generations.values("previous"))
+    return list(continued.order_by("column__closed", "column__position", "pk"))
+
+
 def _before(generation: Generation) -> list[Generation]:
     """The answers whose history `generation` continues, first one first."""
     at: int | None = generation.previous_id

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
+from django.db.models import QuerySet
 
 from playground import catalogue, frame, standing
 from playground.models import Job, Model, ModelFormat, Node
@@ -42,6 +43,12 @@ def of(model: Model) -> list[Holding]:
         Holding(form, tuple(_place(form, node) for node in nodes))
         for form in model.formats.order_by("kind", "pk")
     ]
+
+
+def jobs_of(model: Model) -> QuerySet[Job]:
+    """The jobs that bring its forms to nodes, ended ones too."""
+    targets = [f"format:{form}" for form in model.formats.values_list("pk", flat=True)]
+    return Job.objects.filter(target__in=targets).select_related("team", "created_by", "node")
 
 
 def lies_on(form: ModelFormat, node: Node) -> bool:

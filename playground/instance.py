@@ -41,14 +41,33 @@ def hold(home: Path, address: str) -> IO[str]:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        running = Running(**json.loads(file.read()))
+        running = _read(file)
         file.close()
         raise AlreadyRunning(running) from None
     file.truncate(0)
-    file.write(json.dumps(asdict(Running(os.getpid(), address))))
-    file.flush()
+    say_address(file, address)
     return file
+
+
+def say_address(lock: IO[str], address: str) -> None:
+    """Write into the lock that this process holds where its site is; the last line holds."""
+    lock.write(json.dumps(asdict(Running(os.getpid(), address))) + "\n")
+    lock.flush()
+
+
+def running(home: Path) -> Running | None:
+    """The `up` that holds a home now; None where none does. The lock is left alone: one may be starting."""
+    try:
+        with (home / "up.lock").open() as file:
+            found = _read(file)
+    except (FileNotFoundError, IndexError):
+        return None
+    return found if psutil.pid_exists(found.pid) else None
+
+
+def _read(lock: IO[str]) -> Running:
+    lock.seek(0)
+    return Running(**json.loads(lock.read().splitlines()[-1]))
 
 
 def mark(home: Path, process: str) -> dict[str, str]:

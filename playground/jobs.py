@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,6 +29,7 @@ from playground.models import Job, Node, Team, User
 from playground.work import Cancelled, Interrupted, JobFailed, Work, end_leftovers, folder, in_words, lease
 
 __all__ = [
+    "Act",
     "Interrupted",
     "JobFailed",
     "JobRefused",
@@ -75,6 +77,16 @@ class JobRefused(Exception):
     """This job may not be asked for; the text says why."""
 
 
+@dataclass(frozen=True)
+class Act:
+    """How the audit log tells of a job that is more than one to people: `about` is "kind:key"."""
+
+    action: str
+    about: str
+    name: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
 # Asking
 
 
@@ -87,10 +99,11 @@ def request(
     user: User | None = None,
     *,
     nudge: bool = True,
+    act: Act | None = None,
 ) -> Job:
     """The active job on (node, target), made now unless there is one.
 
-    `nudge` False leaves starting it to the caller.
+    `nudge` False leaves starting it to the caller. `act` stands in the audit log in the place of the job.
     """
     while True:
         active = Job.objects.filter(node=node, target=target, state__in=Job.ACTIVE).first()
@@ -101,9 +114,10 @@ def request(
                 job = Job.objects.create(
                     kind=kind, node=node, target=target, arguments=dict(arguments), team=team, created_by=user
                 )
-                if user is not None:
-                    what = job.get_kind_display().lower()
-                    access.audit(user, team, what, f"job:{job.pk}", name=target, node=node.name)
+                if user is not None or act:
+                    told = act or Act(job.get_kind_display().lower(), f"job:{job.pk}", target)
+                    detail: dict[str, Any] = {"node": node.name, "job": job.pk, **told.detail}
+                    access.audit(user, team, told.action, told.about, name=told.name, **detail)
         except IntegrityError:
             continue  # Somebody else made it between the two statements.
         announce(job)

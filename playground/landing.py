@@ -143,6 +143,26 @@ def clear(team_pk: int, name: str) -> None:
     shutil.rmtree(folder(team_pk, name), ignore_errors=True)
 
 
+def imports(team: Team) -> list[Job]:
+    """The team's imports from buckets that run, or failed and left something."""
+    rows = Job.objects.filter(team=team, kind=Job.Kind.IMPORT_MODEL, arguments__has_key="address")
+    newest = {job.target: job for job in rows.select_related("team", "created_by", "node").order_by("pk")}
+    return [job for job in newest.values() if job.state in Job.ACTIVE or _left_something(job)]
+
+
+def _left_something(job: Job) -> bool:
+    return job.state == Job.State.FAILED and folder(job.team_id, job.arguments["name"]).exists()
+
+
+def give_up(job: Job, user: User) -> None:
+    """Cancel an import that runs, or throw away what a failed one left."""
+    if jobs.cancel(job, user) or "address" not in job.arguments:
+        return
+    if _left_something(job):
+        clear(job.team_id, job.arguments["name"])
+        access.audit(user, job.team, "discard import", f"job:{job.pk}", name=job.arguments["name"])
+
+
 def active(team: Team, name: str) -> Job | None:
     return Job.objects.filter(team=team, target=target(team.pk, name), state__in=Job.ACTIVE).first()
 

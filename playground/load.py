@@ -12,14 +12,25 @@ from typing import Any
 
 from django.db import transaction
 
-from playground import asking, deployments, engines, jobs, load_report
+from playground import admission, asking, deployments, engines, jobs, load_report, measured_use
 from playground.answers import Question
 from playground.asking import Taken
 from playground.engine_client import EngineError
 from playground.figures import figures
 from playground.load_form import RUN_S, Estimate, LoadRefused, Prompt, Wanted, estimate
 from playground.load_measuring import Came, Ended, Measuring, Place, Told, in_thread
-from playground.models import Column, Conversation, Generation, Job, Measurement, Node, Replica, Sample, User
+from playground.models import (
+    Column,
+    Conversation,
+    Generation,
+    Job,
+    Measurement,
+    Node,
+    Replica,
+    RowsTaken,
+    Sample,
+    User,
+)
 from playground.work import JobFailed, Work
 
 LOOK_S = 0.2
@@ -46,6 +57,10 @@ def request(conversation: Conversation, wanted: Wanted, user: User) -> Measureme
         raise LoadRefused({"levels": too_long(taking)})
     described = [described_column(column, replicas) for column, replicas in ready]
     with transaction.atomic():
+        try:
+            admission.take_rows(conversation.team, user, len(ready) * wanted.asked_each, RowsTaken.What.LOAD)
+        except admission.QuotaReached as reached:
+            raise LoadRefused({"levels": str(reached)}) from reached
         row = Measurement.objects.create(
             team=conversation.team,
             created_by=user,
@@ -165,13 +180,15 @@ def run(work: Work) -> dict[str, Any]:
     if not places:
         raise JobFailed("No column was ready any more. " + " ".join(left.values()))
     came: SimpleQueue[Told] = SimpleQueue()
-    with in_thread(Measuring(wanted, places, came.put)) as measuring:
-        while measuring.is_alive():
-            measuring.join(LOOK_S)
-            keeper.keep(came)
-            keeper.use(places)
-            work.progress(*keeper.progress(), unit="requests")
-    keeper.keep(came)
+    try:
+        with in_thread(Measuring(wanted, places, came.put)) as measuring:
+            while measuring.is_alive():
+                measuring.join(LOOK_S)
+                keeper.keep(came)
+                keeper.use(places)
+                work.progress(*keeper.progress(), unit="requests")
+    finally:
+        keeper.keep(came)
     return {"requests": keeper.done}
 
 
@@ -217,28 +234,28 @@ class Keeper:
         self.result: dict[str, Any] = {"rows": [], "left": left}
         self.requests: list[load_report.Request] = []
         self.done = 0
-        self.total = places * sum(
-            len(wanted.arrivals(index)) if level.open else wanted.requests
-            for index, level in enumerate(wanted.levels)
-        )
+        self.total = places * wanted.timed_each
         self.step = "warming up"
         self.used_at = -USE_S
 
     def keep(self, came: "SimpleQueue[Told]") -> None:
         """Take in all that came since."""
-        samples, changed = [], False
+        samples, asked, changed = [], [], False
         while True:
             try:
                 told = came.get_nowait()
             except Empty:
                 break
+            if not isinstance(told, Ended):
+                asked.append((told.replica, told.taken))
             if isinstance(told, Came):
                 samples.append(self._sample(told))
-            else:
+            elif isinstance(told, Ended):
                 self._end(told)
                 changed = True
         if samples:
             Sample.objects.bulk_create(samples)
+        measured_use.keep(self.row, asked)
         if changed:
             Measurement.objects.filter(pk=self.row.pk).update(result=self.result)
 

@@ -97,6 +97,19 @@ class Wanted:
         levels = tuple(Level(**level) for level in kept["levels"])
         return cls(**values | {"levels": levels, "prompts": tuple(kept["prompts"])})
 
+    @property
+    def timed_each(self) -> int:
+        """Timed requests of each column, at most."""
+        return sum(
+            len(self.arrivals(index)) if level.open else self.requests
+            for index, level in enumerate(self.levels)
+        )
+
+    @property
+    def asked_each(self) -> int:
+        """Requests of each column, at most: with those that warm up."""
+        return self.timed_each + self.warm_up * len(self.levels)
+
     def arrivals(self, index: int) -> list[float]:
         """Seconds from an open level's start to each request: Poisson, the same for every column."""
         chance = random.Random(f"{self.seed}:{index}")

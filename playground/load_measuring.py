@@ -46,7 +46,15 @@ class Ended:
     why: str = ""
 
 
-Told = Came | Ended
+@dataclass(frozen=True)
+class Warmed:
+    """A request that only warmed a column up: nobody's figure, but asked."""
+
+    replica: Replica
+    taken: Taken
+
+
+Told = Came | Ended | Warmed
 
 
 @dataclass
@@ -119,7 +127,8 @@ class Measuring:
 
         async def ask() -> None:
             for number in numbers:
-                await self._ask(place, number)
+                replica, _, taken = await self._ask(place, number)
+                self.tell(Warmed(replica, taken))
 
         await _together(ask() for _ in range(min(width, 8) if level.open else width))
 

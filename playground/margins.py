@@ -13,6 +13,8 @@ from typing import Any, Literal
 from playground.differences import first_character, named
 
 TIE_NATS = 0.25
+# The most within which two tokens may be called as likely.
+WIDEST = 20.0
 SHOWN = 5
 FRAGMENT = "\ufffd"
 # How engines write the token that ends an answer: not at all, or by its name in the vocabulary.

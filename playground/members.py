@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
-from django.db.models import ProtectedError
+from django.db.models import ProtectedError, QuerySet
 from django.utils import timezone
 
 from playground import access, events, quotas
@@ -36,7 +36,7 @@ def change_role(row: Membership, role: str, by: User) -> None:
         _refuse_last(row, before)
         Membership.objects.filter(pk=row.pk).update(role=role)
         if before == Role.ADMIN:
-            _withdraw_invitations(row)
+            withdraw_invitations(_made_by(row))
         _told(row, "change role", by, before={"role": before}, after={"role": role})
 
 
@@ -46,7 +46,7 @@ def remove(row: Membership, by: User) -> None:
     with transaction.atomic():
         before = _held(row)
         _refuse_last(row, before)
-        _withdraw_invitations(row)
+        withdraw_invitations(_made_by(row))
         User.objects.filter(pk=row.user_id, team=row.team).update(team=None)
         Membership.objects.filter(pk=row.pk).delete()
         verb = "leave team" if by.pk == row.user_id else "remove member"
@@ -54,10 +54,13 @@ def remove(row: Membership, by: User) -> None:
 
 
 def set_quotas(row: Membership, wanted: Mapping[str, Any], by: User) -> None:
-    """What this person may take in this team, instead of what each may."""
-    before, row.quotas = row.quotas, dict(wanted)
-    row.save(update_fields=["quotas"])
-    _told(row, "set quotas of person", by, before=before, after=row.quotas)
+    """What this person may take in this team, instead of what each may; TeamRefused for one who is out."""
+    with transaction.atomic():
+        _held(row)
+        row.refresh_from_db(fields=["quotas"])
+        before, row.quotas = row.quotas, dict(wanted)
+        row.save(update_fields=["quotas"])
+        _told(row, "set quotas of person", by, before=before, after=row.quotas)
 
 
 def set_team_quotas(team: Team, field: str, wanted: Mapping[str, Any], by: User) -> None:
@@ -111,10 +114,13 @@ def _refuse_personal(team: Team) -> None:
         raise TeamRefused("A personal team stays its person's.")
 
 
-def _withdraw_invitations(row: Membership) -> None:
+def _made_by(row: Membership) -> QuerySet[Invitation]:
+    return Invitation.objects.filter(team=row.team, created_by=row.user)
+
+
+def withdraw_invitations(made: QuerySet[Invitation]) -> None:
     """Nobody comes back by a link they made while they could."""
-    made = Invitation.objects.filter(team=row.team, created_by=row.user, used_at=None, revoked_at=None)
-    made.update(revoked_at=timezone.now())
+    made.filter(used_at=None, revoked_at=None).update(revoked_at=timezone.now())
 
 
 def _told(row: Membership, verb: str, by: User, **change: Any) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from playground import (
+    admission,
     asking,
     async_work,
     deployments,
     jobs,
+    measured_use,
     noise_order,
     noise_report,
     nudges,
@@ -25,7 +27,17 @@ from playground import (
 )
 from playground.asking import Taken
 from playground.engine_client import EngineError
-from playground.models import Column, Conversation, Job, Measurement, Replica, Sample, Turn, User
+from playground.models import (
+    Column,
+    Conversation,
+    Job,
+    Measurement,
+    Replica,
+    RowsTaken,
+    Sample,
+    Turn,
+    User,
+)
 from playground.orm import orm
 from playground.work import JobFailed, Work
 
@@ -59,6 +71,10 @@ class Wanted:
         """How many pairs each comparison has at most."""
         return self.rounds if len(self.prompts) == 1 else len(self.prompts)
 
+    def asked(self, columns: int) -> int:
+        """How many requests it sends: with those that warm up, without answers asked anew."""
+        return columns + self.requests(columns) * (2 if self.cache == "warm" else 1)
+
     def requests(self, columns: int) -> int:
         """How many timed answers the run takes."""
         return 2 * columns * len(self.prompts) * self.rounds
@@ -80,6 +96,11 @@ def request(conversation: Conversation, wanted: Wanted, user: User | None, turn:
             chosen = subjects.ready(columns)
         except subjects.NotReady as problem:
             raise NoiseRefused(str(problem)) from problem
+        try:
+            rows = wanted.asked(len(columns))
+            admission.take_rows(conversation.team, user, rows, RowsTaken.What.NOISE)
+        except admission.QuotaReached as reached:
+            raise NoiseRefused(str(reached)) from reached
         measurement = Measurement.objects.create(
             team=conversation.team,
             created_by=user,
@@ -147,7 +168,11 @@ def run(work: Work) -> dict[str, Any]:
         raise JobFailed("Its conversation was deleted.")
     measurement.samples.all().delete()
     try:
-        async_work.run(work, _Run(measurement, work).ask_all())
+        asking_all = _Run(measurement, work)
+        try:
+            async_work.run(work, asking_all.ask_all())
+        finally:
+            asking_all.keep_taken()
     except IntegrityError as problem:
         raise JobFailed("Its conversation, or a column of it, was deleted while it ran.") from problem
     work.progress("comparing")
@@ -167,6 +192,7 @@ class _Run:
         self.columns = [_column(measurement.conversation, one) for one in chosen["columns"]]
         self.total = self.wanted.requests(len(self.columns))
         self.done = self.place = 0
+        self.taken: list[tuple[Replica, Taken]] = []
         self.begun = time.monotonic()
 
     async def ask_all(self) -> None:
@@ -220,7 +246,9 @@ class _Run:
             question = await orm(asking.question, column, replica, messages, _limited(column, tokens))
         except EngineError as problem:
             return replica, Taken("failed", time.monotonic(), error=problem.text)
-        return replica, await asking.ask(question)
+        taken = await asking.ask(question)
+        self.taken.append((replica, taken))
+        return replica, taken
 
     def _sample(
         self, slot: noise_order.Slot, unit: noise_order.Unit, replica: Replica, taken: Taken
@@ -244,8 +272,14 @@ class _Run:
             timings=dict(taken.timings),
         )
 
+    def keep_taken(self) -> None:
+        """Record as usage what was asked since."""
+        taken, self.taken = self.taken, []
+        measured_use.keep(self.measurement, taken)
+
     def _keep(self, samples: Sequence[Sample], place: int, done: int) -> None:
         Sample.objects.bulk_create(samples)
+        self.keep_taken()
         self.done += done
         column, _ = self.columns[place]
         if column.deployment:

@@ -55,12 +55,12 @@ def typed(posted: Mapping[str, str], said: str) -> Typed:
 def again(settings: Mapping[str, Any], said: str) -> Typed:
     """The form that asks for a run once more."""
     what = "only" if settings["only"] and said else "list"
-    prompts = "" if settings["only"] else "\n".join(_line(prompt) for prompt in settings["prompts"])
+    prompts = "" if settings["only"] else "\n".join(line(prompt) for prompt in settings["prompts"])
     rounds, at_once, tokens = (str(settings[name]) for name in ("rounds", "at_once", "max_tokens"))
     return Typed(what, prompts, "", rounds, at_once, settings["cache"], tokens)
 
 
-def _line(prompt: str) -> str:
+def line(prompt: str) -> str:
     """A prompt as `parse` reads it back."""
     plain = "\n" not in prompt and _of_json(prompt) is None and prompt == prompt.strip()
     return prompt if plain else json.dumps({"prompt": prompt}, ensure_ascii=False)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from playground import access, events, prompt_texts
+from playground import access, events, key_order, prompt_texts
 from playground.models import Conversation, Prompt, PromptVersion, User
 from playground.prompt_texts import PromptRefused
 
@@ -120,7 +120,7 @@ def told(conversation: Conversation) -> dict[str, Any]:
 def record(conversation: Conversation, user: User, before: Mapping[str, Any]) -> None:
     """Tell the audit log what changed of it."""
     after = told(conversation)
-    changed = [name for name in after if after[name] != before[name]]
+    changed = [name for name in after if key_order.ordered(after[name]) != key_order.ordered(before[name])]
     if changed:
         access.audit(
             user,

@@ -75,6 +75,18 @@ def text(model: Model, own: Own, path: str) -> str:
     return found
 
 
+def texts(model: Model, own: Own) -> list[tuple[str, str, str]]:
+    """Each of its files: (path, text, why that cannot be shown)."""
+
+    def shown(path: str) -> tuple[str, str, str]:
+        try:
+            return path, text(model, own, path), ""
+        except NotAllowed as refusal:
+            return path, "", str(refusal)
+
+    return [shown(path) for path in own.files]
+
+
 def allow(model: Model, user: User, pin: str, typed: str) -> None:
     """Give leave for the code that was shown. NotAllowed unless it is still that, and was named by hand."""
     own = of(model)
@@ -97,8 +109,9 @@ def allow(model: Model, user: User, pin: str, typed: str) -> None:
 def withdraw(model: Model, user: User) -> None:
     """Take the leave back. What runs goes on; configurations that ran it say so for ever."""
     values = {"code_allowed_by": None, "code_allowed_at": None}
-    if Model.objects.filter(pk=model.pk, code_allowed_at__isnull=False).update(**values) == 1:
-        access.audit(user, model.team, "withdraw code", f"model:{model.pk}")
+    if Model.objects.filter(pk=model.pk, code_allowed_at__isnull=False).update(**values) != 1:
+        return
+    access.audit(user, model.team, "withdraw code", f"model:{model.pk}")
     model.refresh_from_db()
     if model.source.startswith("hub:"):
         why = model.origin.get("code", {}).get("why", "")

@@ -2,8 +2,8 @@
 
 from django.db import transaction
 
-from playground import access, events
-from playground.models import User
+from playground import access, events, members
+from playground.models import Invitation, User
 from playground.teams import TeamRefused
 
 
@@ -20,7 +20,9 @@ def set_staff(person: User, wanted: bool, by: User) -> None:
 
 
 def set_active(person: User, wanted: bool, by: User) -> None:
-    """Let a person sign in, or not any more; then every session of theirs is over."""
+    """Let a person sign in, or not any more; then every session of theirs is over, and
+    nobody comes by a link they made.
+    """
     with transaction.atomic():
         row = _held(person)
         if row.is_active == wanted:
@@ -28,6 +30,8 @@ def set_active(person: User, wanted: bool, by: User) -> None:
         if not wanted:
             _refuse_last(row)
         User.objects.filter(pk=row.pk).update(is_active=wanted)
+        if not wanted:
+            members.withdraw_invitations(Invitation.objects.filter(created_by=row))
         _told(row, "let in" if wanted else "shut out", by, is_active=wanted)
 
 

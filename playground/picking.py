@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from playground import access, opening, prompt_form, prompt_texts, prompts, sharing_rules
-from playground.models import Conversation, Model, User
+from django.db.models import QuerySet
+
+from playground import access, key_order, opening, prompt_form, prompt_texts, prompts, sharing_rules
+from playground.models import Conversation, Model, Prompt, User
 from playground.prompt_texts import PromptRefused
 
 LISTED = 200
@@ -46,10 +48,17 @@ def picker(user: User, conversation: Conversation, texts: Mapping[str, str] | No
         "version": version,
         "may_chat": sharing_rules.may_write(user, conversation),
         "may_save": access.can(user, "chat", conversation.team),
-        "library": prompts.find(conversation.team).only("name", "head").order_by("name")[:LISTED],
+        "library": _library(user, conversation),
         "asked": opening.asked(conversation),
+        "may_save_back": version is not None and access.can(user, "chat", version.prompt),
+        "linked": version is not None and access.can(user, "view", version.prompt),
     }
     return found if version is None else found | _chosen(conversation, texts)
+
+
+def _library(user: User, conversation: Conversation) -> QuerySet[Prompt]:
+    rows = access.listed_to(user, prompts.find(conversation.team))
+    return rows.only("name", "head").order_by("name")[:LISTED]
 
 
 def _chosen(conversation: Conversation, texts: Mapping[str, str] | None) -> dict[str, Any]:
@@ -67,5 +76,6 @@ def _chosen(conversation: Conversation, texts: Mapping[str, str] | None) -> dict
         "between": len(opening.split(version.messages).between),
         "brought": sorted(conversation.parameters.keys() & {"response_format", "tools"}),
         "moved_on": version.prompt.head > version.number,
-        "changed": conversation.system_prompt != system or conversation.parameters != version.parameters,
+        "changed": conversation.system_prompt != system
+        or not key_order.same(conversation.parameters, version.parameters),
     }

@@ -42,14 +42,18 @@ def prompts_of(text: str, *, lines: bool) -> list[str]:
     """What is to be asked: the whole text, or each line that is not empty. PlanRefused says what is wrong."""
     text = text.replace("\r\n", "\n")
     prompts = [line.strip() for line in text.split("\n")] if lines else [text]
-    prompts = [prompt for prompt in prompts if prompt.strip()]
+    return checked([prompt for prompt in prompts if prompt.strip()])
+
+
+def checked(prompts: list[str]) -> list[str]:
+    """The same, if one plan may ask them; PlanRefused."""
     if not prompts:
         raise PlanRefused("Write what is to be asked first.")
     if len(prompts) > PROMPTS:
         raise PlanRefused(f"These are {len(prompts)} prompts; {PROMPTS} is the most of one plan.")
     if any(len(prompt) > CHARACTERS for prompt in prompts):
         raise PlanRefused(f"A prompt has more than {CHARACTERS:,} characters, the most that is sent.")
-    if "\x00" in text:
+    if any("\x00" in prompt for prompt in prompts):
         raise PlanRefused("The text holds a NUL character, which no model takes.")
     return prompts
 
@@ -60,12 +64,23 @@ def count(text: str, *, lines: bool) -> int:
 
 
 def request(
-    conversation: Conversation, user: User, prompts: Sequence[str], made: Plan, *, again: bool = True
+    conversation: Conversation,
+    user: User,
+    prompts: Sequence[str],
+    made: Plan,
+    seal: str,
+    *,
+    again: bool = True,
 ) -> Measurement:
-    """Run `made`: its turns, in order, and the job. The one that runs here where it asks the same."""
+    """Run `made`: its turns, in order, and the job. The one that runs here where it asks the same.
+
+    `seal`: that of the plan the person was shown, which has to be this one.
+    """
+    if seal != made.seal:
+        raise PlanRefused("What runs has changed since this was shown: look at the plan again.")
     if made.refusal:
         raise PlanRefused(made.refusal)
-    access.require(user, "start" if made.touches or made.waits else "chat", conversation.team)
+    access.require(user, "start" if made.touches or made.waits else "chat", conversation)
     node = _node()
     with transaction.atomic():
         Conversation.objects.select_for_update(no_key=True).get(pk=conversation.pk)
@@ -73,7 +88,7 @@ def request(
             if running.settings["prompts"] == list(prompts):
                 return running
             raise PlanRefused("A run is under way here: wait for its end, or cancel it.")
-        _refuse_rivals(conversation, made)
+        _refuse_rivals(conversation, user, made)
         row = Measurement.objects.create(
             team=conversation.team, created_by=user, conversation=conversation, kind=Measurement.Kind.PLAN
         )
@@ -97,7 +112,7 @@ def _node() -> Node:
     return next((node for node in live if node.name == settings.NODE_NAME), live[0])
 
 
-def _refuse_rivals(conversation: Conversation, made: Plan) -> None:
+def _refuse_rivals(conversation: Conversation, user: User, made: Plan) -> None:
     """Runs of the team that speak to what this one would start or stop. Holds the team's row."""
     Team.objects.select_for_update(no_key=True).get(pk=conversation.team_id)
     rows = Measurement.objects.filter(team=conversation.team_id, job__state__in=Job.ACTIVE)
@@ -105,9 +120,10 @@ def _refuse_rivals(conversation: Conversation, made: Plan) -> None:
         theirs = set(rival.conversation.columns.values_list("deployment_id", flat=True))
         if rival.kind == Measurement.Kind.PLAN or theirs & made.touches:
             what = Measurement.Kind(rival.kind).label.lower()
-            where = rival.conversation.title
+            seen = access.can(user, "view", rival.conversation)
+            where = f"“{rival.conversation.title}”" if seen else "a private conversation"
             raise PlanRefused(
-                f"A run ({what}) is under way in “{where}”: wait for its end, or cancel it there."
+                f"A run ({what}) is under way in {where}: wait for its end, or cancel it there."
             )
 
 

@@ -4,17 +4,18 @@ Nothing anybody wrote is dropped: where both changed the same words, both stand,
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Any
 
-from playground import differences
+from playground import differences, key_order
 from playground.differences import Difference, Piece
 from playground.prompts import Said
 
-# Words a text has at most to be put together by word; a longer one goes by line.
-WORDS = 4000
+# Pairs of equal words that are looked at to put a text together; where there are more it goes by line.
+ALIKE = 4_000_000
 OURS, BETWEEN, THEIRS = "<<<<<<< yours", "=======", ">>>>>>> "
 
 Message = Mapping[str, Any]
@@ -111,16 +112,17 @@ def _shown(value: Any) -> str:
 
 
 def _variable(one: Mapping[str, Any]) -> str:
-    """A variable in a line, its keys in one order whatever the database made of it."""
+    """A variable in a line, its keys in one order."""
     parts = [f"{one['name']}: {one['type']}"]
     for name in ("choices", "default", "description"):
         if one.get(name) not in (None, ""):
-            parts.append(f"{name} {json.dumps(one[name], ensure_ascii=False, sort_keys=True)}")
+            parts.append(f"{name} {json.dumps(one[name], ensure_ascii=False)}")
     return ", ".join(parts)
 
 
-def _key(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def _key(message: Message) -> str:
+    """What two messages have in common that say the same: see `key_order`."""
+    return json.dumps({name: message[name] for name in sorted(message)})
 
 
 # Putting together
@@ -225,13 +227,42 @@ def _message(base: Message, mine: Message, theirs: Message, name: str, clashes: 
 
 
 def merge_text(base: str, mine: str, theirs: str, name: str) -> tuple[str, bool]:
-    """Both changes to a text, by word, and whether some clash: then both stand between marks."""
-    cut = [differences.words(text) for text in (base, mine, theirs)]
-    if max(map(len, cut)) > WORDS:
-        cut = [text.splitlines(keepends=True) for text in (base, mine, theirs)]
-    runs = _three(*cut)
+    """Both changes to a text, by word, and whether some clash: then both stand between marks.
+
+    By line where there are too many words, whole where there are too many of the same lines.
+    """
+    runs = next(
+        filter(None, (_runs(cut, (base, mine, theirs)) for cut in (differences.words, _lines, _whole)))
+    )
     clashed = any(isinstance(run, Clash) for run in runs)
     return "".join(_marked(run, name) if isinstance(run, Clash) else "".join(run) for run in runs), clashed
+
+
+def _lines(text: str) -> Sequence[str]:
+    return text.splitlines(keepends=True)
+
+
+def _whole(text: str) -> Sequence[str]:
+    return [text]
+
+
+def _runs(cut: Callable[[str], Sequence[str]], texts: Sequence[str]) -> list[Any] | None:
+    """What `_three` makes of the texts cut so; None where that takes too long."""
+    sides = [cut(text) for text in texts]
+    shortest = min(map(len, sides))
+    head = next((at for at in range(shortest) if len({side[at] for side in sides}) > 1), shortest)
+    left = shortest - head
+    tail = next((at for at in range(left) if len({side[-1 - at] for side in sides}) > 1), left)
+    base, mine, theirs = (list(side[head : len(side) - tail]) for side in sides)
+    if max(_alike(base, mine), _alike(base, theirs)) > ALIKE:
+        return None
+    return [list(sides[0][:head]), *_three(base, mine, theirs), list(sides[0][len(sides[0]) - tail :])]
+
+
+def _alike(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many pairs of equal parts there are, each of which is looked at more than once."""
+    there = Counter(b)
+    return sum(count * there[part] for part, count in Counter(a).items())
 
 
 def _marked(clash: Clash, name: str) -> str:
@@ -251,13 +282,19 @@ def _by_name(
     found: dict[str, Any] = {}
     for key in dict.fromkeys([*mine, *theirs]):
         was, own, other = base.get(key), mine.get(key), theirs.get(key)
-        value = other if own == was else own
-        if own != was and other not in (was, own):
+        value = other if _same(own, was) else own
+        if not (_same(own, was) or _same(other, was) or _same(other, own)):
             clashes.append(f"The {what} {key} was changed by both: yours is kept, {name} has {brief(other)}.")
             value = own if own is not None else other
         if value is not None:
             found[key] = value
     return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return key_order.same(a, b)
+    return bool(key_order.ordered(a) == key_order.ordered(b))
 
 
 def brief(value: Any) -> str:

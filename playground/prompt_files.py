@@ -14,7 +14,7 @@ import yaml
 from django.db import transaction
 from django.utils.text import slugify
 
-from playground import policy, prompts
+from playground import access, policy, prompts
 from playground.models import Prompt, PromptVersion, Team, User
 from playground.prompts import PromptRefused, Said
 
@@ -27,6 +27,7 @@ PLAIN = re.compile(
     "[!-~\xa1-\u2027\u202a-\ud7ff]"
     "[\t\n -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]*(?<![ \t])"
 )
+OTHER_ENDS = frozenset("\x85\u2028\u2029")
 HEAD = ("name", "description", "tags", "note")
 SAYS = ("messages", "variables", "parameters")
 TOLD = ("number", "restores", "saved_by", "saved_at", "note")
@@ -78,14 +79,13 @@ def _says(version: PromptVersion) -> dict[str, Any]:
             for one in version.variables
         ]
     if version.parameters:
-        found["parameters"] = _ordered(version.parameters, ())
+        found["parameters"] = version.parameters
     return found
 
 
 def _ordered(given: Mapping[str, Any], first: Iterable[str]) -> dict[str, Any]:
-    """The named keys first, the others by name: the database keeps no order."""
-    first = [name for name in first if name in given]
-    return {name: given[name] for name in [*first, *sorted(given.keys() - set(first))]}
+    """The named keys first: forms write them in another order than files."""
+    return {name: given[name] for name in [*first, *given] if name in given}
 
 
 def write(told: Mapping[str, Any], kind: str) -> str:
@@ -114,7 +114,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    """Other ends of lines than YAML keeps apart are written as escapes, which only stand between quotes."""
+    style = '"' if OTHER_ENDS & set(text) else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)
@@ -242,6 +244,8 @@ def keep(team: Team, user: User, told: Mapping[str, Any]) -> Imported:
     row = Prompt.objects.filter(team=team, name=name).first()
     if row is None:
         return Imported(_make(team, user, name, told), "made")
+    if not access.can(user, "view", row):
+        raise PromptRefused(f"There is a prompt called {name} already.", "name")
     last = told["versions"][-1] if "versions" in told else told
     what = _said(last)
     newest = row.versions.get(number=row.head)

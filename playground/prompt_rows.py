@@ -9,21 +9,30 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from playground import access, batches, datasets, prompt_texts, reading
-from playground.models import Batch, DatasetRow, DatasetVersion, PromptVersion, Team, User
+from playground.models import Batch, DatasetRow, DatasetVersion, Prompt, PromptVersion, Shared, Team, User
 from playground.prompt_texts import PromptRefused
 from playground.reading import Problem, Row
 
 TABLE = DatasetVersion.Kind.TABLE
 SHOWN = 20
+# What a dataset holds is the team's.
+OPENS = {Shared.Sharing.PRIVATE.value: " (private: its filled rows become the team's)"}
 
 
-def choices(team: Team) -> list[tuple[str, str]]:
-    """(key of the newest version, name) of every prompt of the team."""
-    rows = PromptVersion.objects.filter(prompt__team=team).order_by("prompt", "-number").distinct("prompt")
-    found = rows.values_list("pk", "prompt__name", "number")
-    return sorted(((str(pk), f"{name} v{number}") for pk, name, number in found), key=lambda one: one[1])
+def choices(team: Team, user: User) -> list[tuple[str, str]]:
+    """(key of the newest version, name) of every prompt of the team that `user` sees."""
+    listed = access.listed_to(user, Prompt.objects.filter(team=team))
+    rows = PromptVersion.objects.filter(prompt__in=listed).order_by("prompt", "-number").distinct("prompt")
+    found = rows.values_list("pk", "prompt__name", "number", "prompt__sharing")
+    named = ((str(pk), f"{name} v{number}{OPENS.get(sharing, '')}") for pk, name, number, sharing in found)
+    return sorted(named, key=lambda one: one[1])
+
+
+def _versions(team: Team, user: User) -> QuerySet[PromptVersion]:
+    return PromptVersion.objects.filter(prompt__in=access.visible_to(user, Prompt.objects.filter(team=team)))
 
 
 def check(version: DatasetVersion, prompt: PromptVersion) -> None:
@@ -100,8 +109,8 @@ def _rows(version: DatasetVersion, prompt: PromptVersion) -> Iterator[Row | Prob
         yield Row(row.line, row.custom_id, url, said, row.cells, row.expected, size)
 
 
-def of_team(team: Team, key: str) -> PromptVersion | None:
-    """The version of that key, if it is one of the team's prompts'."""
+def of_team(team: Team, user: User, key: str) -> PromptVersion | None:
+    """The version of that key, if it is one of the team's prompts' that `user` sees."""
     if not key.isdecimal() or len(key) > 18:
         return None
-    return PromptVersion.objects.select_related("prompt").filter(pk=key, prompt__team=team).first()
+    return _versions(team, user).select_related("prompt").filter(pk=key).first()

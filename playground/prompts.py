@@ -5,7 +5,7 @@ the version they began from, and where another came first nothing is written and
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -13,7 +13,7 @@ from django.db.models import F, Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 
-from playground import access, events, opening, prompt_texts
+from playground import access, events, key_order, opening, prompt_texts
 from playground.models import Batch, Conversation, Prompt, PromptVersion, Team, User
 from playground.prompt_texts import PromptRefused, filled
 
@@ -97,7 +97,7 @@ def save(
 
     Saved twice by the same person, it is one version; what says the same as `base` is refused.
     """
-    access.require(user, "chat", prompt.team)
+    access.require(user, "chat", prompt)
     what = what.checked()
     note = noted(note)
     with transaction.atomic():
@@ -112,6 +112,7 @@ def save(
         if not moved:
             raise Conflict(prompt.versions.select_related("created_by").order_by("-number")[0])
         prompt.head = base + 1
+        what = replace(what, parameters=key_order.like(newest.parameters, what.parameters))
         fresh = _write(prompt, user, base + 1, what, note, restores)
         act = "restore prompt" if restores else "save prompt"
         access.audit(
@@ -139,7 +140,7 @@ def restore(prompt: Prompt, user: User, number: int, *, base: int) -> PromptVers
 
 def change(prompt: Prompt, user: User, *, name: str, description: str, tags: Sequence[str]) -> None:
     """Another name, description, tags: of the prompt, not of a version."""
-    access.require(user, "chat", prompt.team)
+    access.require(user, "chat", prompt)
     before = _about(prompt)
     prompt.name, prompt.description, prompt.tags = named(name), described(description), tagged(tags)
     after = _about(prompt)
@@ -164,11 +165,11 @@ def change(prompt: Prompt, user: User, *, name: str, description: str, tags: Seq
 
 def delete(prompt: Prompt, user: User) -> None:
     """With every version; refused while an endpoint's release or a batch names one."""
-    access.require(user, "chat", prompt.team)
+    access.require(user, "chat", prompt)
     with transaction.atomic():
         # Locked, no row can come to name a version until this is over.
         list(prompt.versions.select_for_update().values_list("pk"))
-        held = [use for use in uses(prompt) if use.holds]
+        held = [use for use in uses(prompt, user) if use.holds]
         if held:
             names = ", ".join(f"{use.kind} {use.title} (v{use.number})" for use in held[:5])
             raise PromptRefused(f"It is used and stays: {names}.")
@@ -199,31 +200,39 @@ def find(team: Team, query: str = "", tag: str = "") -> QuerySet[Prompt]:
     return rows.filter(hit | newest).distinct()
 
 
-def tags_of(team: Team) -> list[str]:
-    """Every tag that a prompt of the team bears, sorted."""
-    rows = Prompt.objects.filter(team=team).exclude(tags=[]).values_list("tags", flat=True)
-    return sorted({tag for tags in rows for tag in tags})
+def tags_of(team: Team, user: User) -> list[str]:
+    """Every tag that a prompt of the team bears which `user` sees, sorted."""
+    rows = access.listed_to(user, Prompt.objects.filter(team=team))
+    told = rows.exclude(tags=[]).values_list("tags", flat=True)
+    return sorted({tag for tags in told for tag in tags})
 
 
-def uses(prompt: Prompt) -> list[Use]:
-    """Where its versions are used, newest version first."""
-    found = [use for ask in (_own_uses, *USES) for use in ask(prompt)]
+def uses(prompt: Prompt, user: User) -> list[Use]:
+    """Where its versions are used, newest version first; what is private to others has no name or address."""
+    found = [*_own_uses(prompt, user), *(use for ask in USES for use in ask(prompt))]
     return sorted(found, key=lambda use: (-use.number, use.kind, use.title))
 
 
-def _own_uses(prompt: Prompt) -> Iterable[Use]:
+def _own_uses(prompt: Prompt, user: User) -> Iterable[Use]:
     batches = Batch.objects.filter(prompt_version__prompt=prompt)
+    seen = set(access.visible_to(user, batches).values_list("pk", flat=True))
     for number, pk, name in batches.values_list("prompt_version__number", "pk", "name"):
-        yield Use(number, "batch", name, reverse("batch", args=[pk]), holds=True)
-    talks = Conversation.objects.filter(prompt_version__prompt=prompt).order_by("-updated_at")[:SHOWN]
+        told = (name, reverse("batch", args=[pk])) if pk in seen else ("(private)", "")
+        yield Use(number, "batch", *told, holds=True)
+    talks = access.visible_to(user, Conversation.objects.filter(prompt_version__prompt=prompt))
+    talks = talks.order_by("-updated_at")[:SHOWN]
     for number, pk, title in talks.values_list("prompt_version__number", "pk", "title"):
         yield Use(number, "conversation", title, reverse("conversation", args=[pk]), holds=False)
 
 
 def same(what: Said, version: PromptVersion) -> bool:
-    """Whether both say the same; the order of keys says nothing, that of messages does."""
-    mine = [list(what.messages), list(what.variables), dict(what.parameters)]
-    return mine == [version.messages, version.variables, version.parameters]
+    """Whether both say the same: in which order, too, but for the names of a message, of the parameters."""
+    mine, other = ([*one.messages, *one.variables, one.parameters] for one in (what, said(version)))
+    return (
+        len(what.messages) == len(version.messages)
+        and len(mine) == len(other)
+        and all(map(key_order.same, mine, other))
+    )
 
 
 # Fields

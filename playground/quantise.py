@@ -17,7 +17,6 @@ from django.conf import settings
 from django.db.models import QuerySet
 
 from playground import (
-    access,
     catalogue,
     disk,
     downloads,
@@ -33,7 +32,7 @@ from playground import (
     ways,
 )
 from playground.engines.base import LAUNCHERS, Requirements
-from playground.jobs import JobFailed, Work
+from playground.jobs import Act, JobFailed, Work
 from playground.mixtures import MIXTURES
 from playground.models import Job, Model, ModelFormat, Node, Team, Upload, User
 from playground.ways import Way
@@ -131,10 +130,10 @@ def _check(team: Team, name: str, way: Way) -> None:
 def _ask(model: Model, way: Way, name: str, user: User | None) -> Job:
     arguments = {"model": model.pk, "format": way.form.pk, "method": way.method, "name": name}
     goal = landing.target(model.team_id, name)
-    job = jobs.request(Job.Kind.QUANTISE_MODEL, _node(way.form), goal, arguments, model.team, user)
+    act = Act("quantise model", f"model:{model.pk}", name, {"method": way.method})
+    job = jobs.request(Job.Kind.QUANTISE_MODEL, _node(way.form), goal, arguments, model.team, user, act=act)
     if job.arguments != arguments:
         raise QuantiseRefused({"name": f"{name} is on its way already: choose another name."})
-    access.audit(user, model.team, "quantise model", f"model:{model.pk}", method=way.method, name=name)
     events.notify(model.team_id, "models")
     return job
 

@@ -11,15 +11,15 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, F, Min, Q, Sum
+from django.db.models import Count, Min, Q, Sum
 from django.utils import timezone
 
 from playground import events, nudges
 from playground.models import (
-    BatchColumn,
     Deployment,
     Membership,
     Replica,
+    RowsTaken,
     Team,
     User,
 )
@@ -41,7 +41,7 @@ TITLES = {
     "replicas": "Running replicas",
     "gpu_hours_day": "GPU-hours a day",
     "storage_gb": "Storage, GB",
-    "batch_rows_day": "Batch rows a day",
+    "batch_rows_day": "Batch rows and measured requests a day",
 }
 MOST = 10**9
 
@@ -157,9 +157,9 @@ def replicas(team: Team, person: User | None = None, without: Iterable[int] = ()
     return sum(max(up, 0 if problem else least) for up, least, problem in wanted)
 
 
-def placed(team: Team, person: User | None = None, without: Iterable[int] = ()) -> int:
+def placed(team: Team, person: User | None = None) -> int:
     """Replicas that have a place, or look for no other."""
-    rows = _deployments(team, person).exclude(pk__in=list(without))
+    rows = _deployments(team, person)
     up = [state for state in UP if state != State.PENDING]
     return Replica.objects.filter(deployment__in=rows, state__in=up).count()
 
@@ -196,12 +196,12 @@ def _gpus(resources: Mapping[str, Any]) -> float:
 
 
 def batch_rows(team: Team, person: User | None = None) -> int:
-    """Rows of the batches begun since midnight, once for each column that asks them."""
-    columns = BatchColumn.objects.filter(batch__team=team, batch__created_at__gte=midnight())
+    """What was begun since midnight: batches' rows, once for each column that asks them; failed rows asked
+    again; requests of runs that measure. What is deleted since counts, too."""
+    taken = RowsTaken.objects.filter(team=team, at__gte=midnight())
     if person:
-        columns = columns.filter(batch__created_by=person)
-    total = columns.aggregate(total=Sum(F("batch__version__row_count")))["total"]
-    return total or 0
+        taken = taken.filter(user=person)
+    return taken.aggregate(total=Sum("rows"))["total"] or 0
 
 
 def stored(team: Team, person: User | None = None) -> float:

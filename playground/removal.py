@@ -17,7 +17,7 @@ from django.db.models import ProtectedError
 
 from playground import access, catalogue, downloads, events, external, jobs, weights
 from playground.jobs import JobFailed, Work
-from playground.models import Conversation, Deployment, Job, Model, ModelFormat, Node, Replica, User
+from playground.models import Column, Deployment, Job, Model, ModelFormat, Node, Replica, User
 
 WHEEL, LOCAL = "wheel:", "local:"
 
@@ -51,7 +51,7 @@ def uses(model: Model) -> list[Use]:
     found += [Use("model made from it", row.name) for row in model.children.filter(missing=False)]
     made = Job.objects.filter(kind=Job.Kind.QUANTISE_MODEL, arguments__model=model.pk, state__in=Job.ACTIVE)
     found += [Use("model being made from it", job.arguments["name"], keeps=True) for job in made]
-    talks = Conversation.objects.filter(columns__deployment__model=model).distinct().count()
+    talks = Column.objects.filter(deployment__model=model).values("conversation").distinct().count()
     found += [Use("conversations", f"{talks}, whose answers stay")] if talks else []
     return sorted(found, key=lambda use: not use.keeps)
 

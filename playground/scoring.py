@@ -50,7 +50,7 @@ def scorers_of(batch: Batch) -> list[tuple[int, Scorer]]:
 
 def add(batch: Batch, scorer: Scorer, user: User) -> int:
     """Score the batch by one more scorer; its place. BadScorer names settings."""
-    access.require(user, "chat", batch.team)
+    access.require(user, "chat", batch)
     scorers.check(scorer)
     _require_text(batch)
     scorer = _with_engine(batch.team, scorer)
@@ -71,7 +71,7 @@ def add(batch: Batch, scorer: Scorer, user: User) -> int:
 
 def remove(batch: Batch, place: int, user: User) -> bool:
     """Take a scorer and its scores away; False where there is none. The others keep their places."""
-    access.require(user, "chat", batch.team)
+    access.require(user, "chat", batch)
     with transaction.atomic():
         held = Batch.objects.select_for_update(no_key=True).get(pk=batch.pk)
         if place not in [at for at, _ in scorers_of(held)]:

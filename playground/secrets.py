@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 HUB = "hub"
 HINT_LETTERS = 4
+MAX_TOKEN = 500
+
+
+class SecretRefused(Exception):
+    """That is no such secret; the text says what one looks like."""
 
 
 class Unreadable(Exception):
@@ -30,6 +35,14 @@ def keep(team: Team, name: str, value: str, user: User | None) -> Secret:
     row, _ = Secret.objects.update_or_create(team=team, name=name, defaults=values)
     access.audit(user, team, "keep secret", f"secret:{name}")
     return row
+
+
+def keep_token(team: Team, value: str, user: User | None) -> Secret:
+    """The team's token of the Hub. SecretRefused where it is none."""
+    inner = value.removeprefix("hf_")
+    if inner == value or not 10 <= len(value) <= MAX_TOKEN or not (inner.isascii() and inner.isalnum()):
+        raise SecretRefused("That is no token: one begins with hf_ and has letters and digits only.")
+    return keep(team, HUB, value, user)
 
 
 def find(team: Team, name: str) -> Secret | None:

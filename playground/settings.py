@@ -164,7 +164,7 @@ try:
     STALL_S = env.float("SLIPWAY_STALL_S", 30.0)
     KEEP_ALIVE_S = env.float("SLIPWAY_KEEP_ALIVE_S", 10.0)
     TABLE_STALE_S = env.float("SLIPWAY_TABLE_STALE_S", 60.0)
-    # Requests that one API key without a limit of its own may have under way in each web process.
+    # Requests that one API key without a limit of its own may have under way.
     KEY_CONCURRENT = env.int("SLIPWAY_KEY_CONCURRENT", 256)
     # How long the record of each request of /v1 is kept.
     USAGE_DAYS = env.int("SLIPWAY_USAGE_DAYS", 400)
@@ -278,7 +278,7 @@ TEMPLATES = [
                 "django.contrib.messages.context_processors.messages",
                 "playground.views.context.page",
             ],
-            "builtins": ["playground.templatetags.figures"],
+            "builtins": ["playground.templatetags.figures", "playground.templatetags.forms"],
         },
     }
 ]

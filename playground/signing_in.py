@@ -8,6 +8,7 @@ from typing import Any
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.internal.flows.login import get_authentication_records
 from allauth.account.signals import user_logged_in
+from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.models import Authenticator
 from allauth.mfa.signals import (
@@ -22,7 +23,9 @@ from allauth.socialaccount.signals import social_account_added, social_account_r
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib.auth import login
+from django.db import transaction
 from django.http import HttpRequest
+from django.shortcuts import redirect
 from django.utils import timezone
 
 from playground import access, accounts, secrets, teams
@@ -93,17 +96,29 @@ class ProviderAdapter(DefaultSocialAccountAdapter):
         return [app for apps in found.values() for app in apps]
 
     def is_open_for_signup(self, request: HttpRequest, sociallogin: SocialLogin) -> bool:
-        if _newcomers(sociallogin).get("new_people") == "all" or _invited(request):
+        if _open_to_all(sociallogin) or _invited(request):
             return True
         refused("", f"{sociallogin.account.provider}: nobody here")
         return False
 
     def save_user(self, request: HttpRequest, sociallogin: SocialLogin, form: Any = None) -> Any:
-        user = super().save_user(request, sociallogin, form)
-        how = {"provider": sociallogin.account.provider}
-        access.audit(user, None, "make account", f"user:{user.pk}", name=user.get_username(), **how)
-        accounts.welcome(user, _newcomers(sociallogin))
+        """The account, and with an invitation its place in the team, or neither: one lets in one person."""
+        try:
+            with transaction.atomic():
+                user = super().save_user(request, sociallogin, form)
+                how = {"provider": sociallogin.account.provider}
+                access.audit(user, None, "make account", f"user:{user.pk}", name=user.get_username(), **how)
+                accounts.welcome(user, _newcomers(sociallogin))
+                if not _open_to_all(sociallogin):
+                    teams.accept(request.session.get(INVITED, ""), user)
+        except teams.TeamRefused:
+            # Somebody else came by it in this moment.
+            raise ImmediateHttpResponse(redirect("invitation", request.session.pop(INVITED))) from None
         return user
+
+
+def _open_to_all(sociallogin: SocialLogin) -> bool:
+    return _newcomers(sociallogin).get("new_people") == "all"
 
 
 def _newcomers(sociallogin: SocialLogin) -> dict[str, str]:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from django.conf import settings
 from django.db import DataError, Error, transaction
 
-from playground import batch_claims, engine_client, events, nodes
+from playground import batch_claims, batch_gates, engine_client, events, nodes, sharing_told
 from playground.batch_claims import Result, Row
 from playground.batch_column import SLICE_S, Column
 from playground.batch_live import Shown
@@ -193,6 +193,8 @@ class Process:
             task.cancel()
         await asyncio.wait(beside)
         await self._shown.close()
+        await batch_gates.close()
+        await sharing_told.close()
         await engine_client.close()
 
 

@@ -1,7 +1,7 @@
 """Every open socket of this process: tells them what was heard, and sends away who may not listen any more.
 
 Who may stay is asked at once when somebody's standing changed, and every RECHECK_S for all of them together,
-so that a lost message leaves nobody in for longer: one query, however many sockets there are.
+so that a lost message leaves nobody in for longer: two queries, however many sockets there are.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from playground import events
 from playground.events import Heard, Notice, Resumed, Standing
 from playground.models import User
 from playground.orm import orm
+from playground.presence import PLACES
 
 RECHECK_S = 3.0
 SIGNED_OUT, RESTART = 4401, 1012
@@ -33,6 +34,10 @@ class Socket(Protocol):
     """What the session holds of the person's password: it ends with the password."""
     user_id: int
     teams: frozenset[int]
+
+    @property
+    def places(self) -> frozenset[str]:
+        """What it hears of beside notices: "conversation:5"."""
 
     def notice(self, topic: str) -> None:
         """A row changed. Must not block."""
@@ -103,8 +108,10 @@ class Sockets:
 
     async def _recheck(self, asked: list[Socket]) -> None:
         keys, users = [socket.session_key for socket in asked], {socket.user_id for socket in asked}
+        places = frozenset().union(*(socket.places for socket in asked))
         try:
             alive, people = await orm(standing, keys, users)
+            shut = await orm(private, places, users) if places else set()
         except DatabaseTrouble as problem:
             log.warning("Sockets could not be checked: %s", problem)
             return
@@ -112,7 +119,9 @@ class Sockets:
             person = people.get(socket.user_id)
             if person is None or socket.session_key not in alive or not person.holds(socket.session_hash):
                 self.dismiss(socket, SIGNED_OUT)
-            elif not socket.teams <= person.teams:
+            elif not socket.teams <= person.teams or any(
+                (socket.user_id, at) in shut for at in socket.places
+            ):
                 self.dismiss(socket, RESTART)
             else:
                 socket.teams = person.teams
@@ -146,6 +155,37 @@ def standing(keys: Iterable[str], users: Iterable[int]) -> tuple[set[str], dict[
             else:
                 people[user] = Person(frozenset(teams) - {None}, _hashes(password))
     return alive, people
+
+
+# Where each kind of place says how it is shared: an answer as its conversation.
+WHERE_SHARED = {noun: model._meta.db_table for noun, model in PLACES.items()} | {
+    "generation": """(
+        SELECT generation.id, talk.team_id, talk.sharing, talk.created_by_id
+        FROM playground_generation generation
+        JOIN playground_turn turn ON turn.id = generation.turn_id
+        JOIN playground_conversation talk ON talk.id = turn.conversation_id
+    )"""
+}
+# Who may not look at what is private: everybody of its team but its owner and the administrators.
+PRIVATE = """
+SELECT membership.user_id, %s || ':' || row.id FROM {table} row
+JOIN playground_membership membership ON membership.team_id = row.team_id
+WHERE row.sharing = 'private' AND row.id = ANY(%s) AND membership.user_id = ANY(%s)
+AND membership.role <> 'admin' AND membership.user_id IS DISTINCT FROM row.created_by_id
+"""
+
+
+def private(places: Iterable[str], users: Iterable[int]) -> set[tuple[int, str]]:
+    """(user, place) of those who may not look at a place, because it is private; one query."""
+    keys: dict[str, list[int]] = {noun: [] for noun in WHERE_SHARED}
+    for place in places:
+        noun, _, key = place.partition(":")
+        keys[noun].append(int(key))
+    asked = [(noun, keys[noun], list(users)) for noun in WHERE_SHARED]
+    query = " UNION ALL ".join(PRIVATE.format(table=table) for table in WHERE_SHARED.values())
+    with connection.cursor() as cursor:
+        cursor.execute(query, [part for one in asked for part in one])
+        return set(cursor.fetchall())
 
 
 def _hashes(password: str) -> tuple[str, ...]:

@@ -115,7 +115,9 @@ def _answer(wish: StartWish, by: User, state: str, words: str) -> None:
 
 
 def drop(wish: StartWish, user: User) -> None:
-    """Whoever asked takes it back, or has seen the answer."""
+    """Whoever asked takes it back, or has seen the answer; WishRefused for anybody else."""
+    if wish.created_by_id != user.pk:
+        raise WishRefused("Only whoever asked takes it back.")
     with transaction.atomic():
         before = {"state": wish.state, "text": wish.text, "answer": wish.answer}
         if StartWish.objects.filter(pk=wish.pk, created_by=user).delete()[0]:
@@ -141,6 +143,18 @@ def of(user: User, team: Team) -> QuerySet[StartWish]:
 def _rows(team: Team) -> QuerySet[StartWish]:
     rows = StartWish.objects.filter(team=team).order_by("-pk")
     return rows.select_related("model", "deployment", "created_by", "answered_by", "team")
+
+
+def by_deployment(user: User, team: Team) -> dict[int, StartWish]:
+    """Deployment → what this person asked for it last, of what was not started."""
+    rows = of(user, team).exclude(deployment=None).exclude(state=State.DONE).order_by("pk")
+    return {row.deployment_id: row for row in rows if row.deployment_id}
+
+
+def seen_by(user: User, team: Team) -> QuerySet[StartWish]:
+    """What a person may answer, and what they asked for themselves."""
+    answers = open_in(team) if access.can(user, "start", team) else StartWish.objects.none()
+    return _rows(team).filter(Q(pk__in=answers.values("pk")) | Q(pk__in=of(user, team).values("pk")))
 
 
 def panel(user: User, team: Team, **only: Any) -> dict[str, Any]:

@@ -20,11 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from django.conf import settings
 from django.db import connections
 
-from playground import database, demo, instance, jobs, nodes, processes, servers, teams
+from playground import addresses, database, demo, instance, jobs, nodes, processes, servers, teams
+from playground.addresses import CannotStart
 from playground.models import User
 from playground.terminal import Steps
 
@@ -35,10 +37,6 @@ STEADY_S = 60.0
 LOG_BYTES = 8 * 1024 * 1024
 WATCH_S = 2.0
 LINK_MINUTES = 60
-
-
-class CannotStart(Exception):
-    """Why nothing was started, in words a person can act on."""
 
 
 class CannotStop(Exception):
@@ -118,32 +116,10 @@ def _ending(code: int) -> str:
     return f"code {code}" if code >= 0 else signal.Signals(-code).name
 
 
-def site_address() -> str:
-    """Where people reach this home's site."""
-    host = settings.BIND if not settings.PUBLIC else settings.ALLOWED_HOSTS[0]
-    scheme = "https" if settings.TLS_CERT else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.PORT}"
-
-
-def listen() -> socket.socket:
-    """Web's listening socket, held here so that no connection is refused while web restarts."""
-    try:
-        return socket.create_server(
-            (settings.BIND, settings.PORT),
-            family=socket.AF_INET6 if ":" in settings.BIND else socket.AF_INET,
-            backlog=2048,
-        )
-    except OSError as error:
-        raise CannotStart(
-            f"Port {settings.PORT} on {settings.BIND} cannot be used ({error.strerror}). "
-            f"Free it, or choose another: PORT={settings.PORT + 1} make up"
-        ) from None
-
-
 async def run() -> None:
     """Everything from the lock to the last process stopped. Returns after SIGINT, SIGTERM or SIGHUP."""
-    with instance.hold(settings.HOME, site_address()):
-        up = Up(Steps())
+    with instance.hold(settings.HOME, addresses.own()) as lock:
+        up = Up(Steps(), lock)
         stop = _stop_event()
         starting = asyncio.create_task(up.start())
         asked = asyncio.create_task(stop.wait())
@@ -171,10 +147,11 @@ def _stop_event() -> asyncio.Event:
 class Up:
     """One run of `up`, from its first line to its last."""
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: Steps, lock: IO[str]) -> None:
         self.steps = steps
+        self.lock = lock
         self.children: list[Child] = []
-        self.listener: socket.socket | None = None
+        self.listeners: list[socket.socket] = []
         self.migrated = False
         self.started = time.monotonic()
         # Threads cannot be cancelled: stopping waits for them before it stops what they may be starting.
@@ -186,10 +163,11 @@ class Up:
         # The terminal shows steps; what the libraries say goes where the children's logs are.
         logging.getLogger().handlers = [logging.FileHandler(settings.HOME / "logs" / "up.log")]
         await self._end_leftovers()
-        self.listener = listen()
-        descriptor = self.listener.fileno()
+        self.listeners = addresses.listen()
+        instance.say_address(self.lock, addresses.named(self.listeners))
+        descriptors = tuple(listener.fileno() for listener in self.listeners)
         self.children = [
-            Child("web", ("--fd", str(descriptor)), (descriptor,)),
+            Child("web", ("--fd", *map(str, descriptors)), descriptors),
             Child("worker"),
             Child("beat"),
         ]
@@ -352,7 +330,8 @@ def sign_in_link(user: User) -> str:
     """A new address that signs `user` in once."""
     token = teams.make_login_link(user, LINK_MINUTES)
     # Written out, since looking it up loads every page into a process that shows none.
-    return f"{site_address()}/sign-in/{token}"
+    running = instance.running(settings.HOME)
+    return f"{running.address if running else addresses.own()}/sign-in/{token}"
 
 
 def _stop_replicas() -> str:

@@ -9,7 +9,7 @@ import secrets
 from datetime import timedelta
 
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 from django.utils.text import slugify
 
@@ -35,16 +35,19 @@ def default_team() -> Team:
 
 
 def first_user() -> User:
-    """The administrator who exists from the first start on: "admin", in the default team."""
+    """The site administrator whom the machine's own commands act as and sign in: "admin", made at the first
+    start and put into the default team then; another one where that account was shut out or is none any more.
+    """
     with transaction.atomic():
         user, made = User.objects.get_or_create(username="admin")
         if made:
             user.set_unusable_password()
             user.is_staff = True
             user.save(update_fields=["password", "is_staff"])
-        Membership.objects.get_or_create(user=user, team=default_team(), defaults={"role": Role.ADMIN})
+            Membership.objects.create(user=user, team=default_team(), role=Role.ADMIN)
         make_personal(user)
-    return user
+    able = User.objects.filter(is_staff=True, is_active=True).order_by("pk")
+    return user if user.is_active and user.is_staff else able.first() or user
 
 
 def make_personal(user: User) -> Team:
@@ -135,6 +138,11 @@ def invitation(token: str) -> Invitation:
     return row
 
 
+def was_taken_by(token: str, user: User) -> bool:
+    """Whether this person joined by it already."""
+    return Invitation.objects.filter(token_hash=_hash(token), used_by=user).exists()
+
+
 def accept(token: str, user: User) -> Team:
     """Join, and work in that team from now on; TeamRefused when the link is spent, or one is in already."""
     row = invitation(token)
@@ -161,9 +169,12 @@ def revoke(row: Invitation, by: User) -> bool:
 
 
 def _open() -> QuerySet[Invitation]:
-    return Invitation.objects.filter(
-        used_at__isnull=True, revoked_at__isnull=True, expires_at__gt=timezone.now()
+    """Those that let somebody in: as long as whoever made one could still make it."""
+    makers = Membership.objects.filter(
+        user=OuterRef("created_by"), team=OuterRef("team"), role=Role.ADMIN, user__is_active=True
     )
+    rows = Invitation.objects.filter(used_at=None, revoked_at=None, expires_at__gt=timezone.now())
+    return rows.filter(Exists(makers))
 
 
 # One-time sign-in links

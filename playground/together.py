@@ -16,10 +16,11 @@ def shares(one: Replica, other: Replica) -> bool:
     return bool(mine & theirs) if mine and theirs else mine == theirs
 
 
-def timed(answers: Sequence[Generation], places: Mapping[int, int]) -> str:
+def timed(answers: Sequence[Generation], places: Mapping[int, int], *, named: bool = True) -> str:
     """A sentence when answers of several columns ran at once on shared hardware; empty when none did.
 
-    `places`: column → where it stands, counted from one. Answers bring their replica and its node.
+    `places`: column → where it stands, counted from one. Answers bring their replica and its node, whose name
+    strangers are not told (`named`).
     """
     met: set[int] = set()
     nodes: set[str] = set()
@@ -31,7 +32,8 @@ def timed(answers: Sequence[Generation], places: Mapping[int, int]) -> str:
     if len(columns) < 2:
         return ""
     listed = f"{', '.join(columns[:-1])} and {columns[-1]}"
-    return f"Timed together: columns {listed} share the hardware of {' and '.join(sorted(nodes))}."
+    whose = f"the hardware of {' and '.join(sorted(nodes))}" if named else "hardware"
+    return f"Timed together: columns {listed} share {whose}."
 
 
 def _gpus(replica: Replica) -> set[int]:

@@ -22,7 +22,10 @@ def begin(
     _require(version, values)
     with transaction.atomic():
         row = Conversation.objects.create(
-            team=prompt.team, created_by=user, title=f"{prompt.name} v{version.number}"
+            team=prompt.team,
+            created_by=user,
+            title=f"{prompt.name} v{version.number}",
+            sharing=access.kept_private(prompt),
         )
         Column.objects.create(conversation=row, deployment=deployment)
         use(row, version, values, user)

@@ -106,7 +106,8 @@ def write(upload: Upload, offset: int, piece: bytes, sha256: str = "") -> int:
             raise UploadRefused("It was removed meanwhile.")
         upload.refresh_from_db()
         if offset != upload.received_bytes:
-            raise UploadRefused("The file goes on elsewhere.", upload.received_bytes)
+            goes_on = upload.received_bytes
+            raise UploadRefused(f"The file goes on at byte {goes_on}, not at {offset}.", goes_on)
         _refuse_elsewhere(file.fileno(), upload)
         disk.brake(_part(upload), len(piece))
         file.seek(offset)

@@ -3,12 +3,15 @@
 from django.urls import include, path
 
 from endpoints import api as endpoints_api
+from endpoints import requests_api
 from playground.api import site as management
 from playground.declared import SELF
 from playground.site import page, public
 from playground.views import api as described
 
-management_api = management.made([(endpoints_api.router, endpoints_api.REFUSED)])
+management_api = management.made(
+    [(endpoints_api.router, endpoints_api.REFUSED), (requests_api.router, requests_api.REFUSED)]
+)
 _description = described.Description(management_api)
 EVERYWHERE = "It tells how the API is called, and nothing of what is kept here."
 

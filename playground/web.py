@@ -4,6 +4,7 @@ headers, and on how long it may leave an answer unread.
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import uvicorn
@@ -147,7 +148,7 @@ def config() -> uvicorn.Config:
     )
 
 
-def serve(listener: int | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, on the inherited listening socket `listener` or one of our own."""
-    sockets = None if listener is None else [socket.socket(fileno=listener)]
-    uvicorn.Server(config()).run(sockets=sockets)
+def serve(listeners: Sequence[int] = ()) -> None:
+    """Serve until SIGTERM or SIGINT, on the inherited listening sockets `listeners` or one of our own."""
+    sockets = [socket.socket(fileno=listener) for listener in listeners]
+    uvicorn.Server(config()).run(sockets=sockets or None)

@@ -34,8 +34,8 @@ async function read(answer) {
 }
 
 async function post(url, body, headers = {}) {
-  const token = $("[name=csrfmiddlewaretoken]", form).value;
-  return read(await fetch(url, { method: "POST", body, headers: { ...headers, "X-CSRFToken": token } }));
+  const whose = { "X-CSRFToken": $("[name=csrfmiddlewaretoken]", form).value, "X-Team": $("[name=in_team]", form).value };
+  return read(await fetch(url, { method: "POST", body, headers: { ...headers, ...whose } }));
 }
 
 /** Do it until it holds: a connection that breaks is tried again, a little later each time. */

@@ -7,7 +7,7 @@ const KEY = (key) => `slipway:draft:prompt:${key}`;
 const form = () => $("#prompt-form");
 
 /** What is typed, as [name, text] pairs in order. */
-const entries = () => [...new FormData(form())].filter(([name]) => name !== "csrfmiddlewaretoken");
+const entries = () => [...new FormData(form())].filter(([name]) => !["csrfmiddlewaretoken", "in_team"].includes(name));
 
 function kept(key) {
   try {
@@ -43,9 +43,9 @@ function keep() {
 async function anew(typed, verb) {
   const body = new URLSearchParams(typed);
   body.set("whole", verb);
-  const token = $("[name=csrfmiddlewaretoken]", form()).value;
+  const headers = { "X-CSRFToken": $("[name=csrfmiddlewaretoken]", form()).value, "X-Team": $("[name=in_team]", form()).value };
   try {
-    const answer = await fetch(form().dataset.form, { method: "POST", body, headers: { "X-CSRFToken": token } });
+    const answer = await fetch(form().dataset.form, { method: "POST", body, headers });
     if (!answer.ok || answer.redirected) throw new TypeError(`answered ${answer.status}`);
     const fresh = $("#prompt-form", new DOMParser().parseFromString(await answer.text(), "text/html"));
     form().replaceWith(document.adoptNode(fresh));

@@ -211,7 +211,7 @@ async function pieces(name, path, file, begun) {
 
 /** Where the file goes on afterwards: what the server says, which may be elsewhere when another tab was first. */
 async function sendPiece(url, piece, offset) {
-  const headers = { "X-CSRFToken": token(), "X-Offset": String(offset), "X-Sha256": await digest(piece) };
+  const headers = { ...whose(), "X-Offset": String(offset), "X-Sha256": await digest(piece) };
   const answer = await fetch(url, { method: "POST", body: piece, headers, signal: stopper.signal });
   const told = await read(answer);
   if (answer.ok) return told.received;
@@ -230,7 +230,7 @@ async function checkSame(file, begun, path) {
 async function post(url, fields) {
   const body = new FormData();
   for (const [key, value] of Object.entries(fields)) body.set(key, value);
-  const answer = await fetch(url, { method: "POST", body, headers: { "X-CSRFToken": token() }, signal: stopper.signal });
+  const answer = await fetch(url, { method: "POST", body, headers: whose(), signal: stopper.signal });
   const told = await read(answer);
   if (!answer.ok) throw new (told.left_out ? LeftOut : Refused)(told.error);
   return told;
@@ -250,7 +250,7 @@ async function digest(blob) {
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-const token = () => $("[name=csrfmiddlewaretoken]", form).value;
+const whose = () => ({ "X-CSRFToken": $("[name=csrfmiddlewaretoken]", form).value, "X-Team": $("[name=in_team]", form).value });
 
 /** Wait, less when the network comes back; AbortError when paused. */
 function pause(wait) {

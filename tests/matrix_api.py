@@ -11,11 +11,11 @@ from django.test import Client
 from endpoints.models import Endpoint
 from playground import access, declared, tokens
 from playground.declared import SELF, Policy
-from playground.models import Adapter, AuditEntry, Dataset, Deployment, Membership, Model, Node
+from playground.models import Adapter, AuditEntry, Dataset, Deployment, Membership, Model, Node, Team
 from playground.urls import management_api
-from tests import matrix
+from tests import matrix, matrix_world
 from tests.matrix import BASE
-from tests.matrix_world import ANONYMOUS, MARK, SITE, STRANGER, World
+from tests.matrix_world import ANONYMOUS, MARK, PARTICULAR, SITE, STRANGER, World
 
 READER = "reading token of a site administrator"
 
@@ -80,15 +80,33 @@ BODIES: dict[str, Callable[[World], dict[str, Any]]] = {
     "POST /deployments/{pk}/attach": lambda world: {"adapter": world.one(Adapter).pk},
     "POST /deployments/{pk}/detach": lambda world: {"adapter": world.one(Adapter).pk},
     "POST /models/{pk}/forms/{form}/fetch": lambda world: {"node": world.one(Node).name},
+    "POST /datasets/{pk}/requests": lambda world: {
+        "endpoint": world.one(Endpoint).name,
+        "requests": [matrix_world.logged(world).usage_id],
+    },
     "POST /batches": lambda world: {
         "version": world.one(Dataset).versions.get().pk,
         "columns": [{"deployment": world.one(Deployment).pk}],
     },
 }
+# Whose row it has to be: who reads and writes there is for its owner to say.
+_SHARED = {"conversations": "conversation-share", "prompts": "prompt-share", "batches": "batch-share"}
+OWN = {
+    "DELETE /links/{pk}": PARTICULAR["share-link-revoke"],
+    "PATCH /comments/{pk}": PARTICULAR["comment"],
+    "DELETE /comments/{pk}": PARTICULAR["comment-delete"],
+    **{f"PUT /{noun}/{{pk}}/sharing": PARTICULAR[name] for noun, name in _SHARED.items()},
+    **{f"POST /{noun}/{{pk}}/links": PARTICULAR[name] for noun, name in _SHARED.items()},
+}
+# What an address must ask so that it is a whole one.
+QUERIES = dict.fromkeys(("PUT /uploads/{pk}", "PUT /datasets/files/{key}"), "?offset=0")
 # What stands in an address that the site's pages have by other names.
 KEYS: dict[str, Callable[[World], Any]] = {
     "username": lambda world: world.one(Membership).user.username,
     "name": lambda world: world.one(Endpoint).name,
+    "job": lambda world: matrix.KEYS["model-cancel job"](world, None),
+    "usage": lambda world: matrix_world.logged(world).usage_id,
+    "slug": lambda world: world.one(Team).slug,
 }
 
 
@@ -127,6 +145,8 @@ def _gap(operation: Operation, caller: Caller, world: World, who: str) -> str | 
         body = operation.body
         if body is not None and str(operation) in BODIES:
             body = body | BODIES[str(operation)](world)
+        if own := OWN.get(str(operation)):
+            own(world, world.people.get(who))
         before = AuditEntry.objects.filter(action__startswith="refused").count()
         answer = caller.ask(who, operation.method, address, body)
         audited = AuditEntry.objects.filter(action__startswith="refused").count() > before
@@ -144,7 +164,7 @@ def address_of(operation: Operation, world: World) -> str:
         else:
             value = matrix.KEYS[key](world, None) if key in matrix.KEYS else 1
         text = text.replace(f"{{{key}}}", str(value))
-    return text
+    return text + QUERIES.get(str(operation), "")
 
 
 def _wrong(operation: Operation, policy: Policy, who: str, answer: Any, *, audited: bool) -> str | None:

@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from endpoints import keys
 from endpoints.models import ApiKey, Endpoint, LoggedRequest, Usage
-from playground import arriving, catalogue, prompts, teams
+from playground import arriving, catalogue, load_form, prompts, teams
 from playground.models import (
     AccessToken,
     Adapter,
@@ -253,6 +253,14 @@ def _passkey(world: World) -> Authenticator:
     return Authenticator.objects.create(user=world.owner, type=Authenticator.Type.WEBAUTHN, data=data)
 
 
+def _run(world: World) -> Measurement:
+    wanted = load_form.Wanted((load_form.Level(open=False, value=1),), 1, 16, ("Hello",))
+    talk, kind = world.one(Conversation), Measurement.Kind.LOAD
+    return Measurement.objects.create(
+        team=world.team, conversation=talk, kind=kind, settings={**wanted.kept(), "columns": []}
+    )
+
+
 def _by_provider(world: World) -> SocialAccount:
     return SocialAccount.objects.create(user=world.owner, provider="corp", uid="1")
 
@@ -281,6 +289,7 @@ BUILDERS: dict[type[Row], Callable[[World], Row]] = {
     AccessToken: _token,
     ShareLink: _link,
     Comment: _comment,
+    Measurement: _run,
     Authenticator: _passkey,
     SocialAccount: _by_provider,
     Team: lambda world: world.team,
@@ -356,6 +365,18 @@ def _own_conversation(world: World, person: User | None) -> Conversation:
     return row
 
 
+def _own_prompt(world: World, person: User | None) -> Prompt:
+    row = world.one(Prompt)
+    Prompt.objects.filter(pk=row.pk).update(created_by=person)
+    return row
+
+
+def _own_batch(world: World, person: User | None) -> Batch:
+    row = world.one(Batch)
+    Batch.objects.filter(pk=row.pk).update(created_by=person)
+    return row
+
+
 def _own_link(world: World, person: User | None) -> ShareLink:
     _own_conversation(world, person)
     return world.one(ShareLink)
@@ -374,6 +395,8 @@ PARTICULAR: dict[str, Callable[[World, User | None], Row]] = {
     "external-key": lambda world, person: _elsewhere(world),
     "picture-discard": _own_image,
     "conversation-share": _own_conversation,
+    "prompt-share": _own_prompt,
+    "batch-share": _own_batch,
     "share-link-revoke": _own_link,
     "comment": _own_comment,
     "comment-delete": _own_comment,
@@ -397,7 +420,7 @@ def _arriving(world: World, person: User | None) -> str:
     return arriving.begin(person.team if person and person.team else world.team, "rows.jsonl", 10).key
 
 
-def _logged(world: World, person: User | None) -> int:
+def logged(world: World) -> LoggedRequest:
     """A request that the endpoint kept."""
     row = Usage.objects.create(
         request_id="matrix",
@@ -409,7 +432,7 @@ def _logged(world: World, person: User | None) -> int:
         e2e_ms=1.0,
     )
     body = {"messages": [{"role": "user", "content": MARK}]}
-    return LoggedRequest.objects.create(usage=row, request=body).usage_id
+    return LoggedRequest.objects.create(usage=row, request=body)
 
 
 KEYS: dict[str, Callable[[World, User | None], Any]] = {
@@ -431,8 +454,8 @@ KEYS: dict[str, Callable[[World, User | None], Any]] = {
     "model-quantise-cancel job": lambda world, person: (
         job(world, Job.Kind.QUANTISE_MODEL, "quantise:matrix", model=world.one(Model).pk).pk
     ),
-    "endpoints:request pk": _logged,
-    "endpoints:request-open pk": _logged,
+    "endpoints:request pk": lambda world, person: logged(world).usage_id,
+    "endpoints:request-open pk": lambda world, person: logged(world).usage_id,
     "load-cancel run": _measurement("load"),
     "load-samples run": _measurement("load"),
     "noise-cancel run": _measurement("noise"),

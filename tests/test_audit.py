@@ -116,6 +116,12 @@ def test_a_day_that_is_none_is_told(user: User) -> None:
     assert "A day like 2026-11-25." in shown
 
 
+@pytest.mark.parametrize("day", ["9999-12-31", "0001-01-01"])
+def test_the_first_and_the_last_day_there_are_do_no_harm(user: User, day: str) -> None:
+    for query in ({"until": day}, {"since": day}):
+        assert signed_in(user).get("/team/audit/", query).status_code == 200
+
+
 def test_it_goes_on_page_by_page(user: User, team: Team) -> None:
     for number in range(53):
         access.audit(user, team, "add model", f"model:{number}", name=f"number-{number}")

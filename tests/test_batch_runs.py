@@ -14,11 +14,15 @@ import pytest
 import redis
 from django.conf import settings
 from django.core.management import call_command
-from django.db import connections
+from django.db import connections, transaction
 from django.db.models.functions import Now
 from pytest_django import DjangoDbBlocker
 
+from endpoints import key_report, keys, row_limits
+from endpoints.models import ApiBatch, ApiKey
 from playground import batch_live, batches, deployments, engine_client, processes
+from playground.batch_claims import Row
+from playground.batch_gates import Refused, Waits
 from playground.models import (
     Batch,
     BatchItem,
@@ -28,6 +32,7 @@ from playground.models import (
     Deployment,
     Generation,
     Model,
+    Node,
     Replica,
     Team,
     Turn,
@@ -133,6 +138,83 @@ def test_every_row_is_answered_once_in_time_and_shape(engine: Deployment) -> Non
     assert first.usage["completion_tokens"] > 0
     assert first.replica and first.configuration_id == first.replica.configuration_id
     assert not BatchItem.objects.filter(column__batch=batch).exclude(claimed_by="").exists()
+
+
+# Rows that an API key sent, and that key's limits
+
+
+def sent(deployment: Deployment, key: ApiKey, prompts: Sequence[Any]) -> Batch:
+    """A batch that came by /v1/batches with this key."""
+    with transaction.atomic():
+        batch = begin(deployment, prompts)
+        ApiBatch.objects.create(
+            team=batch.team,
+            token=f"batch_{batch.pk}",
+            key=key,
+            input_token="file_1",
+            node="test-node",
+            endpoint="/v1/chat/completions",
+            batch=batch,
+            expires_at=Now() + timedelta(days=1),
+        )
+    return batch
+
+
+def limited(team: Team, **limits: float) -> ApiKey:
+    return keys.make(team, None, "robot", ["endpoints"], limits=limits)[0]
+
+
+def test_rows_of_a_key_count_to_its_limits_and_fail_in_words_beyond_the_day_s(engine: Deployment) -> None:
+    Node.objects.update(price_per_hour=36)
+    key = limited(engine.team, requests_day=3, tokens_day=100_000, spend_day=5)
+    batch = sent(engine, key, ["[[tokens=2]]"] * 5)
+    assert ended(batch) == {"done": 3, "failed": 2}
+    refused = BatchResult.objects.filter(column__batch=batch, ok=False)
+    assert set(refused.values_list("error_code", "replica")) == {("insufficient_quota", None)}
+    assert "robot has used its 3 requests a day" in refused[0].error
+    requests, tokens, spend = row_limits._used_today(key.pk)
+    told = [one.usage for one in BatchResult.objects.filter(column__batch=batch, ok=True)]
+    assert requests == 3 and spend > 0
+    assert tokens == sum(one["prompt_tokens"] + one["completion_tokens"] for one in told)
+    shown = key_report.lines([key])[key.pk]
+    assert {line.title: line.used for line in shown}["Requests a day"] == "3"
+    # Once those have ended, with a higher limit the failed rows may be asked again.
+    ApiKey.objects.filter(pk=key.pk).update(limits={"requests_day": 9})
+    assert batches.retry_failed(batch, None) == 2
+    assert ended(batch) == {"done": 5}
+    assert row_limits._used_today(key.pk)[0] == 5
+
+
+def test_rows_wait_while_a_minute_s_limit_is_used_and_one_that_never_fits_is_refused(
+    engine: Deployment,
+) -> None:
+    left = 60 - time.time() % 60
+    if left < 8:
+        until("a minute with time left in it begins", lambda: time.time() % 60 < 50, 10)
+    key = limited(engine.team, requests_minute=2, tokens_minute=1000)
+    batch = sent(engine, key, ["[[tokens=2]]"] * 3)
+    until("two are done", lambda: done(batch) == 2)
+    item = BatchItem.objects.get(column__batch=batch, state__in=["waiting", "claimed"])
+    (column,) = batch.columns.all()
+
+    async def others() -> list[Exception]:
+        gate = await row_limits.opens(column.pk)
+        assert gate is not None
+        found: list[Exception] = []
+        for body in ({"messages": []}, {"messages": [], "max_tokens": 5000}):
+            try:
+                await gate.admit(Row(item.pk, 1, 0, 0, "/v1/chat/completions", body), {})
+            except (Waits, Refused) as problem:
+                found.append(problem)
+        await row_limits.closes()
+        return found
+
+    waits, refused = asyncio.run(others())
+    assert isinstance(waits, Waits) and 0 < waits.seconds <= 60, "another process meets the same limit"
+    assert isinstance(refused, Refused) and "ask for fewer tokens" in refused.text
+    assert done(batch) == 2
+    ApiKey.objects.filter(pk=key.pk).update(limits={"requests_minute": 9})
+    assert ended(batch) == {"done": 3}, "those that wait go on"
 
 
 def test_an_idle_site_has_no_process_for_batches_and_a_worker_ends_its_own(

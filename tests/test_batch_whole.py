@@ -1,4 +1,6 @@
-"""Batches of the API and of the shell from beginning to end: real web process, worker, beat and engines."""
+"""What programs do from beginning to end: batches of the API and of the shell, a model from its files to an
+endpoint. Real web process, worker, beat and engines.
+"""
 
 import json
 import os
@@ -21,11 +23,13 @@ from pytest_django import DjangoDbBlocker
 
 from endpoints import promotion
 from endpoints.models import Endpoint
-from playground import webhooks
+from playground import tokens, webhooks
 from playground.models import Batch, Deployment, Membership, Team, User, WebhookDelivery
 from tests import fleet
 from tests.fleet import Fleet, until
 from tests.gateway_site import ROOT, Site, running_site
+from tests.hub_repos import tiny_files
+from tests.script import PIECE, Script, digest
 from tests.test_batch_api import begin, jsonl, line, upload
 
 pytestmark = pytest.mark.slow
@@ -311,6 +315,31 @@ def test_the_shell_names_bad_lines_and_failed_rows(engine: Deployment, tmp_path:
     assert run("nowhere.jsonl", "--deployment", "shell", "--output", str(output), code=3)
     assert run(str(rows), "--deployment", "nothing", "--output", str(output), code=3)
     assert run("--follow", "999999", "--output", str(output), code=3)
+
+
+def test_a_script_brings_a_model_from_its_files_to_an_endpoint(site: Site) -> None:
+    script = Script(site, tokens.make(User.objects.get(username="ada"), "ci", "write")[1])
+    files = {path: bytes(data) for path, data in tiny_files().items() if isinstance(data, bytes)}
+    weights = files["model.safetensors"]
+    given = {"name": "scripted", "path": "model.safetensors", "size_bytes": len(weights)}
+    pk = script.ask("POST", "/uploads", given)["id"]
+    assert script.put(pk, 0, weights[:PIECE]).status_code == 200
+    damaged = script.put(pk, PIECE, b"x" * PIECE, sha256=digest(weights[PIECE : 2 * PIECE]))
+    assert damaged.status_code == 409 and "damaged on its way" in damaged.text
+    script.break_off(pk, PIECE, weights[PIECE : 2 * PIECE])
+    assert script.ask("GET", f"/uploads/{pk}")["received_bytes"] == PIECE, "a broken piece is no piece"
+    model = script.model("scripted", files)
+    deployment = script.started(model)
+    assert script.said(deployment, "[[text=Paris]]") == "Paris"
+    wanted = {"deployment": deployment, "endpoint": "scripted", "in_place": True}
+    release = script.ask("POST", "/endpoints", wanted, 201)
+    assert script.until("/endpoints/scripted", lambda row: row["live"])["live"] == release["number"]
+    secret = script.ask("POST", "/keys", {"name": "ci", "endpoints": ["scripted"]}, 201)["secret"]
+    question: Any = {"model": "scripted", "messages": [{"role": "user", "content": "[[text=Lima]]"}]}
+    site.until(lambda: site.get("/v1/models/scripted").status_code == 200)
+    answer = site.client(secret).chat.completions.create(**question)
+    assert answer.choices[0].message.content == "Lima"
+    assert script.ask("POST", "/endpoints/scripted/offline")["live"] is None
 
 
 def read_until(terminal: int, text: str) -> str:

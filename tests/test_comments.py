@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from playground import comments, events, export_texts, exports, links, votes
@@ -53,6 +55,19 @@ def page(person: User, route: str, pk: int, query: str = "") -> str:
     response = client(person).get(reverse(route, args=[pk]) + query)
     assert response.status_code == 200
     return str(response.content.decode())
+
+
+def test_many_comments_ask_the_database_no_more_than_a_few(
+    answer: Generation, team: Team, user: User
+) -> None:
+    bob = member(team, "bob")
+    asked = []
+    for _ in range(2):
+        Comment.objects.bulk_create(Comment(generation=answer, user=bob, text="Hm.") for _ in range(10))
+        with CaptureQueriesContext(connection) as queries:
+            assert page(user, "comments", answer.pk, "?list=1").count("Hm.") == Comment.objects.count()
+        asked.append(len(queries))
+    assert asked[0] == asked[1]
 
 
 def test_members_write_and_the_team_reads(answer: Generation, team: Team) -> None:

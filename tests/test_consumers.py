@@ -347,6 +347,11 @@ def change_password(user: User) -> None:
     user.save(update_fields=["password"])
 
 
+def make_private(user: User) -> None:
+    """What they look at becomes its owner's alone; they stay in its team."""
+    Conversation.objects.update(sharing=Conversation.Sharing.PRIVATE)
+
+
 def closed_within(page: Page, seconds: float) -> int:
     """The code that the socket was closed with by then; the test fails where it stays open."""
     deadline = time.monotonic() + seconds
@@ -357,7 +362,7 @@ def closed_within(page: Page, seconds: float) -> int:
     return caught.value.rcvd.code
 
 
-ENDS = [(remove, 1012), (revoke, 4401), (deactivate, 4401), (change_password, 4401)]
+ENDS = [(remove, 1012), (revoke, 4401), (deactivate, 4401), (change_password, 4401), (make_private, 1012)]
 
 
 @pytest.mark.parametrize(("end", "code"), ENDS)

@@ -1,7 +1,7 @@
 """Keys: made once, shown once, refused when they should be."""
 
 import html
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -52,6 +52,29 @@ def test_it_refuses_an_expiry_in_the_past(team: Team, user: User) -> None:
     with pytest.raises(keys.KeyRefused) as refusal:
         keys.make(team, user, "ci", ["endpoints"], timezone.now() - timedelta(seconds=1))
     assert refusal.value.field == "expires"
+
+
+# Near the year 10,000 are moments that PostgreSQL keeps and Python cannot read: a list with one is an error.
+@pytest.mark.parametrize(
+    "end", ["9999-12-31T23:59:59-10:00", "9999-12-31T23:59:59+00:00", "2100-01-02T00:00:00Z"]
+)
+def test_it_refuses_an_end_past_all_calendars(team: Team, user: User, browser: Client, end: str) -> None:
+    ends = datetime.fromisoformat(end)
+    with pytest.raises(keys.KeyRefused, match="before the year 2100"):
+        keys.make(team, user, "ci", ["endpoints"], ends)
+    key, _ = keys.make(team, user, "ci", ["endpoints"])
+    form = {"name": "ci", "scopes": ["endpoints"], "expires": f"{ends:%Y-%m-%d}"}
+    refused = browser.post(f"/endpoints/keys/{key.pk}/", form)
+    assert refused.status_code == 422 and "before the year 2100" in refused.content.decode()
+    assert browser.get("/endpoints/keys/").status_code == 200
+
+
+def test_a_key_of_many_years_is_replaced_by_one_that_ends_in_time(team: Team, user: User) -> None:
+    key, _ = keys.make(team, user, "ci", ["endpoints"], keys.LATEST)
+    long_ago = timezone.now() - timedelta(days=900)
+    ApiKey.objects.filter(pk=key.pk).update(created_at=long_ago)
+    fresh, _ = keys.rotate(key, user, timedelta(hours=1))
+    assert fresh.expires_at == keys.LATEST
 
 
 def test_it_revokes_once(team: Team, user: User) -> None:

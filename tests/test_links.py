@@ -19,7 +19,9 @@ from playground.models import (
     DatasetVersion,
     Generation,
     Membership,
+    Node,
     Prompt,
+    Replica,
     ShareLink,
     Team,
     Turn,
@@ -119,12 +121,47 @@ def test_nothing_else_of_the_team_shows(chat: Conversation, user: User, state: s
         assert "csrf" not in page and "<nav" not in page and 'data-socket="' not in page
 
 
+def test_its_branches_are_walked_and_each_shows_its_own(chat: Conversation, user: User) -> None:
+    first, second = said(chat, "Which ship?"), said(chat, "Which boat?")
+    again = Generation.objects.create(
+        turn=second, column=chat.columns.get(position=0), state="complete", text="No boat at all"
+    )
+    one = link(chat, user)
+    page = body(read(one))
+    assert "Which boat?" in page and "Which ship?" not in page and "No boat at all" in page
+    before = f"turn={first.pk}"
+    assert f'?{before}" rel="nofollow" aria-label="Message before"' in page
+    old = body(read(one, turn=str(first.pk)))
+    assert "Which ship?" in old and "Which boat?" not in old
+    assert re.search(rf'data-url="[^"]+/live/\?{before}"', old)
+    assert "Which ship?" in body(read(one, "shared-live", turn=str(first.pk)))
+    key = again.pk - 2
+    assert f"?turn={second.pk}&amp;answer={key}" in page and "The ark" not in page
+    assert "The ark" in body(read(one, turn=str(second.pk), answer=str(key)))
+    elsewhere = said(chats.conversation(chat.team, title="Other"), "Not yours")
+    for wrong in ({"turn": str(elsewhere.pk)}, {"turn": "9" * 30}, {"turn": str(first.pk), "answer": "7"}):
+        assert "Which boat?" in body(read(one, **wrong)) and "Not yours" not in body(read(one, **wrong))
+
+
+def test_costs_and_sums_show_and_whose_machine_it_was_does_not(chat: Conversation, user: User) -> None:
+    turn = said(chat)
+    node = Node.objects.create(name="node7")
+    for answer in turn.generations.all():
+        of = Replica.objects.create(deployment=answer.column.deployment, node=node, state="ready")
+        timings = {"ttft": 123.0, "e2e": 456.0, "chunks": 2, "queue": 1.5, "cost": 0.0125}
+        Generation.objects.filter(pk=answer.pk).update(timings=timings, replica=of, ended_at=timezone.now())
+    page = body(read(link(chat, user)))
+    assert page.count("$0.0125") == 4  # under both answers, and in both sums
+    assert "Each column over the conversation" in page and "queue 2 ms" in page
+    assert "Timed together: columns 1 and 2 share hardware." in page and "node7" not in page
+
+
 def test_blind_answers_stay_blind(chat: Conversation, user: User) -> None:
     votes.set_blind(chat, True, user)
     turn = said(chat, inputs={"blind": True})
     one = link(chat, user)
     page = body(read(one))
-    assert "who answered is hidden" in page and "TTFT" not in page
+    assert "who answered is hidden" in page and "TTFT" not in page and "Each column over" not in page
     assert "The ark" in page and "data-generation" not in page
     ballot = votes.ballot(turn, user)
     votes.cast(turn, user, "tie", ballot.mark)

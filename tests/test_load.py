@@ -20,7 +20,18 @@ from playground import jobs, load, load_chart, load_form, load_measuring, load_r
 from playground.asking import Taken
 from playground.cells import safe
 from playground.load_report import Limits, Request, row
-from playground.models import Column, Conversation, Job, Measurement, Membership, Sample, Team, User
+from playground.models import (
+    Column,
+    Conversation,
+    Job,
+    MeasuredUse,
+    Measurement,
+    Membership,
+    RowsTaken,
+    Sample,
+    Team,
+    User,
+)
 from tests import chats
 from tests.fakes import RunningFake
 from tests.fleet import ROOT
@@ -342,6 +353,8 @@ def test_no_more_run_at_once_than_a_closed_level_says(page: Client, chat: Conver
 def test_warm_up_is_asked_and_not_counted(page: Client, chat: Conversation, fake: RunningFake) -> None:
     run = finished(begun(page, chat, levels="1", requests="3", warm_up="2"))
     assert run.samples.count() == 3
+    assert MeasuredUse.objects.filter(team=run.team, user=run.created_by, kind="load").count() == 5
+    assert RowsTaken.objects.get().rows == 5
     bodies = [one["body"] for one in fake.requests() if one["path"] == "/v1/chat/completions"]
     assert len(bodies) == 5
     # The length is asked for where the engine has a way to fix it.

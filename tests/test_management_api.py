@@ -16,7 +16,17 @@ from ninja import Schema
 
 from playground import access, teams, tokens
 from playground.api.answers import Given
-from playground.models import AccessToken, AuditEntry, Dataset, Deployment, Membership, Model, Team, User
+from playground.models import (
+    AccessToken,
+    AuditEntry,
+    Dataset,
+    Deployment,
+    Membership,
+    Model,
+    Node,
+    Team,
+    User,
+)
 from tests import fleet
 
 pytestmark = pytest.mark.django_db
@@ -232,7 +242,7 @@ def test_its_description_and_its_page(user: User) -> None:
 
 def test_no_two_things_are_described_by_one_name() -> None:
     """Ninja keeps one description a name: a second class of that name would take the first one's place."""
-    made = [one for base in (Schema, Given) for one in below(base) if ".api" in one.__module__]
+    made = [one for base in (Schema, Given) for one in below(base) if "api" in one.__module__]
     names = Counter(one.__name__ for one in set(made))
     assert [name for name, count in names.items() if count > 1] == []
 
@@ -384,6 +394,31 @@ def test_the_page_says_what_is_wrong_and_keeps_what_was_typed(
     assert answer.status_code == 422
     assert words in answer.content.decode() and not AccessToken.objects.exists()
     assert form.get("name", "night") in answer.content.decode()
+
+
+def test_a_token_for_one_team_does_nothing_that_concerns_every_team(user: User, team: Team) -> None:
+    node = Node.objects.create(name="n1", price_per_hour=None)
+    held, whole = caller(user, team=team), caller(user)
+    for method, path, body in (
+        ("POST", "/teams", {"name": "Lab"}),
+        ("PATCH", f"/nodes/{node.pk}", {"price_per_hour": "1"}),
+        ("POST", f"/nodes/{node.pk}/environments", {"engine": "llama.cpp"}),
+        ("GET", "/site/teams", None),
+    ):
+        refused = send(held, method, path, body)
+        assert refused.status_code == 403 and "for Default alone" in error(refused)["message"], path
+    assert AuditEntry.objects.filter(action__startswith="refused", user=user, team=team).count() == 4
+    assert not Team.objects.filter(name="Lab").exists()
+    assert send(whole, "POST", "/teams", {"name": "Lab"}).status_code == 201
+
+
+def test_a_token_for_one_team_knows_of_the_others_nothing(user: User, team: Team) -> None:
+    held = caller(user, team=team)
+    other, _ = tokens.make(user, "everywhere")
+    assert [row["team"] for row in held.get(f"{BASE}/tokens").json()] == [team.slug]
+    assert send(held, "DELETE", f"/tokens/{other.pk}").status_code == 404
+    other.refresh_from_db()
+    assert other.revoked_at is None
 
 
 def test_nobody_revokes_anothers_token(user: User, member: User) -> None:

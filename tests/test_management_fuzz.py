@@ -20,11 +20,13 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from endpoints.models import ApiKey, Endpoint
+from endpoints.models import ApiKey, Endpoint, LoggedRequest
 from playground import prompts, tokens
 from playground.models import (
     Adapter,
     Batch,
+    Column,
+    Comment,
     Conversation,
     Dataset,
     Deployment,
@@ -32,9 +34,14 @@ from playground.models import (
     Generation,
     Invitation,
     Job,
+    Measurement,
     Model,
     Node,
     Prompt,
+    ShareLink,
+    StartWish,
+    Turn,
+    Upload,
 )
 from playground.urls import management_api
 from tests import matrix, matrix_world
@@ -62,7 +69,15 @@ KINDS = {
     "jobs": Job,
     "keys": ApiKey,
     "adapters": Adapter,
+    "uploads": Upload,
+    "imports": Job,
     "invitations": Invitation,
+    "runs": Measurement,
+    "columns": Column,
+    "messages": Turn,
+    "comments": Comment,
+    "links": ShareLink,
+    "wishes": StartWish,
 }
 
 
@@ -89,6 +104,7 @@ def _made() -> World:
         made.one(kind)
     what = prompts.Said([{"role": "user", "content": "Hello {{name}}"}], [{"name": "name", "type": "text"}])
     made.made[Prompt] = prompts.create(made.team, made.owner, "Triage", what)
+    made.made[LoggedRequest] = matrix_world.logged(made)
     return made
 
 
@@ -102,6 +118,8 @@ def real(world: World, path: str) -> dict[str, Any]:
     kind = KINDS.get(path.split("/")[3])
     found: dict[str, Any] = {"number": 1, "place": 0, "name": world.one(Endpoint).name}
     found |= {"username": world.people[VIEWER].username, "environment": world.one(EngineEnvironment).pk}
+    found |= {"usage": world.one(LoggedRequest).usage_id, "slug": world.team.slug}
+    found["job"] = world.one(Job).pk
     found |= {"form": world.one(Model).formats.get().pk, "pk": world.made[kind].pk if kind else 1}
     return found
 
@@ -122,6 +140,7 @@ def test_its_description_holds(operation: Any, world: World, secret: str, settin
         "node": world.one(Node).name,
     }
     bodies |= {"adapter": world.one(Adapter).pk}
+    bodies |= {"conversation": world.one(Conversation).pk, "form": None}
     bodies |= {"version": world.one(Dataset).versions.get().pk, "base": 1, "engine": "fake"}
 
     @seed(7)

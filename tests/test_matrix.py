@@ -134,7 +134,6 @@ TWICE = {
     "playground.views.nodes.install-require": "site.page asks for what is the site's",
     "playground.views.nodes.price-require": "site.page asks for what is the site's",
     "playground.views.nodes.remove-require": "site.page asks for what is the site's",
-    "playground.views.plans.cancel-require": "a plan of somebody else's, see tests/test_plan_views.py",
     "playground.views.prompt_picker._act-fetch": "it looks among the team's alone",
     "playground.views.prompts.begin-require": "the verbs of prompts ask themselves",
     "playground.views.prompts.change-require": "the verbs of prompts ask themselves",

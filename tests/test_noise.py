@@ -39,9 +39,11 @@ from playground.models import (
     Deployment,
     Generation,
     Job,
+    MeasuredUse,
     Measurement,
     Membership,
     Replica,
+    RowsTaken,
     Sample,
     Team,
     Turn,
@@ -393,6 +395,20 @@ def test_cold_caches_that_knew_a_prompt_all_the_same_are_told() -> None:
     assert not any("cache" in note for note in noise_words.page(settings | {"cache": "warm"}, found)["notes"])
 
 
+@pytest.mark.django_db
+def test_a_run_beyond_the_day_s_limit_is_refused_in_words(
+    columns: Callable[..., Conversation], team: Team, user: User
+) -> None:
+    team.quotas = {"batch_rows_day": 8}
+    team.save()
+    with pytest.raises(
+        NoiseRefused,
+        match=r"8 batch rows and measured requests a day; 0 .* this has 9",
+    ):
+        noise.request(columns({"tokens": 2}), Wanted(("hello", "howdy")), user, None)
+    assert not Measurement.objects.exists()
+
+
 @pytest.mark.usefixtures("never_again")
 @pytest.mark.django_db(transaction=True)
 def test_warm_requests_are_preceded_by_an_untimed_one(team: Team, fake_engine: Engine, user: User) -> None:
@@ -409,6 +425,10 @@ def test_warm_requests_are_preceded_by_an_untimed_one(team: Team, fake_engine: E
     assert said[::2] == said[1::2]
     assert run.samples.count() == 4
     assert {sample.usage["completion_tokens"] for sample in run.samples.all()} == {5}
+    # The one that warms the column up, and before each timed one another of a single token.
+    used = MeasuredUse.objects.filter(team=team, user=user, kind="noise", failed=False)
+    assert sorted(used.values_list("completion_tokens", flat=True)) == [1] * 4 + [5] * 5
+    assert RowsTaken.objects.get().rows == used.count() == 9
 
 
 @pytest.mark.django_db(transaction=True)

@@ -70,6 +70,19 @@ def addresses(full: Rows) -> list[str]:
     ]
 
 
+# What no number is, and yet of digits alone: Python makes none of more than 4,300.
+LONG = "9" * 5000
+
+
+def test_digits_that_are_no_number_are_no_row(page: Client, full: Rows, team: Team) -> None:
+    logs = reverse("deployment-logs", args=[full.ready.pk])
+    assert page.get(logs, {"replica": LONG}).status_code in (200, 404)
+    assert page.post(reverse("running-stop"), {"chosen": LONG}).status_code == 302
+    Endpoint.objects.create(team=team, name="capitals")
+    back = reverse("endpoints:rollback", args=["capitals"])
+    assert page.post(back, {"release": LONG}).status_code == 404
+
+
 # Signing in
 
 

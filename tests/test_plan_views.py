@@ -274,7 +274,8 @@ def test_it_is_cancelled_before_it_began(page: Client, chat: Conversation, user:
 
 
 def test_a_member_does_not_cancel_somebody_elses(client: Client, chat: Conversation, user: User) -> None:
-    plan_requests.request(chat, user, ["Hello"], plans.plan(chat, user))
+    made = plans.plan(chat, user)
+    plan_requests.request(chat, user, ["Hello"], made, made.seal)
     client.force_login(member(chat.team))
     assert client.post(reverse("plan-cancel", args=[chat.pk])).status_code == 403
     assert Job.objects.get().state == Job.State.QUEUED

@@ -116,7 +116,7 @@ def running(row: Deployment) -> Deployment:
 def ask(chat: Conversation, user: User, *prompts: str, **wanted: Any) -> Measurement:
     """Plan and run it."""
     made = plans.plan(chat, user, len(prompts), wanted.pop("also", ()))
-    return plan_requests.request(chat, user, list(prompts), made, **wanted)
+    return plan_requests.request(chat, user, list(prompts), made, made.seal, **wanted)
 
 
 def ended(row: Measurement, within_s: float = 90.0) -> Job:

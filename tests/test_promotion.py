@@ -384,7 +384,7 @@ def test_the_page_names_the_prompt_it_was_tested_with(
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("nothing", "No prompt of the team is called"),
+        ("nothing", "No prompt that the team may read is called"),
         ("support triage v9", "has no version 9: v2 is its newest"),
     ],
 )
@@ -422,7 +422,7 @@ def test_a_prompt_that_a_release_names_stays_and_says_where_it_is_used(
     launch: Callable[..., Release], user: User, house: Prompt
 ) -> None:
     launch(prompt=house.versions.get(number=1))
-    used = [(use.kind, use.number, use.title) for use in prompts.uses(house)]
+    used = [(use.kind, use.number, use.title) for use in prompts.uses(house, user)]
     assert used == [("endpoint", 1, "words, release 1")]
     with pytest.raises(prompts.PromptRefused):
         prompts.delete(house, user)
@@ -434,5 +434,5 @@ def test_the_command_names_a_prompt(tested: Deployment, house: Prompt) -> None:
     )
     version = Release.objects.get().prompt_version
     assert version is not None and version.number == 1
-    with pytest.raises(shell.Failed, match="No prompt of the team is called"):
+    with pytest.raises(shell.Failed, match="No prompt that the team may read is called"):
         call_command("promote", str(tested.pk), "--endpoint", "other", "--prompt", "nothing", "--no-wait")

@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.test import Client
 from django.urls import reverse
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from playground import prompt_files, prompts
@@ -71,14 +71,15 @@ def test_long_texts_are_literal_blocks_and_keys_in_one_order(prompt: Prompt) -> 
         "    default: 'on'\n"
         "    description: 'what: it is'\n"
         "parameters:\n"
-        "  max_tokens: 5\n"
+        "  temperature: 0.5\n"
         "  response_format:\n"
         "    type: json_object\n"
-        "  temperature: 0.5\n"
+        "  max_tokens: 5\n"
     )
 
 
 @settings(max_examples=200, deadline=None)
+@example([("user", "\x85")])
 @given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), TEXTS), min_size=1, max_size=3))
 @pytest.mark.parametrize("kind", ["yaml", "json"])
 def test_whatever_is_written_is_read_back(kind: str, rows: list[tuple[str, str]]) -> None:

@@ -301,8 +301,8 @@ def test_saving_on_top_keeps_the_others_version(prompt: Prompt, user: User, memb
     prompts.save(prompt, user, system("theirs"), base=1)
     fields = form(("system", "mine")) | {"base": ["1", "2"]}
     assert signed_in(member).post(save_url(prompt), fields).status_code == 302
-    texts = prompt.versions.order_by("number").values_list("messages__0__content", flat=True)
-    assert list(texts) == ["You help with {{product}}.", "theirs", "mine"]
+    texts = [version.messages[0]["content"] for version in prompt.versions.order_by("number")]
+    assert texts == ["You help with {{product}}.", "theirs", "mine"]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -642,7 +642,7 @@ def test_a_batch_asks_a_prompt_with_each_rows_cells(
     assert bodies[1]["messages"][-1]["content"] == "{{product}}"  # a cell is text
     assert bodies[0]["temperature"] == 0.5
     assert DatasetRow.objects.filter(version=batch.version).values_list("expected", flat=True)[0] == "1"
-    assert [use.title for use in prompts.uses(prompt)] == ["nightly"]
+    assert [use.title for use in prompts.uses(prompt, member)] == ["nightly"]
     client.post(reverse("batch-new"), fields)
     assert table.dataset.versions.count() == 2  # the same rows are filled in once
     assert "support-triage v1" in client.get(answer["Location"]).content.decode()
@@ -692,6 +692,22 @@ def test_what_both_changed_stands_twice_between_marks() -> None:
     assert text.index("MINE") < text.index("=======") < text.index("THEIRS")
     assert text.startswith("a ")
     assert text.endswith(" c")
+
+
+def test_the_longest_texts_of_equal_lines_are_put_together_in_seconds() -> None:
+    """Looking at every pair of equal lines would take hours, and hold up everybody else's pages meanwhile."""
+    same = "yes\n" * 40_000
+    text, clashed = prompt_changes.merge_text(f"{same}end", f"mine\n{same}end", f"{same}theirs\nend", "v8")
+    assert clashed and "mine\n" in text and "theirs\n" in text
+    began = f"{same}no\n"
+    text, clashed = prompt_changes.merge_text(began, f"{began}mine\n", began.replace("no", "none"), "v8")
+    assert clashed and "mine" in text and "none" in text
+
+
+def test_a_long_text_changed_at_both_ends_is_put_together() -> None:
+    lines = "".join(f"line {place}\n" for place in range(20_000))
+    text, clashed = prompt_changes.merge_text(lines, f"{lines}mine", f"theirs\n{lines}", "v8")
+    assert (text, clashed) == (f"theirs\n{lines}mine", False)
 
 
 def test_messages_added_by_both_all_stay() -> None:

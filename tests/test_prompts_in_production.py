@@ -7,8 +7,9 @@ from typing import Any
 import openai
 import pytest
 
+from endpoints import promotion, tested
 from endpoints.models import Endpoint, Release
-from playground import prompts
+from playground import prompts, sharing_rules
 from playground.models import Prompt, PromptVersion, Team, User
 from tests.fakes import RunningFake, fake_engine
 from tests.gateway_site import Site, ask, deployment, endpoint, replica, running_site
@@ -156,6 +157,23 @@ def test_the_release_decides_which_version_is_meant_and_runs_none_by_itself(
     assert first(site) == "hello"
 
 
+def test_a_schema_comes_to_the_engine_in_the_order_it_was_typed_in(
+    site: Site, house: Prompt, user: User
+) -> None:
+    """Of a prompt, and of a release's sampling: `jsonb` would put id before age before name."""
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in ("name", "age", "id")}}
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    prompts.save(house, user, prompts.Said([HOUSE], VARIABLES, {"response_format": form}), base=2)
+    wanted = {"id": "support-triage", "version": 3, "variables": {"product": "x"}}
+    site.until(lambda: named(site, wanted).is_success)
+    assert json.dumps(reached(site)["response_format"]) == json.dumps(form)
+    assert site.post("/v1/responses", json={"model": "words", "input": "x", "prompt": wanted}).is_success
+    assert json.dumps(reached(site)["text"]["format"]["schema"]) == json.dumps(schema)
+    Release.objects.filter(endpoint__name="words").update(sampling={"response_format": form})
+    site.until(lambda: site.post(json=ask()).is_success and "response_format" in reached(site))
+    assert json.dumps(reached(site)["response_format"]) == json.dumps(form)
+
+
 @pytest.mark.parametrize(
     ("prompt", "status", "param"),
     [
@@ -258,8 +276,19 @@ def test_the_same_prompt_request_again_is_replayed(site: Site, house: Prompt) ->
 
 
 def test_what_a_release_was_tested_with_is_not_deleted(site: Site, house: Prompt, user: User) -> None:
-    tested = PromptVersion.objects.get(prompt=house, number=1)
-    Release.objects.filter(endpoint=Endpoint.objects.get(name="words")).update(prompt_version=tested)
-    assert [use.kind for use in prompts.uses(house)] == ["endpoint"]
+    version = PromptVersion.objects.get(prompt=house, number=1)
+    Release.objects.filter(endpoint=Endpoint.objects.get(name="words")).update(prompt_version=version)
+    assert [use.kind for use in prompts.uses(house, user)] == ["endpoint"]
     with pytest.raises(prompts.PromptRefused):
         prompts.delete(house, user)
+
+
+def test_a_private_prompt_is_a_person_s_and_no_key_s(site: Site, house: Prompt, user: User) -> None:
+    wanted = {"id": "support-triage", "variables": {"product": "Slipway"}}
+    sharing_rules.share(house, user, "private")
+    site.until(lambda: named(site, wanted).status_code == 404)
+    assert named(site, wanted | {"id": str(house.pk)}).status_code == 404
+    with pytest.raises(promotion.PromotionRefused, match="No prompt that the team may read"):
+        tested.find(house.team, "support-triage@1")
+    sharing_rules.share(house, user, "view")
+    site.until(lambda: named(site, wanted).status_code == 200)

@@ -18,12 +18,15 @@ from playground.deployments import DeploymentRefused
 from playground.landing import LandingRefused
 from playground.models import (
     AuditEntry,
+    Batch,
+    BatchItem,
     Deployment,
     Membership,
     Model,
     Node,
     Replica,
     ReplicaEvent,
+    RowsTaken,
     Team,
     Upload,
     User,
@@ -102,10 +105,15 @@ def test_one_more_replica_than_the_team_may_run_is_refused_in_words(model: Model
     deployments.start(second, None)
 
 
-def test_one_in_the_place_of_another_is_none_more(model: Model, user: User) -> None:
+def test_one_in_the_place_of_another_counts_beside_it_until_it_is_ready(model: Model, user: User) -> None:
     limit(model.team, replicas=1)
     first = ask(model)
+    with pytest.raises(DeploymentRefused, match="until the new one is ready, and both count"):
+        ask(model, replaces=first)
+    assert Deployment.objects.count() == 1
+    limit(model.team, replicas=2)
     assert ask(model, replaces=first)
+    assert quotas.replicas(model.team) == 2
 
 
 def test_a_person_has_limits_of_their_own_which_a_team_administrator_raises(
@@ -241,11 +249,31 @@ def test_rows_of_a_day_count_once_for_each_column(model: Model, user: User) -> N
     batches.begin(team, user, "first", version, [column], {})
     with pytest.raises(BatchRefused) as refused:
         batches.begin(team, user, "second", version, [column, column], {})
-    assert "Default may take 5 batch rows a day; 2 were begun since midnight UTC, this has 4" in str(
-        refused.value
+    assert (
+        "may take 5 batch rows and measured requests a day; 2 were begun since midnight UTC, this has 4"
+        in str(refused.value)
     )
     batches.begin(team, user, "third", version, [column], {})
     assert quotas.batch_rows(team) == 4
+
+
+def test_failed_rows_asked_again_count_and_nothing_that_is_deleted_is_given_back(
+    model: Model, user: User
+) -> None:
+    team = model.team
+    limit(team, batch_rows_day=5)
+    version = batch_rows.version(team, ["one", "two"])
+    batch = batches.begin(team, user, "first", version, [{"deployment": ask(model)}], {})
+    BatchItem.objects.filter(column__batch=batch).update(state="failed")
+    assert batches.retry_failed(batch, user) == 2
+    assert quotas.batch_rows(team, user) == 4
+    BatchItem.objects.filter(column__batch=batch).update(state="failed")
+    with pytest.raises(BatchRefused, match="4 were begun since midnight UTC, this has 2"):
+        batches.retry_failed(batch, user)
+    assert set(BatchItem.objects.values_list("state", "attempt")) == {("failed", 1)}
+    Batch.objects.filter(pk=batch.pk).delete()
+    assert quotas.batch_rows(team) == 4
+    assert list(RowsTaken.objects.order_by("pk").values_list("what", "rows")) == [("batch", 2), ("again", 2)]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -409,7 +409,7 @@ def test_nothing_ticked_or_nothing_whole_loses_nothing_typed(
 ) -> None:
     client = signed_in(user)
     for ticked, why in (
-        ([], "Tick at least one"),
+        ([], "Choose at least one"),
         ([keep(team, full.ready, 2, cut=True).usage_id], "longer than"),
     ):
         answer = client.post(at("requests-add"), {"request": ticked, "name": "tickets"})

@@ -3,19 +3,29 @@
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
+from allauth.core.exceptions import ImmediateHttpResponse
 from allauth.mfa.models import Authenticator
-from allauth.socialaccount.models import SocialAccount
+from allauth.socialaccount.models import SocialAccount, SocialLogin
 from allauth.usersessions.models import UserSession
+from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
+from django.db import connection
 from django.http import HttpResponse
-from django.test import Client
+from django.test import Client, RequestFactory, override_settings
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
-from playground import accounts, teams
+from playground import accounts, instance, seen, signing_in, teams
+from playground.instance import Running
 from playground.models import AuditEntry, Membership, Team, User
 from tests import passkeys, totp
 
@@ -218,6 +228,34 @@ def test_it_asks_again_before_what_protects_the_account_is_changed(client: Clien
     assert client.get(reverse("mfa_activate_totp")).status_code == 200
 
 
+def test_every_change_of_what_protects_the_account_is_kept(
+    client: Client, person: User, django_capture_on_commit_callbacks: Any
+) -> None:
+    sign_in(client)
+    with django_capture_on_commit_callbacks(execute=True):
+        with_app(client)
+        client.post(reverse("mfa_generate_recovery_codes"))
+    data = {"name": "Phone", "credential": passkeys.credential()}
+    key = Authenticator.objects.create(user=person, type="webauthn", data=data)
+    client.post(reverse("mfa_edit_webauthn", args=[key.pk]), {"name": "Desk"})
+    assert Authenticator.objects.get(pk=key.pk).data["name"] == "Desk"
+    client.post(reverse("mfa_remove_webauthn", args=[key.pk]))
+    client.post(reverse("mfa_deactivate_totp"))
+    client.post(reverse("account-password"), {"old": PASSWORD, "new": OTHER})
+    acts = AuditEntry.objects.filter(user=person).exclude(action="sign in").order_by("pk")
+    assert [row.action for row in acts] == [
+        "add authenticator app",
+        "add recovery codes",
+        "renew recovery codes",
+        "rename passkey",
+        "remove passkey",
+        "remove authenticator app",
+        "remove recovery codes",
+        "change password",
+        "end session",
+    ]
+
+
 def test_another_persons_passkey_is_not_there(client: Client, person: User, stranger: User) -> None:
     sign_in(client)
     data = {"name": "x", "credential": passkeys.credential()}
@@ -258,6 +296,32 @@ def test_one_ends_a_session_elsewhere(person: User) -> None:
     assert there.get(reverse("models")).status_code == 302
     assert here.get(reverse("models")).status_code == 200
     assert AuditEntry.objects.get(action="end session").detail["browser"].endswith("Firefox/140.0")
+
+
+def test_a_session_says_when_it_was_last_seen_and_is_written_once_a_minute(
+    person: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = Client(), Client()
+    sign_in(here)
+    sign_in(there)
+    row = UserSession.objects.get(session_key=there.session.session_key)
+    hours_ago = timezone.now() - timedelta(hours=3)
+    UserSession.objects.filter(pk=row.pk).update(last_seen_at=hours_ago, ip="10.9.8.7")
+    assert f'datetime="{hours_ago.isoformat()}' in text(here.get(reverse("sessions")))
+
+    assert there.get(reverse("models")).status_code == 200
+    row.refresh_from_db()
+    first = row.last_seen_at
+    assert first > hours_ago + timedelta(hours=2) and row.ip == "127.0.0.1"
+    with CaptureQueriesContext(connection) as asked:
+        there.get(reverse("models"))
+    assert not [one for one in asked.captured_queries if "usersession" in one["sql"]]
+
+    # When the minute is over it is written again.
+    monkeypatch.setattr(seen, "EVERY_S", 0.0)
+    there.get(reverse("models"))
+    row.refresh_from_db()
+    assert row.last_seen_at > first
 
 
 def test_one_ends_all_others(person: User) -> None:
@@ -304,7 +368,8 @@ def test_somebody_new_makes_an_account_and_is_in(client: Client, team: Team, inv
     assert Membership.objects.get(user=grace, team=team).role == "operator"
     assert grace.personal_team.pk != team.pk
     assert client.get("/").status_code == 200
-    assert client.get(invited).status_code == 410
+    assert Client().get(invited).status_code == 410
+    assert client.get(invited).headers["Location"] == "/"
 
 
 def test_whoever_has_an_account_joins_with_it(
@@ -338,6 +403,31 @@ def test_an_account_that_cannot_be_is_refused_and_the_invitation_stays(
     assert client.get(invited).status_code == 200
 
 
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_choose_one_name_at_once_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, wrong_name = Barrier(2), accounts._wrong_name
+
+    def looked_at_together(username: str) -> dict[str, str]:
+        found = wrong_name(username)
+        with suppress(BrokenBarrierError):
+            together.wait(1)
+        return found
+
+    def make(name: str) -> str:
+        try:
+            return accounts.make(name, PASSWORD).username
+        except accounts.AccountRefused as refusal:
+            return refusal.wrong["username"]
+        finally:
+            connection.close()
+
+    monkeypatch.setattr(accounts, "_wrong_name", looked_at_together)
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(make, ["grace", "Grace"]))
+    assert User.objects.filter(username__iexact="grace").count() == 1
+    assert sum("already" in one for one in made) == 1
+
+
 @pytest.mark.parametrize("token", ["x", "x" * 400, "%00"])
 def test_an_invitation_that_is_none_says_so(client: Client, db: None, token: str) -> None:
     assert client.get(f"/join/{token}/").status_code == 410
@@ -353,6 +443,35 @@ def test_a_withdrawn_invitation_makes_no_account(client: Client, invited: str) -
     Invitation.objects.update(revoked_at="2020-01-01T00:00:00Z")
     assert client.post(invited, {"username": "eve", "password": PASSWORD}).status_code == 410
     assert not User.objects.filter(username="eve").exists()
+
+
+def passkeys_said(client: Client, **given: Any) -> str:
+    """What the account page says of passkeys at this address."""
+    found = re.search(r'data-passkeys="elsewhere">(.*?)</div>', text(client.get("/account/", **given)), re.S)
+    return found[1] if found else ""
+
+
+def test_where_passkeys_cannot_work_the_account_leads_to_where_they_do(
+    client: Client, person: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in(client)
+    named, numbers = Running(1, "http://localhost:8123"), Running(1, "http://127.0.0.1:8123")
+    monkeypatch.setattr(instance, "running", lambda home: named)
+    assert 'href="http://localhost:8123/account/"' in passkeys_said(client, HTTP_HOST="127.0.0.1:8123")
+    assert 'href="http://localhost/account/"' in passkeys_said(client, HTTP_HOST="[::1]")
+    assert passkeys_said(client, HTTP_HOST="localhost:8123") == ""
+
+    # Where somebody else answers at localhost, `up` does not say that name, and no link leads there.
+    monkeypatch.setattr(instance, "running", lambda home: numbers)
+    said = passkeys_said(client, HTTP_HOST="127.0.0.1:8123")
+    assert "do not work here" in said and "href" not in said
+
+
+def test_over_tls_the_account_leads_to_the_site_s_name(client: Client, person: User) -> None:
+    with override_settings(ALLOWED_HOSTS=["10.1.2.3", ".wild.example", "slipway.example"]):
+        client.post("/sign-in/", {"login": "ada", "password": PASSWORD}, HTTP_HOST="10.1.2.3")
+        said = passkeys_said(client, HTTP_HOST="10.1.2.3:8443", secure=True)
+    assert 'href="https://slipway.example:8443/account/"' in said
 
 
 @pytest.mark.parametrize("credential", ["{}", "[]", "null", "x", '{"id": 5}', '{"response": {}}'])
@@ -373,6 +492,43 @@ def test_a_passkey_that_is_none_signs_nobody_in(client: Client, db: None, creden
     answer = client.post(reverse("mfa_login_webauthn"), {"credential": credential})
     assert answer.status_code == 302 and who(client) is None
     assert AuditEntry.objects.get(action="refused sign in").detail["how"] == "passkey"
+
+
+def vouched(client: Client, name: str) -> User | None:
+    """The account of somebody new whom a provider vouches for in this browser; None where there is none."""
+    request = RequestFactory().get("/")
+    request.session, request.user = client.session, AnonymousUser()
+    login = SocialLogin(user=User(username=name), account=SocialAccount(provider="corp", uid=name))
+    adapter = signing_in.ProviderAdapter(request)
+    try:
+        if not adapter.is_open_for_signup(request, login):
+            return None
+        made: User = adapter.save_user(request, login)
+    except ImmediateHttpResponse as elsewhere:
+        assert elsewhere.response["Location"].startswith("/join/")
+        return None
+    return made
+
+
+def test_an_invitation_lets_one_person_in_by_a_provider_too(
+    team: Team, invited: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing_in, "_newcomers", lambda login: {})
+    browsers = [Client() for _ in range(3)]
+    for browser in browsers:
+        assert browser.get(invited).status_code == 200
+    hopper = vouched(browsers[0], "hopper")
+    assert hopper is not None
+    assert Membership.objects.get(user=hopper, team=team).role == "operator"
+    assert vouched(browsers[1], "eve") is None
+    # As if the invitation had been open a moment before.
+    monkeypatch.setattr(signing_in, "_invited", lambda request: True)
+    assert vouched(browsers[2], "eve") is None
+    assert not User.objects.filter(username="eve").exists()
+    # The provider leads back to the invitation: whoever took it goes on, anybody else reads that it is used.
+    browsers[0].force_login(hopper)
+    assert browsers[0].get(invited).headers["Location"] == "/"
+    assert browsers[1].get(invited).status_code == 410
 
 
 def test_a_team_of_a_provider_s_settings_that_is_none_is_told(user: User) -> None:

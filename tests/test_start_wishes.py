@@ -11,7 +11,7 @@ from django.utils import timezone
 from playground import deployments, frame, holders, start_wishes, teams
 from playground.models import AuditEntry, Deployment, Membership, Model, Node, Replica, StartWish, Team, User
 from playground.start_wishes import WishRefused
-from tests import fleet
+from tests import batch_rows, fleet
 from tests.test_pages import signed_in
 
 pytestmark = pytest.mark.django_db
@@ -247,3 +247,32 @@ def test_another_of_ones_own_teams_is_named_and_a_strangers_is_not(
         shown = page.get(reverse(name)).content.decode()
         assert "mine" in shown and "Default" in shown and "another team" in shown
         assert "secret" not in shown and "mallory" not in shown
+
+
+def test_a_batch_of_what_is_stopped_says_whom_to_ask_and_keeps_what_was_typed(
+    model: Model, team: Team, user: User, vera: User, viewer: Client
+) -> None:
+    Membership.objects.filter(user=vera).update(role=Membership.Role.MEMBER)
+    row = stopped(model)
+    fields = {"version": batch_rows.version(team, ["Which?"]).pk, "deployment": row.pk, "name": "nightly"}
+    page = viewer.post(reverse("batch-new"), fields)
+    text = page.content.decode()
+    assert page.status_code == 422 and "is stopped, and starting it needs an operator" in text
+    assert 'value="nightly"' in text and "Ask an operator" in text
+    assert not AuditEntry.objects.filter(action__startswith="refused").exists()
+
+
+def test_a_line_of_a_page_asks_and_tells_what_became_of_it(
+    model: Model, user: User, vera: User, viewer: Client, page: Client
+) -> None:
+    row = stopped(model)
+    address, htmx = reverse("wish-deployment", args=[row.pk]), {"HX-Request": "true"}
+    assert viewer.get(address).status_code == 302  # without scripts the deployment's page asks
+    assert "Ask an operator" in viewer.get(address, headers=htmx).content.decode()
+    assert "ada may start it" in viewer.post(address, headers=htmx).content.decode()
+    start_wishes.decline(StartWish.objects.get(), user, "The machine is full")
+    line = viewer.get(address, headers=htmx).content.decode()
+    assert "ada declined: The machine is full" in line and "Ask an operator" in line
+    Deployment.objects.filter(pk=row.pk).update(desired=Deployment.Desired.RUNNING)
+    assert "It was started." in viewer.get(address, headers=htmx).content.decode()
+    assert "It was started." in viewer.post(address, headers=htmx).content.decode()

@@ -30,6 +30,22 @@ def test_the_first_user_is_a_site_administrator() -> None:
     assert access.team_of(first) == teams.default_team()
 
 
+def test_a_first_user_who_was_removed_is_not_put_back_by_the_next_start(user: User, team: Team) -> None:
+    first = teams.first_user()
+    members.remove(first.memberships.get(team=team), user)
+    assert teams.first_user() == first
+    assert access.role_in(first, team) is None
+
+
+@pytest.mark.parametrize("lost", ["is_active", "is_staff"])
+def test_the_link_of_the_next_start_is_for_an_administrator_it_lets_in(user: User, lost: str) -> None:
+    first = teams.first_user()
+    act = people.set_active if lost == "is_active" else people.set_staff
+    act(first, False, user)
+    assert teams.first_user() == user
+    assert teams.sign_in_by(teams.make_login_link(teams.first_user())) == user
+
+
 def test_an_invitation_brings_one_person_in_once(user: User, team: Team, stranger: User) -> None:
     row, token = teams.invite(team, Role.OPERATOR, user, note="for Mallory", days=3)
     assert token not in row.token_hash
@@ -202,6 +218,41 @@ def test_the_links_of_who_was_removed_let_nobody_in(
     for person in (bob.user, stranger):
         with pytest.raises(TeamRefused):
             teams.accept(token, person)
+
+
+def test_the_links_of_who_was_shut_out_let_nobody_in(
+    user: User, team: Team, bob: Membership, stranger: User
+) -> None:
+    members.change_role(bob, Role.ADMIN, user)
+    row, token = teams.invite(team, Role.ADMIN, bob.user)
+    people.set_active(bob.user, False, user)
+    with pytest.raises(TeamRefused):
+        teams.accept(token, stranger)
+    row.refresh_from_db()
+    assert row.revoked_at is not None
+    # Also when they are let in again: it was withdrawn.
+    people.set_active(bob.user, True, user)
+    with pytest.raises(TeamRefused):
+        teams.invitation(token)
+
+
+def test_a_link_made_in_the_moment_its_maker_lost_the_role_lets_nobody_in(
+    user: User, team: Team, bob: Membership, stranger: User
+) -> None:
+    # As if the page that made it had looked at the role just before it was lowered.
+    _, token = teams.invite(team, Role.ADMIN, bob.user)
+    assert access.role_in(bob.user, team) == Role.MEMBER
+    with pytest.raises(TeamRefused):
+        teams.accept(token, stranger)
+    assert access.role_in(stranger, team) is None
+
+
+def test_limits_of_somebody_removed_meanwhile_are_refused(user: User, bob: Membership) -> None:
+    gone = Membership.objects.get(pk=bob.pk)
+    members.remove(bob, user)
+    with pytest.raises(TeamRefused, match="not in"):
+        members.set_quotas(gone, {"replicas": 1}, user)
+    assert not AuditEntry.objects.filter(action="set quotas of person").exists()
 
 
 def test_nobody_leaves_or_is_removed_from_a_personal_team(user: User) -> None:

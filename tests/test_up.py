@@ -152,7 +152,15 @@ def test_it_serves_says_where_it_runs_and_stops_without_a_process_left(site: Sit
 
     second = site.command("up")
     assert second.returncode == 0
-    assert f"running already: http://127.0.0.1:{site.port} (process {site.process.pid})" in second.stdout
+    # Passkeys need a name; the site answers at both things that it means.
+    at = f"http://localhost:{site.port}"
+    assert f"{at}/sign-in/" in site.printed()
+    assert f"running already: {at} (process {site.process.pid})" in second.stdout
+    assert json.loads(site.command("signin", "--json").stdout)["link"].startswith(f"{at}/sign-in/")
+    assert site.get("/healthz", Host=f"localhost:{site.port}")[0] == 200
+    with socket.create_connection(("::1", site.port), timeout=10) as client:
+        client.sendall(f"GET /healthz HTTP/1.1\r\nHost: localhost:{site.port}\r\n\r\n".encode())
+        assert client.recv(200).startswith(b"HTTP/1.1 200")
 
     assert site.stop() == 0
     assert site.processes() == []
@@ -243,6 +251,13 @@ def test_a_taken_port_is_named(site: Site) -> None:
     assert refused.returncode != 0
     assert f"Port {site.port} on 127.0.0.1 cannot be used" in refused.stderr
     assert site.processes() == []
+
+
+def test_where_another_answers_at_localhost_it_prints_the_address_that_is_its_own(site: Site) -> None:
+    with socket.create_server(("::1", site.port), family=socket.AF_INET6):
+        site.up()
+        assert f"http://127.0.0.1:{site.port}/sign-in/" in site.printed()
+        assert "localhost" not in site.printed()
 
 
 def test_a_public_bind_without_tls_is_refused_with_the_reason(site: Site) -> None:

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import random
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.test import Client
@@ -11,10 +13,11 @@ from django.urls import reverse
 from django.utils import timezone
 
 from endpoints import usage_chart, usage_report, usage_store
-from endpoints.models import Usage
+from endpoints.models import Usage, UsageDay
 from endpoints.usage_report import Line, PeriodRefused
-from playground import forks, thread
-from playground.models import Generation, Membership, Replica, Team, User
+from playground import forks, measured_use, thread
+from playground.asking import Taken
+from playground.models import Conversation, Generation, Measurement, Membership, Replica, Team, User
 from tests import rows, usage_rows
 from tests.rows import Rows
 
@@ -67,19 +70,21 @@ def test_groups_name_who_and_what(full: Rows, team: Team, user: User) -> None:
     usage_rows.answer(full.ready, user)
     usage_rows.batch(full.ready, None, 1, key)
     usage_rows.batch(full.ready, user, 2)
+    usage_rows.measured(full.ready, user, 2)
     name = f"desk (sk-slip-{key.prefix})"
     assert set(by(team, "person")) == {
         ("bob", "api"),
         ("ada", "playground"),
         ("bob", "batch"),
         ("ada", "batch"),
+        ("ada", "measured"),
     }
-    assert set(by(team, "key")) == {(name, "api"), ("", "playground"), (name, "batch"), ("", "batch")}
+    nameless = {("", "playground"), ("", "batch"), ("", "measured")}
+    assert set(by(team, "key")) == {(name, "api"), (name, "batch"), *nameless}
     assert set(by(team, "endpoint")) == {
         ("support-triage", "api"),
-        ("", "playground"),
         ("support-triage", "batch"),
-        ("", "batch"),
+        *nameless,
     }
     model = full.model.name
     assert set(by(team, "model")) == {(model, source) for source in usage_report.SOURCES}
@@ -255,3 +260,93 @@ def test_usage_of_a_deleted_key_stays(full: Rows, team: Team, user: User) -> Non
     key.delete()
     assert Usage.objects.get().key is None
     assert set(by(team, "key")) == {("gone", "api")}
+
+
+# Days added up
+
+
+def test_the_sums_of_days_are_those_of_their_rows_whatever_came_twice_late_or_went(
+    full: Rows, team: Team, user: User, settings: Any
+) -> None:
+    settings.USAGE_DAYS = 20
+    made = [usage_rows.key(team, user, name) for name in ("desk", "phone")]
+    chance, now = random.Random(3), timezone.now().timestamp()
+    records = [
+        usage_rows.request(
+            team,
+            n,
+            at=now - chance.random() * 25 * 86_400,
+            key=chance.choice([None, *(key.pk for key in made)]),
+            endpoint=chance.choice(["words", "songs"]),
+            deployment=chance.choice([None, full.ready.pk]),
+            status=chance.choice([200, 200, 502]),
+            prompt_tokens=chance.choice([None, 10, 31]),
+            cost=chance.choice([None, 0.25]),
+            ttft_ms=chance.choice([None, 0.2, 40.0, 41.0, 5e7]),
+        )
+        for n in range(300)
+    ]
+    for start in range(0, 300, 40):
+        usage_store.keep(records[start : start + 40])
+    assert usage_store.keep(records[:50]) == 0, "carried twice"
+    assert usage_store.forget()[1] > 0
+    month = usage_report.period("30")
+    for group in usage_report.GROUPS:
+        wanted = usage_report._by_rows(team, month, group, "api")
+        sums, *rest = usage_report._by_days(team, month, group, "api")
+        assert comparable(sums) == comparable(wanted[0]), group
+        assert rest == list(wanted[1:]), "of few requests each is looked at"
+
+
+def comparable(sums: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return sorted(
+        tuple(round(value, 6) if isinstance(value, float) else str(value or "") for value in row.values())
+        for row in sums
+    )
+
+
+def test_percentiles_of_many_requests_are_within_one_percent_and_say_so(
+    full: Rows, team: Team, page: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(5)
+    records = [
+        usage_rows.request(team, n, ttft_ms=chance.lognormvariate(4, 0.8), endpoint=f"e{n % 3}")
+        for n in range(400)
+    ]
+    usage_store.keep(records)
+    exact = usage_report.report(team, week(), "endpoint")
+    assert "steps of 2 %" not in page.get(reverse("usage")).content.decode()
+    monkeypatch.setattr(usage_report, "SORTED", 10)
+    rough = usage_report.report(team, week(), "endpoint")
+    assert rough.rough and not exact.rough
+    for one, other in zip([*exact.totals, *exact.lines], [*rough.totals, *rough.lines], strict=True):
+        assert other.ttft_p50 == pytest.approx(one.ttft_p50, rel=0.03)
+        assert other.ttft_p95 == pytest.approx(one.ttft_p95, rel=0.08), "between two of few values"
+    ordered = sorted(record["ttft_ms"] for record in records)
+    assert rough.totals[0].ttft_p50 == pytest.approx(ordered[200], rel=0.015)
+    assert "steps of 2 %" in page.get(reverse("usage")).content.decode()
+
+
+def test_two_who_add_to_the_same_day_lose_nothing(team: Team) -> None:
+    usage_store.keep([usage_rows.request(team, n, endpoint=f"e{n % 4}") for n in range(40)])
+    usage_store.keep([usage_rows.request(team, n, endpoint=f"e{n % 4}", ttft_ms=80) for n in range(40, 60)])
+    rows = UsageDay.objects.filter(dimension="endpoint").order_by("value")
+    assert [(row.value, row.requests, sum(row.ttft_times)) for row in rows] == [
+        (f"e{n}", 15, 15) for n in range(4)
+    ]
+    assert all(len(row.ttft_steps) == 2 for row in rows)
+
+
+def test_runs_that_measure_are_usage_of_whoever_asked_for_them(full: Rows, team: Team, user: User) -> None:
+    conversation = Conversation.objects.create(team=team, created_by=user)
+    run = Measurement.objects.create(team=team, created_by=user, conversation=conversation, kind="noise")
+    replica = Replica.objects.select_related("node").filter(configuration__isnull=False).first()
+    assert replica
+    replica.resources = {"cores": 2}
+    good = Taken("complete", 0.0, usage={"prompt_tokens": 7, "completion_tokens": 3}, timings={"busy_s": 0.5})
+    measured_use.keep(run, [(replica, good), (replica, Taken("failed", 0.0, error="no"))])
+    conversation.delete()
+    line = by(team, "person")[user.username, "measured"]
+    assert (line.requests, line.errors, line.prompt_tokens, line.completion_tokens) == (2, 1, 7, 3)
+    assert line.core_s == pytest.approx(1.0) and line.source_name == "Measurements"
+    assert set(by(team, "engine")) == {("llama.cpp", "measured")}

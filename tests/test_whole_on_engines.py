@@ -13,7 +13,8 @@ import httpx2 as httpx
 import psutil
 import pytest
 
-from playground import adapters, attaching, deployments, engine_client, pooling, weights
+from endpoints.models import Usage
+from playground import adapters, attaching, deployments, engine_client, pooling, prompts, weights
 from playground.figures import figures
 from playground.models import Adapter, Generation, Job, Replica, Start
 from tests import chats, fits, token_checks
@@ -180,6 +181,46 @@ def test_the_openai_client_gets_a_stream(live: Live) -> None:
     assert len([part for part in parts if part]) >= 2
     assert found[-1].choices == [] and found[-1].usage
     assert 0 < found[-1].usage.completion_tokens <= 8
+
+
+@every
+def test_the_openai_client_gets_a_response_by_a_prompt_of_the_library(live: Live) -> None:
+    """By the engine's own route or by its chat completions: the client meets the same."""
+    words = {"role": "system", "content": "You answer with {{what}} alone."}
+    house = prompts.Said([words], [{"name": "what", "type": "text"}], {"temperature": 0})
+    named = prompts.create(live.row.team, live.user, f"house-{live.row.pk}", house)
+    prompt: Any = {"id": named.name, "version": "1", "variables": {"what": "a name of a city"}}
+    wanted: Any = {
+        "model": f"deployment/{live.row.pk}",
+        "prompt": prompt,
+        "input": "What is the capital of France?",
+        "max_output_tokens": 24,
+    }
+    client = live.site.client()
+    until("it knows the prompt", lambda: knows(live, wanted), 10)
+    answer = client.responses.create(**wanted)
+    events = list(client.responses.create(stream=True, **wanted))
+    last = events[-1]
+    assert last.type in ("response.completed", "response.incomplete")
+    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert answer.output_text and said == last.response.output_text
+    assert len([event for event in events if event.type == "response.output_text.delta"]) >= 2
+    for told in (answer.usage, last.response.usage):
+        assert told and 2 <= told.output_tokens <= 24 and told.input_tokens > 20
+    until("both are in usage", lambda: Usage.objects.filter(**used_by(live)).count() >= 2, 10)
+    for row in Usage.objects.filter(**used_by(live)):
+        assert row.prompt_tokens and row.completion_tokens and row.prompt_tokens > 20
+    assert Usage.objects.filter(**used_by(live), stream=True, ttft_ms__isnull=False).exists()
+
+
+def knows(live: Live, wanted: dict[str, Any]) -> bool:
+    """Whether the web process has read of a prompt that was made a moment ago."""
+    asked = wanted | {"prompt": wanted["prompt"] | {"variables": {}}}
+    return live.site.post("/v1/responses", json=asked).status_code == 400
+
+
+def used_by(live: Live) -> dict[str, Any]:
+    return {"deployment": live.row.pk, "route": "/v1/responses", "status": 200}
 
 
 @every

@@ -18,11 +18,31 @@ from playground.models import (
     DatasetVersion,
     Deployment,
     Generation,
+    MeasuredUse,
     Replica,
     Team,
     Turn,
     User,
 )
+
+
+def measured(deployment: Deployment, user: User, count: int) -> None:
+    """Requests of a load run of that person."""
+    MeasuredUse.objects.bulk_create(
+        MeasuredUse(
+            team=deployment.team,
+            user=user,
+            kind="load",
+            configuration=deployment.configuration,
+            failed=False,
+            prompt_tokens=40,
+            completion_tokens=20,
+            ttft_ms=30.0 + n,
+            busy_s=0.2,
+            core_s=0.4,
+        )
+        for n in range(count)
+    )
 
 
 def request(team: Team, number: int, **more: Any) -> dict[str, Any]:

@@ -4,15 +4,15 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.http import Http404
-from ninja import Query
+from ninja import Query, Schema
 from pydantic import Field
 
-from playground import adapters, attaching, hub_adapters, landing
+from playground import adapters, attaching, hub_adapters, jobs, landing
 from playground.api.answers import Given, Problem
 from playground.api.caller import BIGGEST, Request, Window, fetch, paged
 from playground.api.routes import Routes
 from playground.api.shapes import JobShown, Page, Row
-from playground.models import Adapter, Deployment, Model
+from playground.models import Adapter, Deployment, Job, Model
 
 router = Routes(tags=["adapters"])
 
@@ -42,6 +42,20 @@ class AdapterGiven(Given):
     path: str = Field("", max_length=400)
 
 
+class AdapterFound(Schema):
+    """An adapter that the Hub says was made for a model."""
+
+    repo: str
+    downloads: int | None
+    likes: int | None
+
+
+class AdapterJob(Schema):
+    """The job that brings it; none where it is here, or was never asked for."""
+
+    job: JobShown | None
+
+
 class Attached(Given):
     """Which adapter of its model."""
 
@@ -68,6 +82,30 @@ def adapter_add(request: Request, pk: int, given: AdapterGiven) -> Any:
     made = hub_adapters.add(row, given.repo, given.name, user)
     adapters.ensure(node, made, team=row.team, user=user)
     return _rows().get(pk=made.pk)
+
+
+@router.reads("/models/{pk}/adapters/hub", list[AdapterFound], of=Model)
+def on_the_hub(request: Request, pk: int) -> Any:
+    """What the Hub has for a model of its own, most used first."""
+    return list(hub_adapters.found(fetch(request, Model.objects.all(), pk)))
+
+
+@router.writes("POST", "/adapters/{pk}/fetch", AdapterJob, needs="add models", of=Adapter, status=202)
+def adapter_fetch(request: Request, pk: int) -> Any:
+    """Bring one of the Hub here, once more after it did not come."""
+    row = fetch(request, _rows(), pk, "add models")
+    found = adapters.ensure(landing.node(), row, team=row.team, user=request.auth.user)
+    return {"job": found if isinstance(found, Job) else None}
+
+
+@router.writes("POST", "/adapters/{pk}/cancel", AdapterJob, needs="add models", of=Adapter)
+def adapter_cancel(request: Request, pk: int) -> Any:
+    """End the fetching of one; what came is kept for the next time."""
+    job = adapters.newest_job(fetch(request, _rows(), pk, "add models"))
+    if job is not None:
+        jobs.cancel(job, request.auth.user)
+        job.refresh_from_db()
+    return {"job": job}
 
 
 @router.writes("DELETE", "/adapters/{pk}", None, needs="remove models", of=Adapter)

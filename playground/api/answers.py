@@ -51,8 +51,8 @@ STATUSES = {
     403: "The person, or the token, may not do that.",
     404: "There is no such thing, or it is none of this person's teams'.",
     409: "It is not in the state for that, or somebody else was faster.",
-    413: "The request is too large.",
-    415: "The request is no application/json.",
+    413: "The request, or the piece of a file, is too large.",
+    415: "The request is not of the described kind: application/json, or the bytes of a file.",
     422: "Something in the request is wrong; `fields` says what.",
     502: "Another server that was asked for this answered badly.",
     503: "Another server that was asked for this does not answer, or has too much to do.",
@@ -115,7 +115,11 @@ def register(api: NinjaAPI) -> None:
 
 
 def becomes(
-    api: NinjaAPI, kind: type[Exception], status: int | Callable[[Any], int], field: str = "field"
+    api: NinjaAPI,
+    kind: type[Exception],
+    status: int | Callable[[Any], int],
+    field: str = "field",
+    code: str = "",
 ) -> None:
     """A domain module's exception as an answer: its text, and its `fields` or the one field it names."""
 
@@ -124,7 +128,7 @@ def becomes(
         fields = getattr(problem, "fields", None) or getattr(problem, "faults", None)
         named = getattr(problem, field, None)
         named = named if isinstance(named, str) and named else None
-        return refusal(api, request, chosen, str(problem), field=named, fields=fields)
+        return refusal(api, request, chosen, str(problem), code=code, field=named, fields=fields)
 
     api.add_exception_handler(kind, answer)
 

@@ -1,5 +1,6 @@
 """Batches: beginning, pausing, results as they come, scores."""
 
+from dataclasses import asdict
 from typing import Any
 
 from django.db.models import QuerySet
@@ -7,14 +8,32 @@ from django.http import Http404
 from ninja import Query, Schema
 from pydantic import Field
 
-from playground import batch_report, batches, score_report, score_tables, scorers, scoring, webhooks
+from playground import (
+    batch_estimate,
+    batch_report,
+    batches,
+    prompt_rows,
+    score_report,
+    score_tables,
+    scorers,
+    scoring,
+    webhooks,
+)
 from playground.api import shapes
 from playground.api.answers import Given, Problem
 from playground.api.caller import BIGGEST, Request, Where, Window, cut, fetch, team_of, visible
 from playground.api.conversations import require_parameters
-from playground.api.routes import Routes
+from playground.api.routes import Routes, Verb
 from playground.api.shapes import BatchShown, JobShown, Page, ResultShown
-from playground.models import Batch, BatchColumn, BatchResult, DatasetVersion, Deployment
+from playground.models import (
+    Batch,
+    BatchColumn,
+    BatchResult,
+    DatasetVersion,
+    Deployment,
+    PromptVersion,
+    Team,
+)
 from playground.score_report import Sums
 
 router = Routes(tags=["batches"])
@@ -36,6 +55,9 @@ class BatchBegun(Given):
     name: str = Field("", max_length=200)
     parameters: dict[str, Any] = {}
     webhook: str = Field("", max_length=500)
+    prompt_version: int | None = Field(
+        None, ge=1, le=BIGGEST, description="A prompt version's id: the table's cells fill its variables."
+    )
 
 
 class ScorerGiven(Given):
@@ -80,6 +102,27 @@ class ScorerShown(Schema):
     columns: list[ScoreShown]
 
 
+class PartEstimated(Schema):
+    """How long one column would take, by answers that it gave before; null where it gave none."""
+
+    deployment: int
+    adapter: str
+    seconds: float | None
+    at_most: bool = Field(description="It takes so long or less.")
+    cost: float | None = Field(description="Dollars.")
+    source: str = Field(description="What it was taken from.")
+
+
+class BatchEstimated(Schema):
+    """Columns are asked side by side: the longest says how long, costs add up."""
+
+    rows: int
+    seconds: float | None
+    at_most: bool
+    cost: float | None
+    columns: list[PartEstimated]
+
+
 class Retried(Schema):
     """How many rows are asked again."""
 
@@ -96,6 +139,19 @@ def listing(request: Request, window: Query[Window]) -> Any:
     return page | {"items": [shapes.batch(row, list(row.columns.all())) for row in page["items"]]}
 
 
+@router.writes("POST", "/batches/estimate", BatchEstimated, needs="view")
+def estimate(request: Request, where: Query[Where], given: BatchBegun) -> Any:
+    """How long it would take and what it would cost. Nothing begins."""
+    version, columns = _wanted(request, team_of(request, where), given)
+    named = [(one["deployment"], str(one["adapter"])) for one in columns]
+    parts = [batch_estimate.of(*one, version.row_count) for one in named]
+    shown = [
+        asdict(part) | {"deployment": deployment.pk, "adapter": adapter}
+        for part, (deployment, adapter) in zip(parts, named, strict=True)
+    ]
+    return asdict(batch_estimate.whole(parts)) | {"rows": version.row_count, "columns": shown}
+
+
 @router.reads("/batches/{pk}", BatchShown, of=Batch)
 def read(request: Request, pk: int) -> Any:
     """One batch, and how far each column is."""
@@ -106,42 +162,13 @@ def read(request: Request, pk: int) -> Any:
 def begin(request: Request, where: Query[Where], given: BatchBegun) -> Any:
     """Ask every row of each column. A stopped deployment is started, which needs "start"."""
     team = team_of(request, where, "chat")
-    versions = DatasetVersion.objects.filter(dataset__team=team).select_related("dataset")
-    version = versions.filter(pk=given.version).first()
-    if version is None:
-        raise Problem(422, "invalid", "The team has no such dataset version.", "version")
-    for parameters in (given.parameters, *(one.parameters or {} for one in given.columns)):
-        require_parameters(parameters)
+    version, columns = _wanted(request, team, given)
     webhook = webhooks.check(given.webhook) if given.webhook else ""
-    columns = [one.dict() | {"deployment": _deployment(request, team, one)} for one in given.columns]
-    made = batches.begin(
-        team, request.auth.user, given.name, version, columns, given.parameters, webhook=webhook
+    prompt, user = _prompt(request, team, given), request.auth.user
+    made = prompt_rows.begin(
+        team, user, given.name, version, columns, given.parameters, prompt=prompt, webhook=webhook
     )
     return _whole(_rows().get(pk=made.pk))
-
-
-@router.writes("POST", "/batches/{pk}/pause", BatchShown, needs="chat", of=Batch)
-def pause(request: Request, pk: int) -> Any:
-    """Ask no more rows for now."""
-    row = fetch(request, _rows(), pk, "chat")
-    batches.pause(row, request.auth.user)
-    return _whole(row)
-
-
-@router.writes("POST", "/batches/{pk}/resume", BatchShown, needs="chat", of=Batch)
-def resume(request: Request, pk: int) -> Any:
-    """Go on."""
-    row = fetch(request, _rows(), pk, "chat")
-    batches.resume(row, request.auth.user)
-    return _whole(row)
-
-
-@router.writes("POST", "/batches/{pk}/cancel", BatchShown, needs="chat", of=Batch)
-def cancel(request: Request, pk: int) -> Any:
-    """Ask no more rows. What was answered stays."""
-    row = fetch(request, _rows(), pk, "chat")
-    batches.cancel(row, request.auth.user)
-    return _whole(row)
 
 
 @router.writes("POST", "/batches/{pk}/retry", Retried, needs="chat", of=Batch)
@@ -202,11 +229,32 @@ def _whole(row: Batch) -> dict[str, Any]:
     return shapes.batch(row, columns)
 
 
+def _wanted(request: Request, team: Team, given: BatchBegun) -> tuple[DatasetVersion, list[dict[str, Any]]]:
+    """The rows and the columns that are meant, once requests may hold what is to be sent."""
+    versions = DatasetVersion.objects.filter(dataset__team=team).select_related("dataset")
+    version = versions.filter(pk=given.version).first()
+    if version is None:
+        raise Problem(422, "invalid", "The team has no such dataset version.", "version")
+    for parameters in (given.parameters, *(one.parameters or {} for one in given.columns)):
+        require_parameters(parameters)
+    columns = [one.dict() | {"deployment": _deployment(request, team, one)} for one in given.columns]
+    return version, columns
+
+
 def _deployment(request: Request, team: Any, given: ColumnGiven) -> Deployment:
     rows = Deployment.objects.filter(team=team).exclude(desired=Deployment.Desired.DELETED)
     found = visible(request, rows, team).filter(pk=given.deployment).first()
     if found is None:
         raise Problem(422, "invalid", f"The team has no deployment {given.deployment}.", "columns")
+    return found
+
+
+def _prompt(request: Request, team: Team, given: BatchBegun) -> PromptVersion | None:
+    if given.prompt_version is None:
+        return None
+    found = prompt_rows.of_team(team, request.auth.user, str(given.prompt_version))
+    if found is None:
+        raise Problem(422, "invalid", "The team has no such prompt version.", "prompt_version")
     return found
 
 
@@ -236,3 +284,15 @@ def _mean(column: BatchColumn, sums: Sums) -> dict[str, Any]:
     mean = score_report.mean(sums)
     told = {"mean": mean.value, "low": mean.low, "high": mean.high}
     return {"column": column.pk, **told, "scored": sums.n, "left": sums.left}
+
+
+router.verbs(
+    "/batches/{pk}",
+    BatchShown,
+    Batch,
+    _rows,
+    _whole,
+    pause=Verb("chat", batches.pause, "Ask no more rows for now."),
+    resume=Verb("chat", batches.resume, "Go on."),
+    cancel=Verb("chat", batches.cancel, "Ask no more rows. What was answered stays."),
+)

@@ -112,6 +112,14 @@ def team_of(request: Request, where: Where, needs: str = "view") -> Team:
     return team
 
 
+def require_every_team(request: Request, action: str) -> None:
+    """Refused for a token of one team: what is the site's concerns all of them."""
+    token = request.auth.token
+    if token is not None and token.team is not None:
+        access.audit(request.auth.user, token.team, f"refused {action}", "site")
+        raise access.Refused(f"This token is for {token.team.name} alone; this concerns every team.")
+
+
 def _named(user: User, slug: str) -> Team | None:
     return next((team for team in access.teams_of(user) if team.slug == slug), None)
 

@@ -52,13 +52,13 @@ def listing(request: Request, window: Query[Window], text: str = "") -> Any:
     """The team's conversations, newest first; `text` searches in names and messages."""
     team = team_of(request, window)
     keys = conversations.find(team, text).values("pk")
-    return paged(visible(request, _rows().filter(pk__in=keys), team), window)
+    return paged(visible(request, rows().filter(pk__in=keys), team), window)
 
 
 @router.reads("/conversations/{pk}", ConversationShown, of=Conversation)
 def read(request: Request, pk: int) -> Any:
     """One conversation, without its messages."""
-    return fetch(request, _rows(), pk)
+    return fetch(request, rows(), pk)
 
 
 @router.writes("POST", "/conversations", ConversationShown, needs="chat", of=Deployment, status=201)
@@ -72,7 +72,7 @@ def begin(request: Request, given: ConversationBegun) -> Any:
         title=given.title or None, system_prompt=given.system_prompt, parameters=given.parameters
     )
     _set(row, named, request.auth.user)
-    return _rows().get(pk=row.pk)
+    return rows().get(pk=row.pk)
 
 
 @router.writes("PATCH", "/conversations/{pk}", ConversationShown, needs="chat", of=Conversation)
@@ -81,7 +81,7 @@ def change(request: Request, pk: int, given: ConversationChange) -> Any:
     row = _writable(request, pk)
     require_parameters(given.parameters or {})
     _set(row, given, request.auth.user)
-    return _rows().get(pk=pk)
+    return rows().get(pk=pk)
 
 
 @router.writes("DELETE", "/conversations/{pk}", None, needs="chat", of=Conversation)
@@ -93,7 +93,7 @@ def delete(request: Request, pk: int) -> Any:
 @router.reads("/conversations/{pk}/messages", Page[MessageShown], of=Conversation)
 def messages(request: Request, pk: int, window: Query[Window]) -> Any:
     """Its messages with their answers, newest first, all branches."""
-    row = fetch(request, _rows(), pk)
+    row = fetch(request, rows(), pk)
     turns = row.turns.select_related("created_by").order_by("-pk").prefetch_related(_answers())
     turns = turns.filter(pk__lt=window.after) if window.after else turns
     found = list(turns[: window.limit + 1])
@@ -111,8 +111,7 @@ def send(request: Request, pk: int, given: MessageGiven) -> Any:
     inputs = {} if given.query is None else {"query": given.query}
     once = given.once or uuid.uuid4().hex
     turn = generation.send(row, given.text, once, request.auth.user, parent, [], inputs)
-    turn = Turn.objects.select_related("created_by").prefetch_related(_answers()).get(pk=turn.pk)
-    return _message(turn, votes.hidden_of(row, [turn], request.auth.user))
+    return message_shown(turn.pk, request.auth.user)
 
 
 @router.reads("/answers/{pk}", AnswerShown, of=Generation)
@@ -136,7 +135,7 @@ def again(request: Request, pk: int) -> Any:
     return _answer(request, generation.regenerate(row.turn, row.column, request.auth.user).pk)
 
 
-def _rows() -> QuerySet[Conversation]:
+def rows() -> QuerySet[Conversation]:
     columns = Column.objects.select_related("deployment")
     return Conversation.objects.select_related("team", "created_by").prefetch_related(
         Prefetch("columns", columns)
@@ -144,8 +143,15 @@ def _rows() -> QuerySet[Conversation]:
 
 
 def _answers() -> Any:
-    rows = Generation.objects.defer("vectors").select_related("configuration")
-    return Prefetch("generations", rows.order_by("pk"))
+    found = Generation.objects.defer("vectors").select_related("configuration")
+    return Prefetch("generations", found.order_by("pk"))
+
+
+def message_shown(pk: int, user: User) -> dict[str, Any]:
+    """A MessageShown, as far as `user` may see who answered."""
+    rows = Turn.objects.select_related("created_by", "conversation").prefetch_related(_answers())
+    turn = rows.get(pk=pk)
+    return _message(turn, votes.hidden_of(turn.conversation, [turn], user))
 
 
 def _message(turn: Turn, hidden: Any) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def _message(turn: Turn, hidden: Any) -> dict[str, Any]:
 
 
 def _writable(request: Request, pk: int) -> Conversation:
-    row = fetch(request, _rows(), pk)
+    row = fetch(request, rows(), pk)
     sharing_rules.require_write(request.auth.user, row)
     return row
 
@@ -173,12 +179,14 @@ def _turn(row: Conversation, pk: int) -> Turn:
 
 
 def _answer(request: Request, pk: int, *, write: bool = False) -> Generation:
-    rows = Generation.objects.defer("vectors").select_related("configuration", "column", "turn__conversation")
-    row = rows.filter(pk=pk).first()
+    found = Generation.objects.defer("vectors").select_related(
+        "configuration", "column", "turn__conversation"
+    )
+    row = found.filter(pk=pk).first()
     if row is None:
         raise Http404("no such answer")
     user = request.auth.user
-    conversation = fetch(request, _rows(), row.turn.conversation_id)
+    conversation = fetch(request, rows(), row.turn.conversation_id)
     if write:
         sharing_rules.require_write(user, conversation)
     elif votes.hidden(conversation, row.turn, user):

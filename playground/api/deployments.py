@@ -11,7 +11,7 @@ from playground import access, deployments, engine_logs, engines, standing
 from playground.api import shapes
 from playground.api.answers import Given
 from playground.api.caller import BIGGEST, Request, Window, cut, fetch, team_of, visible
-from playground.api.routes import Routes
+from playground.api.routes import Routes, Verb
 from playground.api.shapes import DeploymentShown, Page, ReplicaShown
 from playground.models import Deployment, Model
 
@@ -102,30 +102,6 @@ def change(request: Request, pk: int, given: DeploymentChange) -> Any:
     return _whole(_rows().get(pk=pk))
 
 
-@router.writes("POST", "/deployments/{pk}/start", DeploymentWhole, needs="start", of=Deployment)
-def start(request: Request, pk: int) -> Any:
-    """It should run."""
-    row = fetch(request, _rows(), pk, "start")
-    deployments.start(row, request.auth.user)
-    return _whole(row)
-
-
-@router.writes("POST", "/deployments/{pk}/stop", DeploymentWhole, needs="stop", of=Deployment)
-def stop(request: Request, pk: int) -> Any:
-    """It should not run."""
-    row = fetch(request, _rows(), pk, "stop")
-    deployments.stop(row, request.auth.user)
-    return _whole(row)
-
-
-@router.writes("POST", "/deployments/{pk}/restart", DeploymentWhole, needs="start", of=Deployment)
-def restart(request: Request, pk: int) -> Any:
-    """Replace its replicas by new ones."""
-    row = fetch(request, _rows(), pk, "start")
-    deployments.restart(row, request.auth.user)
-    return _whole(row)
-
-
 @router.writes("DELETE", "/deployments/{pk}", None, needs="stop", of=Deployment)
 def delete(request: Request, pk: int) -> Any:
     """Stop it and take it from every list."""
@@ -149,3 +125,16 @@ def _rows() -> QuerySet[Deployment]:
 def _whole(row: Deployment) -> dict[str, Any]:
     replicas = row.replicas.select_related("node").order_by("-pk")[:50]
     return shapes.deployment(standing.of(row)) | {"replicas": list(replicas)}
+
+
+router.verbs(
+    "/deployments/{pk}",
+    DeploymentWhole,
+    Deployment,
+    _rows,
+    _whole,
+    start=Verb("start", deployments.start, "It should run."),
+    stop=Verb("stop", deployments.stop, "It should not run."),
+    restart=Verb("start", deployments.restart, "Replace its replicas by new ones."),
+    free=Verb("stop", deployments.free_lost, "Nothing of its lost replicas runs any more: you say so."),
+)

@@ -7,12 +7,12 @@ from django.http import Http404
 from ninja import Query, Schema
 from pydantic import Field
 
-from playground import engines, environments, frame, jobs
+from playground import engines, environments, frame, holders, jobs
 from playground import nodes as machines
 from playground.api.answers import Given, Problem
 from playground.api.caller import Request, Where, Window, fetch, paged, team_of, visible
 from playground.api.routes import Routes
-from playground.api.shapes import JobShown, NodePriced, NodeShown, Page
+from playground.api.shapes import HolderShown, JobShown, NodePriced, NodeShown, Page
 from playground.models import EngineEnvironment, Job, Node
 
 router = Routes(tags=["engines and nodes"])
@@ -67,6 +67,12 @@ def nodes_list(request: Request, where: Query[Where]) -> Any:
     """Every machine. Machines belong to no team."""
     team_of(request, where)
     return [_node(node) for node in Node.objects.order_by("name")]
+
+
+@router.reads("/nodes/holders", list[HolderShown])
+def holders_list(request: Request, where: Query[Where]) -> Any:
+    """What runs hold of all machines, another team's without its name."""
+    return holders.everywhere(request.auth.user, team_of(request, where))
 
 
 @router.writes("PATCH", "/nodes/{pk}", NodePriced, needs="price", of=Node)

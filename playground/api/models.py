@@ -7,7 +7,16 @@ from django.http import Http404
 from ninja import Query, Schema
 from pydantic import Field
 
-from playground import catalogue, external, hub, hub_models, removal, repositories
+from playground import (
+    catalogue,
+    external,
+    holdings,
+    hub,
+    hub_models,
+    jobs,
+    removal,
+    repositories,
+)
 from playground.api.answers import Given, Problem
 from playground.api.caller import Request, Where, Window, fetch, paged, team_of, visible
 from playground.api.routes import Routes
@@ -70,6 +79,31 @@ class Removal(Schema):
     """The jobs that take its files from the nodes."""
 
     jobs: list[JobShown]
+
+
+class PlaceShown(Schema):
+    """One form of a model on one live node."""
+
+    node: str
+    here: bool
+    job: int | None = Field(description="What brings it now, or the last that did not.")
+    problem: str = Field(description="Why the last one did not bring it.")
+
+
+class Held(Schema):
+    """One form of a model's weights and where it lies."""
+
+    form: int
+    can_come: bool = Field(description="A node may be asked to fetch or make it.")
+    places: list[PlaceShown]
+
+
+class UseOf(Schema):
+    """Something that would miss a model."""
+
+    what: str
+    name: str
+    keeps: bool = Field(description="The model may not be removed before that ends.")
 
 
 class NodeNamed(Given):
@@ -148,6 +182,29 @@ def files_fetch(request: Request, pk: int, form: int, given: NodeNamed) -> Any:
     return {"job": found if isinstance(found, Job) else None}
 
 
+@router.reads("/models/{pk}/files", list[Held], of=Model)
+def files(request: Request, pk: int) -> Any:
+    """Where each of its forms lies, is coming to, or did not come."""
+    return [_held(one) for one in holdings.of(fetch(request, _rows(), pk))]
+
+
+@router.writes("POST", "/models/{pk}/files/{job}/cancel", JobShown, needs="add models", of=Model)
+def files_cancel(request: Request, pk: int, job: int) -> Any:
+    """End what brings one of its forms; what came is kept for the next time."""
+    row = holdings.jobs_of(fetch(request, _rows(), pk, "add models")).filter(pk=job).first()
+    if row is None:
+        raise Http404("no such job")
+    jobs.cancel(row, request.auth.user)
+    row.refresh_from_db()
+    return row
+
+
+@router.reads("/models/{pk}/uses", list[UseOf], of=Model)
+def uses(request: Request, pk: int) -> Any:
+    """What would miss it, what keeps it from being removed first."""
+    return removal.uses(fetch(request, _rows(), pk))
+
+
 @router.reads("/hub/search", list[FoundShown])
 def hub_search(request: Request, where: Query[Where], text: str = "") -> Any:
     """What the Hub finds."""
@@ -168,6 +225,16 @@ def hub_repository(request: Request, where: Query[Where], repo: str, revision: s
         "forms": repositories.forms(found),
         "added": added.pk if added else None,
     }
+
+
+def _held(one: holdings.Holding) -> dict[str, Any]:
+    return {"form": one.form.pk, "can_come": one.can_come, "places": [_place(place) for place in one.places]}
+
+
+def _place(place: holdings.Place) -> dict[str, Any]:
+    job = place.line["job"] if place.line else place.failed
+    told = {"node": place.node.name, "here": place.here, "job": job.pk if job else None}
+    return told | {"problem": place.failed.error if place.failed else ""}
 
 
 def _rows() -> QuerySet[Model]:

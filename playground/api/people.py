@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from django.db.models import QuerySet
 from django.http import Http404
 from ninja import Query, Schema
 from pydantic import Field
@@ -189,6 +190,12 @@ def team_rename(request: Request, where: Query[Where], given: Name) -> Any:
     return _team(team.memberships.select_related("team").get(user=request.auth.user))
 
 
+@router.writes("DELETE", "/team", None, needs="manage team")
+def team_delete(request: Request, where: Query[Where]) -> Any:
+    """Delete a team that nothing belongs to any more."""
+    members.delete_team(team_of(request, where, "manage team"), request.auth.user)
+
+
 @router.reads("/team/use", list[UseShown])
 def team_use(request: Request, where: Query[Where]) -> Any:
     """What the team takes of what it may: replicas, GPU-hours and batch rows today, storage."""
@@ -205,16 +212,16 @@ def members_list(request: Request, where: Query[Where]) -> Any:
 def member_change(request: Request, username: str, where: Query[Where], given: Role) -> Any:
     """Another role."""
     team = team_of(request, where, "manage team")
-    row = _member(request, team, username)
+    row = member_of(request, team, username)
     members.change_role(row, given.role, request.auth.user)
-    return _member(request, team, username)
+    return member_of(request, team, username)
 
 
 @router.writes("DELETE", "/members/{username}", None, needs="manage team", of=Membership)
 def member_remove(request: Request, username: str, where: Query[Where]) -> Any:
     """Out of the team; what they made stays."""
     team = team_of(request, where, "manage team")
-    members.remove(_member(request, team, username), request.auth.user)
+    members.remove(member_of(request, team, username), request.auth.user)
 
 
 @router.reads("/invitations", Page[InvitationShown], needs="manage team")
@@ -248,13 +255,13 @@ def invitation_revoke(request: Request, pk: int, where: Query[Where]) -> Any:
 @router.reads("/tokens", list[TokenShown], needs=SELF)
 def tokens_list(request: Request) -> Any:
     """The caller's tokens. They are made on their page, so that one cannot make another."""
-    return list(tokens.of(request.auth.user))
+    return list(_tokens(request))
 
 
 @router.writes("DELETE", "/tokens/{pk}", None, needs=SELF, of=AccessToken)
 def token_revoke(request: Request, pk: int) -> Any:
     """Refuse one of the caller's tokens from now on, this one included."""
-    row = tokens.of(request.auth.user).filter(pk=pk).first()
+    row = _tokens(request).filter(pk=pk).first()
     if row is None:
         access.audit(request.auth.user, None, "refused write", f"token:{pk}")
         raise Http404("no such token")
@@ -267,6 +274,11 @@ def audit_log(request: Request, window: Query[Window], text: str = "", refused: 
     team = team_of(request, window, "manage team")
     wish = audit.Wish(text=text, refused=refused, team=team)
     return paged(audit.find(audit.seen_by(request.auth.user), wish), window)
+
+
+def _tokens(request: Request) -> QuerySet[AccessToken]:
+    """The caller's; by a token for one team, those for that team."""
+    return request.auth.within(tokens.of(request.auth.user))
 
 
 def _memberships(request: Request) -> list[Membership]:
@@ -282,7 +294,7 @@ def _team(row: Membership) -> dict[str, Any]:
     return {"slug": team.slug, "name": team.name, "personal": personal, "role": row.role}
 
 
-def _member(request: Request, team: Team, username: str) -> Membership:
+def member_of(request: Request, team: Team, username: str) -> Membership:
     row = team.memberships.select_related("user", "team").filter(user__username=username).first()
     if row is None:
         access.audit(request.auth.user, None, "refused write", f"member:{username}")

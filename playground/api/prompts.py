@@ -80,6 +80,7 @@ class PromptShown(Row):
     name: str
     description: str
     tags: list[str]
+    sharing: str = Field(description="What others of the team may do: edit, view, private.")
     head: int = Field(description="The newest version's number: the `base` to save on.")
     updated_at: datetime
 

@@ -191,6 +191,25 @@ class NodeShown(Schema):
     environments: list[EnvironmentShown]
 
 
+class HolderShown(Schema):
+    """What one replica holds of a node. Of another team's neither its name nor its owner is told."""
+
+    name: str
+    deployment: int | None = Field(description="Null where it is another team's.")
+    owner: str
+    state: str
+    node: str
+    gpus: list[int] = Field(description="Their numbers on the node.")
+    cores: int | None
+    memory_bytes: int | None
+    idle_since: datetime | None
+    busy: bool
+
+    @staticmethod
+    def resolve_deployment(row: Any) -> int | None:
+        return row.deployment.pk if row.deployment else None
+
+
 class NodePriced(Schema):
     """One machine and its price."""
 
@@ -220,6 +239,13 @@ class ColumnShown(Schema):
     @staticmethod
     def resolve_name(row: Any) -> str | None:
         return row.deployment.name if row.deployment else None
+
+
+class SharingShown(Schema):
+    """What others of the team may do with it: edit, view, or nothing (private)."""
+
+    id: int
+    sharing: str
 
 
 class ConversationShown(Row):
@@ -342,9 +368,11 @@ class BatchShown(Row):
 
     name: str
     state: str
+    sharing: str
     problem: str
     dataset: int
     version: int = Field(description="The dataset version's id.")
+    prompt_version: int | None = Field(description="Of the prompt that the rows are filled into.")
     parameters: dict[str, Any]
     webhook: str
     started_at: datetime | None
@@ -353,9 +381,10 @@ class BatchShown(Row):
 
 
 def batch(row: Batch, columns: list[BatchColumn]) -> dict[str, Any]:
-    names = ("name", "state", "problem", "parameters", "webhook", "started_at", "ended_at")
+    names = ("name", "state", "sharing", "problem", "parameters", "webhook", "started_at", "ended_at")
     told = owned(row) | {name: getattr(row, name) for name in names}
-    return told | {"dataset": row.version.dataset_id, "version": row.version_id, "columns": columns}
+    told |= {"dataset": row.version.dataset_id, "version": row.version_id}
+    return told | {"prompt_version": row.prompt_version_id, "columns": columns}
 
 
 class ResultShown(Schema):

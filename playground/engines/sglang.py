@@ -95,12 +95,13 @@ class Sglang(Engine):
         progress_metrics=("sglang:realtime_tokens_total", "sglang:num_requests_total"),
         continuous_usage={"stream_options": {"continuous_usage_stats": True}},
         images=True,
+        # Without its /v1/responses, which names its tokens as a chat completion does: no client of that API
+        # reads them.
         routes=frozenset(
             {
                 ("POST", "/v1/chat/completions"),
                 ("POST", "/v1/completions"),
                 ("POST", "/v1/embeddings"),
-                ("POST", "/v1/responses"),
                 ("POST", "/v1/messages"),
                 ("POST", "/tokenize"),
                 ("POST", "/detokenize"),

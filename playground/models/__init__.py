@@ -25,12 +25,14 @@ from .deployments import (
 from .jobs import Job
 from .models import Adapter, Model, ModelFormat, Secret, Upload
 from .prompts import Prompt, PromptVersion
+from .spent import MeasuredUse, RowsTaken
 from .teams import (
     AccessToken,
     AuditEntry,
     Invitation,
     LoginLink,
     Membership,
+    Shared,
     ShareLink,
     Team,
     TeamOwned,
@@ -61,6 +63,7 @@ __all__ = [
     "Invitation",
     "Job",
     "LoginLink",
+    "MeasuredUse",
     "Measurement",
     "Membership",
     "Model",
@@ -70,9 +73,11 @@ __all__ = [
     "PromptVersion",
     "Replica",
     "ReplicaEvent",
+    "RowsTaken",
     "Sample",
     "Secret",
     "ShareLink",
+    "Shared",
     "Start",
     "StartWish",
     "Team",

@@ -5,7 +5,8 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Cast
 
 from .deployments import Configuration, Deployment, Replica
-from .teams import TeamOwned
+from .fields import OrderedJSONField
+from .teams import Shared, TeamOwned
 
 
 class Dataset(TeamOwned):
@@ -33,7 +34,7 @@ class DatasetVersion(models.Model):
     source = models.CharField(max_length=255, blank=True, help_text="The file's name as it came.")
     # Of a table: its columns' names, and the messages with {{column}} in them.
     columns = models.JSONField(default=list)
-    template = models.JSONField(default=list)
+    template = OrderedJSONField(default=list)
     # [{"line": 12, "why": "…"}, …], the first hundred; `bad_rows` counts all.
     problems = models.JSONField(default=list)
     bad_rows = models.PositiveIntegerField(default=0)
@@ -58,16 +59,16 @@ class DatasetRow(models.Model):
     custom_id = models.CharField(max_length=512)
     url = models.CharField(max_length=60, default="/v1/chat/completions")
     # The request without a model: {"messages": […], "max_tokens": …} or {"prompt": "…"} or {"input": …}.
-    body = models.JSONField()
+    body = OrderedJSONField()
     # Of a table: its cells by column; else {}.
-    cells = models.JSONField(default=dict)
+    cells = OrderedJSONField(default=dict)
     expected = models.TextField(null=True, help_text="What a right answer is, where the input tells it.")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["version", "number"], name="dataset_row_once")]
 
 
-class Batch(TeamOwned):
+class Batch(Shared):
     class State(models.TextChoices):
         VALIDATING = "validating", "validating"
         RUNNING = "running", "running"
@@ -85,7 +86,7 @@ class Batch(TeamOwned):
     version = models.ForeignKey(DatasetVersion, on_delete=models.PROTECT, related_name="batches")
     state = models.CharField(max_length=16, choices=State.choices, default=State.RUNNING)
     # Over the row's own: {"temperature": 0, "max_tokens": 200}. Only what was set.
-    parameters = models.JSONField(default=dict)
+    parameters = OrderedJSONField(default=dict)
     # What scores its rows: [{"kind": "exact", …}, …], see `scoring`.
     scorers = models.JSONField(default=list)
     webhook = models.URLField(max_length=500, blank=True)
@@ -98,6 +99,9 @@ class Batch(TeamOwned):
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class BatchColumn(models.Model):
     """One deployment that answers every row."""
@@ -106,9 +110,9 @@ class BatchColumn(models.Model):
     position = models.PositiveSmallIntegerField(default=0)
     deployment = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="+")
     adapter = models.CharField(max_length=100, blank=True)
-    parameters = models.JSONField(null=True, help_text="Null: the batch's.")
+    parameters = OrderedJSONField(null=True, help_text="Null: the batch's.")
     # Under the row's own: the sampling of the release that it began with. A page's batch has none.
-    defaults = models.JSONField(default=dict)
+    defaults = OrderedJSONField(default=dict)
     # How many requests at once the last slice found to be enough.
     concurrency = models.PositiveIntegerField(default=4)
     started_it = models.BooleanField(

@@ -5,6 +5,7 @@ from django.db import models
 
 from .conversations import Column, Conversation, Turn
 from .deployments import Configuration, Replica
+from .fields import OrderedJSONField
 from .jobs import Job
 from .teams import Team, TeamOwned
 
@@ -21,7 +22,7 @@ class Measurement(TeamOwned):
     turn = models.ForeignKey(Turn, on_delete=models.SET_NULL, null=True, related_name="+")
     kind = models.CharField(max_length=8, choices=Kind.choices)
     # What was asked for, by kind; read and written by the kind's module alone.
-    settings = models.JSONField(default=dict)
+    settings = OrderedJSONField(default=dict)
     result = models.JSONField(default=dict)
     job = models.ForeignKey(Job, on_delete=models.SET_NULL, null=True, related_name="+")
 

@@ -3,23 +3,18 @@
 from django.db import models
 
 from .deployments import Configuration, Deployment, Replica
+from .fields import OrderedJSONField
 from .models import Model
-from .teams import TeamOwned
+from .teams import Shared
 
 
-class Conversation(TeamOwned):
-    class Sharing(models.TextChoices):
-        EDIT = "edit", "the team may write"
-        VIEW = "view", "the team may read"
-
+class Conversation(Shared):
     # What is asked here, and so which widget it has: that of the model it was begun with.
     task = models.CharField(max_length=16, choices=Model.Task.choices, default=Model.Task.CHAT)
     title = models.CharField(max_length=200, default="New conversation")
     system_prompt = models.TextField(blank=True)
     # Only what was set: {"temperature": 0.7, "max_tokens": 200}. Absent means the engine's default.
-    parameters = models.JSONField(default=dict)
-    # Who may write here beside its owner and the team's administrators.
-    sharing = models.CharField(max_length=8, choices=Sharing.choices, default=Sharing.EDIT)
+    parameters = OrderedJSONField(default=dict)
     together = models.BooleanField(
         default=False, help_text="Every column goes on from one chosen answer, not each from its own."
     )
@@ -28,7 +23,7 @@ class Conversation(TeamOwned):
     prompt_version = models.ForeignKey(
         "PromptVersion", on_delete=models.SET_NULL, null=True, related_name="conversations"
     )
-    prompt_values = models.JSONField(default=dict)
+    prompt_values = OrderedJSONField(default=dict)
     updated_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:
@@ -42,7 +37,7 @@ class Column(models.Model):
     adapter = models.CharField(
         max_length=100, blank=True, help_text="Which adapter answers; empty: the deployment's model."
     )
-    parameters = models.JSONField(null=True, help_text="Null: the conversation's.")
+    parameters = OrderedJSONField(null=True, help_text="Null: the conversation's.")
     system_prompt = models.TextField(null=True, help_text="Null: the conversation's.")
     closed = models.BooleanField(default=False, help_text="Not shown and not asked; its answers stay.")
 
@@ -125,7 +120,7 @@ class Generation(models.Model):
     error_code = models.CharField(max_length=40, blank=True)
     error = models.TextField(blank=True)
     finish_reason = models.CharField(max_length=30, blank=True)
-    request = models.JSONField(default=dict, help_text="The body sent to the engine.")
+    request = OrderedJSONField(default=dict, help_text="The body sent to the engine.")
     # {"ignored": ["seed"], "added": {"temperature": 0.2}, "rendered": "…", "token_ids": […]}; else unknown.
     effective = models.JSONField(default=dict)
     # {"prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "approximate": bool}

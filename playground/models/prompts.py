@@ -3,10 +3,11 @@
 from django.conf import settings
 from django.db import models
 
-from .teams import TeamOwned
+from .fields import OrderedJSONField
+from .teams import Shared
 
 
-class Prompt(TeamOwned):
+class Prompt(Shared):
     name = models.CharField(max_length=120)
     description = models.TextField(blank=True)
     tags = models.JSONField(default=list, help_text="Sorted, in lower case.")
@@ -27,12 +28,12 @@ class PromptVersion(models.Model):
     prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="versions")
     number = models.PositiveIntegerField()
     # [{"role": "system", "content": "You help with {{product}}."}, …], as the API takes them.
-    messages = models.JSONField()
+    messages = OrderedJSONField()
     # In the order they are asked for:
     # [{"name": "product", "type": "text", "default": null, "description": ""}, …]
-    variables = models.JSONField(default=list)
+    variables = OrderedJSONField(default=list)
     # As a conversation's parameters, response_format and tools among them. Only what was set.
-    parameters = models.JSONField(default=dict)
+    parameters = OrderedJSONField(default=dict)
     note = models.CharField(max_length=500, blank=True, help_text="What changed, and why.")
     restores = models.PositiveIntegerField(null=True, help_text="The number of the version it brings back.")
     created_by = models.ForeignKey(

@@ -7,6 +7,8 @@ from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.utils import timezone
 
+from .fields import OrderedJSONField
+
 
 class User(AbstractUser):
     """A person. `is_staff` means site administrator: nodes, engines, teams and who else is one."""
@@ -123,8 +125,8 @@ class AuditEntry(models.Model):
     team_name = models.CharField(max_length=80, blank=True)
     name = models.CharField(max_length=200, blank=True, help_text="The object's.")
     # The fields that changed, and what they held: {"price_per_hour": "2.10"}. Null where nothing was changed.
-    before = models.JSONField(null=True)
-    after = models.JSONField(null=True)
+    before = OrderedJSONField(null=True)
+    after = OrderedJSONField(null=True)
     address = models.GenericIPAddressField(null=True)
     via = models.CharField(max_length=20, blank=True, help_text="page, socket, api, command, worker.")
 
@@ -143,6 +145,23 @@ class TeamOwned(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
     created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        abstract = True
+
+
+class Shared(TeamOwned):
+    """A team's row whose owner says what the others of the team may do with it: see `access.can`.
+
+    The owner is whoever made it; the team's administrators may always do what the owner may.
+    """
+
+    class Sharing(models.TextChoices):
+        EDIT = "edit", "the team may write"
+        VIEW = "view", "the team may read"
+        PRIVATE = "private", "private"
+
+    sharing = models.CharField(max_length=8, choices=Sharing.choices, default=Sharing.EDIT)
 
     class Meta:
         abstract = True

@@ -25,7 +25,7 @@ from django.views.decorators.debug import sensitive_post_parameters
 from playground import access, accounts, signing_in
 from playground.accounts import AccountRefused
 from playground.views.request import Request
-from playground.views.signin import passkeys_work, providers
+from playground.views.signin import passkey_address, passkeys_work, providers
 
 Type = Authenticator.Type
 
@@ -62,6 +62,7 @@ def _account(request: Request) -> dict[str, Any]:
         "connected": [(row, names.get(row.provider, row.provider)) for row in connected],
         "connectable": [one for one in offered if one["id"] not in {row.provider for row in connected}],
         "passkeys_work": passkeys_work(request),
+        "passkey_address": passkey_address(request),
         "ways": accounts.ways_in(request.user),
     }
 
@@ -138,8 +139,9 @@ def remove_passkey(request: Request, pk: int) -> HttpResponse:
 
 
 def rename_passkey(request: Request, pk: int) -> HttpResponse:
-    accounts.fetch_own(request.user, Authenticator.objects.filter(type=Type.WEBAUTHN), pk)
+    row = accounts.fetch_own(request.user, Authenticator.objects.filter(type=Type.WEBAUTHN), pk)
     answer: HttpResponse = edit_webauthn(request, pk=pk)
+    accounts.tell_renamed(row, request.user)
     return answer
 
 

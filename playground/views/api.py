@@ -10,6 +10,7 @@ from django.urls import reverse
 from ninja import NinjaAPI
 
 from playground.api.answers import STATUSES
+from playground.api.routes import JSON
 from playground.views.request import Request
 
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -69,8 +70,11 @@ def _operation(schema: Any, path: str, method: str, told: Any) -> dict[str, Any]
         "path": path,
         "about": told.get("description", "").replace("`", ""),
         "needs": told["x-needs"],
-        "asked": [(one["name"], one["in"], _type(one["schema"])) for one in told.get("parameters", [])],
-        "sent": _fields(schema, sent["content"]["application/json"]["schema"]) if sent else [],
+        "asked": [
+            (one["name"], one["in"], _type(one["schema"]), one.get("description", "").replace("`", ""))
+            for one in told.get("parameters", [])
+        ],
+        "sent": _sent(schema, sent["content"]) if sent else [],
         "answers": answers,
     }
 
@@ -79,6 +83,13 @@ def _named(body: Any) -> str:
     """The kind of thing that is answered; empty for nothing."""
     content = body.get("content", {}).get("application/json", {}).get("schema", {})
     return _type(content) if content else ""
+
+
+def _sent(schema: Any, content: Any) -> list[tuple[str, str, bool, str]]:
+    """The fields of a JSON body; one row for a body that is the bytes of a file."""
+    if told := content.get(JSON):
+        return _fields(schema, told["schema"])
+    return [(kind, "bytes", True, "the body itself") for kind in content]
 
 
 def _fields(schema: Any, shape: Any) -> list[tuple[str, str, bool, str]]:

@@ -90,7 +90,11 @@ def _text(request: Request, name: str) -> str:
 
 
 def _day(text: str) -> date | None:
-    return date.fromisoformat(text) if text else None
+    """ValueError for what is no day, and for one whose end no calendar has."""
+    found = date.fromisoformat(text) if text else None
+    if found == date.max:
+        raise ValueError("the last day there is")
+    return found
 
 
 def _team(request: Request) -> Team | None:

@@ -24,8 +24,9 @@ from playground import (
 )
 from playground.batch_estimate import Estimate
 from playground.columns import Choice
-from playground.models import DatasetRow, DatasetVersion, Model, PromptVersion, Team
+from playground.models import DatasetRow, DatasetVersion, Model, PromptVersion, Team, User
 from playground.prompt_texts import PromptRefused
+from playground.views.conversations import asking_of
 from playground.views.request import Request, team_of
 
 PAGE = "playground/batch_new.html"
@@ -61,10 +62,13 @@ def page(request: Request) -> HttpResponse:
     """The form; ?version= and ?deployment= fill it in. POST begins the batch, or shows what is wrong."""
     team = team_of(request)
     if request.method == "GET":
-        return render(request, PAGE, _context(team, request.GET, _read(team, request.GET), request))
+        return render(
+            request, PAGE, _context(team, request.GET, _read(request.user, team, request.GET), request)
+        )
     access.require(request.user, "chat", team)
-    form = _read(team, request.POST)
+    form = _read(request.user, team, request.POST)
     _require(form)
+    _require_running(form, request.user, team)
     if not form.errors and form.version:
         wanted = [_column(form, one) for one in form.chosen]
         try:
@@ -90,7 +94,7 @@ def page(request: Request) -> HttpResponse:
 def estimate(request: Request) -> HttpResponse:
     """How long it would take and what would be sent, as far as the form is filled in. Changes nothing."""
     team = team_of(request)
-    form = _read(team, request.POST)
+    form = _read(request.user, team, request.POST)
     return render(request, f"{PAGE}#estimate", _estimated(form) | {"wrong": form.errors})
 
 
@@ -122,7 +126,7 @@ def _tried(request: Request) -> Form:
     """The form of a trial. It asks engines, so it is for those who may."""
     team = team_of(request)
     access.require(request.user, "chat", team)
-    form = _read(team, request.POST)
+    form = _read(request.user, team, request.POST)
     _require(form)
     return form
 
@@ -130,7 +134,7 @@ def _tried(request: Request) -> Form:
 # The form
 
 
-def _read(team: Team, typed: QueryDict) -> Form:
+def _read(user: User, team: Team, typed: QueryDict) -> Form:
     """What is typed; a version or deployment that is none of the team's is as if not chosen."""
     known = {choice.value: choice for choice in _choices(team)}
     key = typed.get("version", "")
@@ -141,7 +145,7 @@ def _read(team: Team, typed: QueryDict) -> Form:
         chosen=[known[value] for value in dict.fromkeys(typed.getlist("deployment")) if value in known],
         parameters={},
         webhook=typed.get("webhook", "").strip(),
-        prompt=prompt_rows.of_team(team, typed.get("prompt", "")),
+        prompt=prompt_rows.of_team(team, user, typed.get("prompt", "")),
     )
     if typed.get("prompt") and form.prompt is None:
         form.errors["prompt"] = "The library has no such prompt any more."
@@ -203,6 +207,20 @@ def _require(form: Form) -> None:
         form.errors["deployment"] = "Choose who answers."
 
 
+def _require_running(form: Form, user: User, team: Team) -> None:
+    """A stopped deployment is started by who may; whoever may not asks an operator first."""
+    stopped = [one.deployment.name for one in form.chosen if one.state == "stopped"]
+    if stopped and not access.can(user, "start", team):
+        words = (
+            "is stopped, and starting it needs"
+            if len(stopped) == 1
+            else "are stopped, and starting them needs"
+        )
+        form.errors["deployment"] = (
+            f"{' and '.join(stopped)} {words} an operator: ask beside, and begin once it runs."
+        )
+
+
 def _versions(team: Team) -> Any:
     rows = DatasetVersion.objects.filter(dataset__team=team, complete=True, row_count__gt=0)
     return rows.select_related("dataset").order_by("-pk")
@@ -224,12 +242,12 @@ def _context(team: Team, typed: QueryDict, form: Form, request: Request) -> dict
             for choice in _choices(team)
         ],
         "paired": sampling.PAIRED,
-        "prompts": prompt_rows.choices(team),
+        "prompts": prompt_rows.choices(team, request.user),
         "prompt": str(form.prompt.pk) if form.prompt else "",
         "values": {one.value for one in form.chosen},
         "fields": sampling.typed(_texts(typed), ()),
         "may": access.can(request.user, "chat", team),
-        "may_start": access.can(request.user, "start", team),
+        **asking_of(request, team),
     }
 
 

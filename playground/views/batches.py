@@ -24,6 +24,7 @@ from playground import (
     batch_table,
     batches,
     sampling,
+    sharing_rules,
 )
 from playground.batch_table import Wanted
 from playground.models import Batch, BatchColumn, DatasetRow, WebhookDelivery
@@ -42,7 +43,7 @@ SPREADS = (("ttft", "TTFT"), ("tpot", "TPOT"), ("e2e", "E2E"))
 @require_GET
 def listing(request: Request) -> HttpResponse:
     """The team's batches, newest first; ?before= is the next page."""
-    rows = access.visible_to(request.user, Batch.objects.all()).order_by("-pk")
+    rows = access.listed_to(request.user, Batch.objects.all()).order_by("-pk")
     before = request.GET.get("before", "")
     if _key(before):
         rows = rows.filter(pk__lt=before)
@@ -195,7 +196,7 @@ def retry(request: Request, pk: int) -> HttpResponse:
 def _act(request: Request, pk: int, verb: Callable[[Batch, Any], Any], done: str) -> HttpResponse:
     rows = Batch.objects.select_related("version", "team")
     batch = access.fetch(request.user, rows, pk, write=True)
-    access.require(request.user, "chat", batch.team)
+    access.require(request.user, "chat", batch)
     try:
         verb(batch, request.user)
     except batches.BatchRefused as refusal:
@@ -229,7 +230,10 @@ def _live(request: Request, batch: Batch, columns: list[BatchColumn]) -> dict[st
         "whole": batch_report.whole(list(parts.values())),
         "going": batch.state in Batch.OPEN,
         "live_every": "5s" if batch.version.row_count * len(columns) > MANY else "1s",
-        "may": access.can(request.user, "chat", batch.team),
+        "may": access.can(request.user, "chat", batch),
+        "why_not": sharing_rules.why_not(batch) if _is_read_only(request, batch) else "",
+        "prompt_seen": batch.prompt_version is not None
+        and access.can(request.user, "view", batch.prompt_version.prompt),
         "told": WebhookDelivery.objects.filter(subject=f"batch:{batch.pk}").first()
         if batch.webhook
         else None,
@@ -242,6 +246,11 @@ def _live(request: Request, batch: Batch, columns: list[BatchColumn]) -> dict[st
             (name, json.dumps(value, ensure_ascii=False)) for name, value in batch.parameters.items()
         ],
     }
+
+
+def _is_read_only(request: Request, batch: Batch) -> bool:
+    """Whether it is the batch, not their role, that keeps this person from changing it."""
+    return access.can(request.user, "chat", batch.team) and not access.can(request.user, "chat", batch)
 
 
 def _table(request: Request, batch: Batch, columns: list[BatchColumn]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def panel(request: Request, pk: int) -> HttpResponse:
 def comment(request: Request, pk: int) -> HttpResponse:
     """The form of one's own comment, or with ?cancel=1 the comment again; POST changes it."""
     row = _comment(request, pk, write=request.method == "POST")
-    if request.method == "GET" and (request.GET.get("cancel") or not comments.may_change(row, request.user)):
+    if request.method == "GET" and (request.GET.get("cancel") or not _may(request, row).change(row)):
         return _one(request, row)
     if request.method == "GET":
         return render(request, f"{PAGE}#edit", {"comment": row, "typed": row.text})
@@ -92,25 +92,26 @@ def _comment(request: Request, pk: int, *, write: bool) -> Comment:
 
 
 def _one(request: Request, row: Comment) -> HttpResponse:
-    return render(request, f"{PAGE}#comment", _shown(request, row))
+    return render(request, f"{PAGE}#comment", _shown(row, _may(request, row)))
 
 
 def _context(request: Request, generation: Generation) -> dict[str, Any]:
     rows = comments.of_answers([generation.pk]).get(generation.pk, [])
     for row in rows:
         row.generation = generation
+    may = comments.may(request.user, generation.turn.conversation)
     return {
         "generation": generation,
-        "comments": [_shown(request, row) for row in rows],
-        "may_chat": access.can(request.user, "chat", generation.turn.conversation.team),
+        "comments": [_shown(row, may) for row in rows],
+        "may_chat": may.chat,
         "longest": comments.LONGEST,
         "mark": comments.counted(rows).mark,
     }
 
 
-def _shown(request: Request, row: Comment) -> dict[str, Any]:
-    return {
-        "comment": row,
-        "may_change": comments.may_change(row, request.user),
-        "may_delete": comments.may_delete(row, request.user),
-    }
+def _may(request: Request, row: Comment) -> comments.May:
+    return comments.may(request.user, row.generation.turn.conversation)
+
+
+def _shown(row: Comment, may: comments.May) -> dict[str, Any]:
+    return {"comment": row, "may_change": may.change(row), "may_delete": may.delete(row)}

@@ -1,12 +1,13 @@
 """What every page's frame shows. Worked out only where a template asks: fragments pay for none of it."""
 
-from typing import Any
+from typing import Any, cast
 
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from playground import access, frame
-from playground.models import Membership, User
+from playground.models import Membership, Team, User
+from playground.views.request import Request, team_of
 
 
 def page(request: HttpRequest) -> dict[str, Any]:
@@ -14,7 +15,7 @@ def page(request: HttpRequest) -> dict[str, Any]:
     if not isinstance(user, User) or not user.is_authenticated:
         return {}
     mine = SimpleLazyObject(lambda: access.teams_of(user))
-    team: Any = SimpleLazyObject(lambda: mine[0] if mine else None)
+    team: Any = SimpleLazyObject(lambda: of_page(cast(Request, request)))
     return {
         "team": team,
         "my_teams": mine,
@@ -22,6 +23,20 @@ def page(request: HttpRequest) -> dict[str, Any]:
         "navigation": SimpleLazyObject(lambda: frame.navigation(request.path)),
         "bar": SimpleLazyObject(lambda: frame.bar(team, user) if team else {}),
     }
+
+
+def of_page(request: Request) -> Team | None:
+    """The team that the page is of; None for somebody in none. Asked once a request."""
+    if not hasattr(request, "page_team"):
+        try:
+            found: Team | None = team_of(request)
+        except access.Refused:
+            found = next(iter(access.teams_of(request.user)), None)
+        except Http404:
+            found = None
+        request.page_team = found  # type: ignore[attr-defined]
+    kept: Team | None = request.page_team  # type: ignore[attr-defined]
+    return kept
 
 
 def _role(user: User, team: Any) -> str:

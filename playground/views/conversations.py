@@ -7,7 +7,6 @@ the composer or form.
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import wraps
 from typing import Any, Concatenate
 
@@ -21,14 +20,12 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from playground import (
     access,
     asking,
-    beside,
-    charts,
     columns,
     comparison,
     conversations,
     endings,
     generation,
-    noise,
+    history,
     opening,
     picking,
     pictures,
@@ -37,14 +34,15 @@ from playground import (
     sampling,
     sharing_rules,
     snippets,
-    sums,
+    start_wishes,
+    summaries,
     thread,
     together,
     votes,
     widgets,
 )
 from playground.figures import figures
-from playground.models import Column, Conversation, Deployment, Generation, Image, Model, Turn
+from playground.models import Column, Conversation, Deployment, Generation, Image, Model, Team, Turn
 from playground.prompt_texts import PromptRefused
 from playground.views.request import Request, team_of
 
@@ -114,7 +112,7 @@ def _choices(request: Request) -> list[columns.Choice]:
 @require_GET
 def page(request: Request, pk: int) -> HttpResponse:
     conversation = access.fetch(request.user, Conversation.objects.all(), pk)
-    context = _conversation(request, conversation, _point(request.GET)) | _list(request, conversation)
+    context = _conversation(request, conversation, point(request.GET)) | _list(request, conversation)
     return render(request, PAGE, context)
 
 
@@ -123,7 +121,7 @@ def page(request: Request, pk: int) -> HttpResponse:
 def turns(request: Request, pk: int) -> HttpResponse:
     """The messages alone; 204 when the page, which names the newest answer it has `seen`, has them all."""
     conversation = access.fetch(request.user, Conversation.objects.all(), pk)
-    shown = thread.show(conversation, _point(request.GET))
+    shown = thread.show(conversation, point(request.GET))
     found = headings(conversation)
     if request.GET.get("shape", _shape(found)) != _shape(found):
         return anew(request, conversation, shown, found)
@@ -144,16 +142,16 @@ def anew(
     found: list[columns.Heading] | None = None,
 ) -> HttpResponse:
     """The columns and every message anew."""
-    shown = shown or thread.show(conversation, _point(request.GET))
+    shown = shown or thread.show(conversation, point(request.GET))
     found = found or headings(conversation)
     context = _said(request, conversation, shown) | heads(request, conversation)
-    context |= _summed(conversation, shown, context["hidden"])
+    context |= summaries.of(conversation, shown, context["hidden"])
     response = render(request, f"{PAGE}#anew", context | {"headings": found, "shape": _shape(found)})
     response["HX-Retarget"] = "#column-heads"
     return response
 
 
-def _point(query: QueryDict) -> thread.Point | None:
+def point(query: QueryDict) -> thread.Point | None:
     """The branch asked for by ?turn=&answer=; None for the newest."""
     turn, answer = (query.get(name, "") for name in ("turn", "answer"))
     if not turn.isdecimal() or len(turn) > 18:
@@ -169,7 +167,7 @@ def _conversation(request: Request, conversation: Conversation, point: thread.Po
     picker = picking.picker(request.user, conversation)
     return {
         **said,
-        **_summed(conversation, shown, said["hidden"]),
+        **summaries.of(conversation, shown, said["hidden"]),
         "headings": found,
         **heads(request, conversation),
         "words": widgets.WORDS[conversation.task],
@@ -200,7 +198,7 @@ def _said(
 ) -> dict[str, Any]:
     """The messages with their answers, or the `only` one, and what a message sent now goes on from."""
     known = pictures.of_turns(turn.turn for turn in shown.turns)
-    places = _places(conversation)
+    places = summaries.places(conversation)
     hidden = votes.hidden_of(conversation, (turn.turn for turn in shown.turns), request.user)
     turns = [
         _hidden(request, turn, known) if turn.turn.pk in hidden else _turn(turn, known, places)
@@ -220,23 +218,6 @@ def _said(
         "generates": conversation.task in widgets.GENERATES,
         "several": len(places) > 1,
     }
-
-
-def _summed(conversation: Conversation, shown: thread.Shown, hidden: set[int]) -> dict[str, Any]:
-    """Each column over the conversation, without the turns whose answers are `hidden`."""
-    places = _places(conversation)
-    seen = replace(shown, turns=tuple(turn for turn in shown.turns if turn.turn.pk not in hidden))
-    return {
-        "sums": sums.of(seen, places),
-        "best": _best(conversation, places),
-        "charts": charts.of(seen, places),
-    }
-
-
-def _best(conversation: Conversation, places: dict[int, int]) -> dict[str, int | None]:
-    """Metric → where the column stands that is faster than every other one, outside the noise floor."""
-    found = noise.floor_of(conversation) if len(places) > 1 else None
-    return {metric: places.get(column) if column else None for metric, column in (found or {}).items()}
 
 
 def _hidden(request: Request, turn: thread.ShownTurn, known: dict[int, Image]) -> dict[str, Any]:
@@ -261,12 +242,6 @@ def _images(turn: thread.ShownTurn, known: dict[int, Image]) -> list[Image]:
     return [known[key] for key in turn.turn.inputs.get("images", []) if key in known]
 
 
-def _places(conversation: Conversation) -> dict[int, int]:
-    """Column → where it stands, counted from one."""
-    there = conversation.columns.filter(closed=False).values_list("pk", flat=True)
-    return {pk: place for place, pk in enumerate(there, 1)}
-
-
 def _turn(turn: thread.ShownTurn, known: dict[int, Image], places: dict[int, int]) -> dict[str, Any]:
     several = len(turn.answers) > 1
     return {
@@ -275,17 +250,9 @@ def _turn(turn: thread.ShownTurn, known: dict[int, Image], places: dict[int, int
         "images": _images(turn, known),
         "answers": [_answer(answer, places) for answer in turn.answers],
         "several": several,
-        "differences": _differences(turn, places) if several else [],
+        "differences": summaries.differences(turn, places) if several else [],
         "beside": together.timed([one.generation for one in turn.answers], places) if several else "",
     }
-
-
-def _differences(turn: thread.ShownTurn, places: dict[int, int]) -> list[str]:
-    """A line for each answer beside the first, once all have ended."""
-    answers = [answer.generation for answer in turn.answers if answer.generation.column_id in places]
-    if len(answers) < 2 or any(answer.state in Generation.LIVE for answer in answers):
-        return []
-    return beside.lines(answers, [str(places[answer.column_id]) for answer in answers])
 
 
 def _answer(answer: thread.ShownAnswer, places: dict[int, int]) -> dict[str, Any]:
@@ -317,10 +284,18 @@ def heads(request: Request, conversation: Conversation) -> dict[str, Any]:
         "choices": columns.choices(conversation.team, conversation.task),
         "may_chat": sharing_rules.may_write(request.user, conversation),
         "why_not": _why_not(request, conversation),
-        "may_start": access.can(request.user, "start", conversation.team),
+        **asking_of(request, conversation.team),
         "most": comparison.MOST,
         "generates": conversation.task in widgets.GENERATES,
     }
+
+
+def asking_of(request: Request, team: Team) -> dict[str, Any]:
+    """Whether this person may start what is stopped, else whom they may ask, and what they asked already."""
+    if access.can(request.user, "start", team):
+        return {"may_start": True}
+    wishes = start_wishes.by_deployment(request.user, team)
+    return {"may_start": False, "wishes": wishes, "operators": access.holders("start", team)}
 
 
 def _why_not(request: Request, conversation: Conversation) -> str:
@@ -347,7 +322,7 @@ def settings_of(
 
 def _list(request: Request, current: Conversation | None) -> dict[str, Any]:
     query = request.GET.get("q", "")
-    rows = list(conversations.find(team_of(request), query)[: LISTED + 1])
+    rows = list(access.listed_to(request.user, conversations.find(team_of(request), query))[: LISTED + 1])
     return {"query": query, "rows": rows[:LISTED], "more": len(rows) > LISTED, "current": current}
 
 
@@ -355,7 +330,7 @@ def _turns(request: Request, conversation: Conversation, shown: thread.Shown) ->
     """Every message anew, with where the composer goes on from."""
     may_chat = sharing_rules.may_write(request.user, conversation)
     context = _said(request, conversation, shown) | {"may_chat": may_chat}
-    context |= _summed(conversation, shown, context["hidden"])
+    context |= summaries.of(conversation, shown, context["hidden"])
     return render(request, f"{PAGE}#replaced", context)
 
 
@@ -426,7 +401,7 @@ def settings(request: Request, pk: int) -> HttpResponse:
 def code(request: Request, pk: int) -> HttpResponse:
     """The conversation's next request as curl, Python and JavaScript."""
     conversation = access.fetch(request.user, Conversation.objects.all(), pk)
-    shown = thread.show(conversation, _point(request.GET))
+    shown = thread.show(conversation, point(request.GET))
     column = _chosen(conversation, request.GET)
     deployment = f"deployment/{column.deployment_id}" if column and column.deployment_id else "deployment/ID"
     deployment += f":{column.adapter}" if column and column.adapter else ""
@@ -559,7 +534,6 @@ def edit(request: Request, pk: int) -> HttpResponse:
     row = _own_turn(request, pk, write=True)
     if request.method == "GET":
         return render(request, f"{PAGE}#edit", {"turn": row})
-    continued = Generation.objects.filter(pk__in=row.generations.values("previous"))
     try:
         sibling = generation.send(
             row.conversation,
@@ -567,7 +541,7 @@ def edit(request: Request, pk: int) -> HttpResponse:
             request.POST.get("client_id", ""),
             request.user,
             row.parent,
-            list(continued.order_by("column__closed", "column__position", "pk")),
+            history.before(row),
             row.inputs | ({"query": _query(request)} if row.conversation.task == Model.Task.RERANK else {}),
         )
     except generation.SendRefused as problem:
@@ -624,7 +598,7 @@ def answer(request: Request, pk: int) -> HttpResponse:
     conversation = row.turn.conversation
     shown = thread.show(conversation, thread.Point(row.turn_id, row.pk))
     context = _said(request, conversation, shown, only=row.turn_id) | heads(request, conversation)
-    context |= _summed(conversation, shown, context["hidden"])
+    context |= summaries.of(conversation, shown, context["hidden"])
     one = next(iter(context["turns"]), None)
     answers = one["answers"] if one else []
     found = next((answer for answer in answers if answer["generation"].pk == row.pk), None)

@@ -25,7 +25,7 @@ from playground.engines.base import ReasonCode
 from playground.models import Deployment, Replica, User
 from playground.standing import Standing
 from playground.views import attaching
-from playground.views.request import Request, team_of
+from playground.views.request import Request, number, team_of
 
 FILTERS = ("state", "engine", "owner", "model")
 
@@ -106,7 +106,7 @@ def idle(request: Request, pk: int) -> HttpResponse:
 @require_POST
 def free(request: Request, pk: int) -> HttpResponse:
     """A person says that nothing of the lost replicas runs any more."""
-    return _act(request, pk, "stop", _free_lost, "What {} held is free again.")
+    return _act(request, pk, "stop", deployments.free_lost, "What {} held is free again.")
 
 
 @require_POST
@@ -114,8 +114,8 @@ def stop_many(request: Request) -> HttpResponse:
     """Stop the chosen ones; those that refuse say why, the others stop."""
     access.require(request.user, "stop", team_of(request))
     stopped = 0
-    for pk in request.POST.getlist("chosen")[:200]:
-        if not (pk.isascii() and pk.isdigit()):
+    for text in request.POST.getlist("chosen")[:200]:
+        if (pk := number(text)) is None:
             continue
         row = access.fetch(request.user, Deployment.objects.all(), pk, write=True)
         access.require(request.user, "stop", row.team)
@@ -149,11 +149,6 @@ def _act(
     return redirect(then) if then == "running" else redirect(then, pk=pk)
 
 
-def _free_lost(row: Deployment, user: User) -> None:
-    for replica in row.replicas.filter(state=Replica.State.LOST).select_related("deployment__team"):
-        deployments.free(replica, user)
-
-
 def _fetch(request: Request, pk: int) -> Deployment:
     rows = Deployment.objects.exclude(desired=Deployment.Desired.DELETED)
     rows = rows.select_related(
@@ -164,9 +159,9 @@ def _fetch(request: Request, pk: int) -> Deployment:
 
 def _replica(request: Request, pk: int) -> Replica | None:
     row = _fetch(request, pk)
-    asked = request.GET.get("replica", "")
+    asked = number(request.GET.get("replica", ""))
     rows = row.replicas.select_related("node", "deployment").order_by("-pk")
-    return (rows.filter(pk=asked) if asked.isascii() and asked.isdigit() else rows).first()
+    return (rows if asked is None else rows.filter(pk=asked)).first()
 
 
 def _context(request: Request, row: Deployment) -> dict[str, Any]:

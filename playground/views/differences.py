@@ -12,14 +12,13 @@ from django.views.decorators.http import require_GET, require_POST
 from playground import access, beside, effects_compared, sharing_rules, votes
 from playground.beside import TOKEN, WORD, Beside, Compared
 from playground.differences import SPAN, named
-from playground.margins import TIE_NATS
+from playground.margins import TIE_NATS, WIDEST
 from playground.models import Conversation, Turn
 from playground.similarity import Alike
 from playground.views.conversations import writable, writes
 from playground.views.request import Request
 
 PAGE = "playground/differences.html"
-WIDEST = 20.0
 
 
 @never_cache

@@ -63,8 +63,7 @@ def cancel(request: Request, pk: int, job: int) -> HttpResponse:
     """End a download; what came is kept for the next one."""
     model = access.fetch(request.user, Model.objects.all(), pk, write=True)
     access.require(request.user, "add models", model.team)
-    targets = [f"format:{form}" for form in model.formats.values_list("pk", flat=True)]
-    row = get_object_or_404(Job, pk=job, target__in=targets)
+    row = get_object_or_404(holdings.jobs_of(model), pk=job)
     if not jobs.cancel(row, request.user):
         messages.info(request, "It had ended already.")
     return redirect("model", pk=model.pk)

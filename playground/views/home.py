@@ -56,7 +56,7 @@ def _context(request: Request) -> dict[str, Any]:
     team = team_of(request)
     found = standing.all_of(access.visible_to(request.user, Deployment.objects.filter(team=team)))
     running = [row for row in found if row.alive or row.word in ("queued", "failed")]
-    talks = access.visible_to(request.user, Conversation.objects.filter(team=team)).exclude(turns=None)
+    talks = access.listed_to(request.user, Conversation.objects.filter(team=team)).exclude(turns=None)
     sections = [section for section in (make(team) for make in frame.SECTIONS) if section]
     return {
         "demo": None if any(row.alive or row.word == "queued" for row in running) else catalogue.demo(team),

@@ -29,6 +29,9 @@ def page(request: HttpRequest, token: str) -> HttpResponse:
     try:
         invitation = teams.invitation(token)
     except teams.TeamRefused as refusal:
+        # A provider brings whoever is new straight into the team, and back to here.
+        if isinstance(request.user, User) and teams.was_taken_by(token, request.user):
+            return redirect("home")
         return render(request, "playground/join.html", {"gone": str(refusal)}, status=410)
     if request.method == "POST":
         if not ratelimit.consume(request, action="signup"):

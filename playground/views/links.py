@@ -42,11 +42,11 @@ def of_prompt(request: Request, pk: int) -> HttpResponse:
 @require_POST
 def revoke(request: Request, pk: int) -> HttpResponse:
     link = access.fetch(request.user, ShareLink.objects.select_related("team"), pk, write=True)
-    links.revoke(link, request.user)
     rows: Any = links.MODELS[link.kind]._default_manager.select_related("team", "created_by")
-    thing = access.fetch(request.user, rows, link.object_id)
+    thing = access.fetch(request.user, rows, link.object_id, write=True)
+    links.revoke(link, request.user)
     if not request.htmx:
-        return redirect(f"{link.kind}-links", link.object_id)
+        return redirect(f"{link.kind}-share", link.object_id)
     return _answer(request, thing, kept="Taken back: it opens nothing any more.")
 
 
@@ -65,7 +65,7 @@ def _of(request: Request, model: Any, pk: int) -> HttpResponse:
         errors = {problem.field or "form": str(problem)}
         return _answer(request, thing, typed=typed, errors=errors, status=HTTP_UNPROCESSABLE)
     if not request.htmx:
-        return redirect(f"{links.kind_of(thing)}-links", thing.pk)
+        return redirect(f"{links.kind_of(thing)}-share", thing.pk)
     return _answer(request, thing, kept="Made: copy it now or later.")
 
 

@@ -15,11 +15,11 @@ from django.views.decorators.http import require_GET, require_POST
 from playground import (
     access,
     dataset_prompts,
-    jobs,
     load,
     load_form,
     load_report,
     load_results,
+    runs,
     sharing_rules,
     standing,
     thread,
@@ -99,9 +99,8 @@ def estimate(request: Request, pk: int) -> HttpResponse:
 def cancel(request: Request, pk: int, run: int) -> HttpResponse:
     """End a run; what it found so far stays."""
     conversation = access.fetch(request.user, Conversation.objects.all(), pk, write=True)
-    sharing_rules.require_write(request.user, conversation)
     row = get_object_or_404(_runs(conversation), pk=run)
-    if row.job is None or not jobs.cancel(row.job, request.user):
+    if not runs.cancel(row, request.user):
         messages.info(request, "It had ended already.")
     return redirect(reverse("load", args=[pk]) + f"?run={run}#results")
 
@@ -137,8 +136,7 @@ def _cells(row: Measurement) -> Iterator[list[Any]]:
 
 
 def _runs(conversation: Conversation) -> Any:
-    rows = Measurement.objects.filter(conversation=conversation, kind=Measurement.Kind.LOAD)
-    return rows.select_related("job", "created_by")
+    return runs.of(conversation, Measurement.Kind.LOAD)
 
 
 def _run(conversation: Conversation, wanted: str) -> Measurement | None:

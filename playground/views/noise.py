@@ -15,10 +15,10 @@ from playground import (
     access,
     asking,
     dataset_prompts,
-    jobs,
     noise,
     noise_form,
     noise_words,
+    runs,
     standing,
     subjects,
     thread,
@@ -55,7 +55,7 @@ def live(request: Request, pk: int) -> HttpResponse:
 def start(request: Request, pk: int) -> HttpResponse:
     """Begin a run, or show the form again with a sentence beside each field that is wrong."""
     conversation = access.fetch(request.user, Conversation.objects.select_related("team"), pk, write=True)
-    access.require(request.user, "chat", conversation.team)
+    access.require(request.user, "chat", conversation)
     turn = _turn(conversation)
     form = noise_form.typed(request.POST.dict(), _said(turn))
     try:
@@ -83,9 +83,8 @@ def estimate(request: Request, pk: int) -> HttpResponse:
 def cancel(request: Request, pk: int, run: int) -> HttpResponse:
     """End a run; nothing is concluded from a part of one."""
     conversation = access.fetch(request.user, Conversation.objects.select_related("team"), pk, write=True)
-    access.require(request.user, "chat", conversation.team)
     row = get_object_or_404(_runs(conversation), pk=run)
-    if row.job is None or not jobs.cancel(row.job, request.user):
+    if not runs.cancel(row, request.user):
         messages.info(request, "It had ended already.")
     return redirect(reverse("noise", args=[pk]) + f"?run={run}#results")
 
@@ -94,8 +93,7 @@ def cancel(request: Request, pk: int, run: int) -> HttpResponse:
 
 
 def _runs(conversation: Conversation) -> QuerySet[Measurement]:
-    rows = Measurement.objects.filter(conversation=conversation, kind=Measurement.Kind.NOISE)
-    return rows.select_related("job", "created_by")
+    return runs.of(conversation, Measurement.Kind.NOISE)
 
 
 def _run(conversation: Conversation, wanted: str) -> Measurement | None:
@@ -147,7 +145,7 @@ def _shown(request: Request, conversation: Conversation, run: Measurement | None
         "line": standing.job_line(job) if job and going else None,
         "found": noise_words.page(run.settings, run.result) if run and run.result else None,
         "asked": noise_words.asked(run.settings) if run else "",
-        "may_chat": access.can(request.user, "chat", conversation.team),
+        "may_chat": access.can(request.user, "chat", conversation),
     }
 
 

@@ -44,18 +44,10 @@ def _page(request: Request, model: Model, error: str = "", typed: str = "") -> H
     context = {
         "model": model,
         "own": own,
-        "texts": [(path, *_text(model, own, path)) for path in own.files],
+        "texts": own_code.texts(model, own),
         "may_allow": access.can(request.user, "allow code", model.team),
         "administrators": access.holders("allow code", model.team),
         "error": error,
         "typed": typed,
     }
     return render(request, "playground/own_code.html", context, status=422 if error else 200)
-
-
-def _text(model: Model, own: own_code.Own, path: str) -> tuple[str, str]:
-    """A file's text, or why it cannot be shown."""
-    try:
-        return own_code.text(model, own, path), ""
-    except own_code.NotAllowed as refusal:
-        return "", str(refusal)

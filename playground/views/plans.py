@@ -10,7 +10,7 @@ from django.utils import formats
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from playground import access, asking, engines, jobs, paces, plan_progress, plan_requests, plans, votes
+from playground import access, asking, engines, paces, plan_progress, plan_requests, plans, runs, votes
 from playground.models import Conversation, Generation, Turn
 from playground.plan_requests import PlanRefused
 from playground.views.conversations import HTTP_UNPROCESSABLE, writable, writes
@@ -45,9 +45,8 @@ def _run(request: Request, conversation: Conversation) -> HttpResponse:
     made: plans.Plan = context["plan"]
     try:
         prompts = plan_requests.prompts_of(context["typed"], lines=context["lines"])
-        if request.POST.get("seal") != made.seal:
-            raise PlanRefused("What runs has changed since this was shown: look at the plan again.")
-        plan_requests.request(conversation, request.user, prompts, made, again=context["again"])
+        seal = request.POST.get("seal", "")
+        plan_requests.request(conversation, request.user, prompts, made, seal, again=context["again"])
     except PlanRefused as problem:
         context |= {"problem": str(problem), **_progress(request, conversation)}
         return render(request, PAGE, context, status=HTTP_UNPROCESSABLE)
@@ -68,7 +67,7 @@ def _planned(request: Request, conversation: Conversation) -> dict[str, Any]:
         "lines": lines,
         "running": plan_requests.active(conversation) is not None,
         "again": "again" in given or "again_shown" not in given,
-        "may_chat": access.can(request.user, "chat", conversation.team),
+        "may_chat": access.can(request.user, "chat", conversation),
     }
 
 
@@ -85,9 +84,7 @@ def cancel(request: Request, pk: int) -> HttpResponse:
     """End the plan of a conversation: what it started is stopped, what it stopped is started again."""
     conversation = writable(request, pk)
     row = plan_requests.active(conversation)
-    if row is not None and not plan_requests.may_cancel(row, request.user):
-        access.require(request.user, "stop", conversation.team)
-    if row is None or row.job is None or not jobs.cancel(row.job, request.user):
+    if row is None or not runs.cancel(row, request.user):
         messages.info(request, "It had ended already.")
     return redirect("plan", conversation.pk)
 

@@ -48,7 +48,7 @@ def new(request: Request) -> HttpResponse:
 def save(request: Request, pk: int) -> HttpResponse:
     """The next version of a prompt, from the newest, that of ?v=, or what ?conversation= made of one."""
     prompt = fetched(request, pk, write=request.method == "POST")
-    access.require(request.user, "chat", prompt.team)
+    access.require(request.user, "chat", prompt)
     if request.method == "GET":
         return _begun(request, prompt)
     form = _typed(request)

@@ -20,6 +20,7 @@ from playground import (
     prompt_files,
     prompt_texts,
     prompts,
+    sharing_rules,
     trying,
 )
 from playground.models import Deployment, Model, Prompt, PromptVersion
@@ -45,7 +46,7 @@ def listing(request: Request) -> HttpResponse:
     team = team_of(request)
     query, tag = request.GET.get("q", "").replace("\x00", "")[:200], request.GET.get("tag", "")[:40]
     last = PromptVersion.objects.filter(prompt=OuterRef("pk")).order_by("-number")
-    rows = access.visible_to(request.user, prompts.find(team, query, tag.replace("\x00", "")))
+    rows = access.listed_to(request.user, prompts.find(team, query, tag.replace("\x00", "")))
     rows = rows.annotate(
         last_note=Subquery(last.values("note")[:1]),
         last_by=Subquery(last.values("created_by__username")[:1]),
@@ -55,7 +56,7 @@ def listing(request: Request) -> HttpResponse:
         "page": Paginator(rows, PAGE_ROWS).get_page(request.GET.get("page")),
         "q": query,
         "tag": tag,
-        "tags": prompts.tags_of(team),
+        "tags": prompts.tags_of(team, request.user),
         "may_write": access.can(request.user, "chat", team),
     }
     return render(request, f"{LIST}#list" if request.htmx else LIST, context)
@@ -146,8 +147,10 @@ def _page(
         "more": len(history) > HISTORY,
         "newest": version.number == prompt.head,
         "before": version.number - 1,
-        "uses": prompts.uses(prompt),
-        "may_write": access.can(request.user, "chat", prompt.team),
+        "uses": prompts.uses(prompt, request.user),
+        "may_write": (may_write := access.can(request.user, "chat", prompt)),
+        "may_try": (may_try := access.can(request.user, "chat", prompt.team)),
+        "why_not": "" if may_write or not may_try else sharing_rules.why_not(prompt),
         "choices": columns.choices(prompt.team, Model.Task.CHAT),
         "errors": errors or {},
         "about": typed
@@ -259,7 +262,7 @@ def export(request: Request, pk: int) -> HttpResponse:
 def restore(request: Request, pk: int) -> HttpResponse:
     """A new version that says what `number` said, after `base`."""
     prompt = fetched(request, pk, write=True)
-    access.require(request.user, "chat", prompt.team)
+    access.require(request.user, "chat", prompt)
     number, base = (request.POST.get(name, "") for name in ("number", "base"))
     if not (number.isdecimal() and base.isdecimal() and len(number) < 10 and len(base) < 10):
         raise Http404("no such version")
@@ -279,7 +282,7 @@ def restore(request: Request, pk: int) -> HttpResponse:
 def change(request: Request, pk: int) -> HttpResponse:
     """Another name, description, tags."""
     prompt = fetched(request, pk, write=True)
-    access.require(request.user, "chat", prompt.team)
+    access.require(request.user, "chat", prompt)
     typed = {name: request.POST.get(name, "") for name in ("name", "description", "tags")}
     try:
         prompts.change(
@@ -302,7 +305,7 @@ def change(request: Request, pk: int) -> HttpResponse:
 @require_POST
 def delete(request: Request, pk: int) -> HttpResponse:
     prompt = fetched(request, pk, write=True)
-    access.require(request.user, "chat", prompt.team)
+    access.require(request.user, "chat", prompt)
     try:
         prompts.delete(prompt, request.user)
     except PromptRefused as problem:

@@ -50,7 +50,7 @@ def live(request: Request, pk: int) -> HttpResponse:
 def add(request: Request, pk: int) -> HttpResponse:
     """One more scorer, or the form again with a sentence beside each field that is wrong."""
     batch = _batch(request, pk, write=True)
-    access.require(request.user, "chat", batch.team)
+    access.require(request.user, "chat", batch)
     typed = score_form.typed(request.POST.dict())
     try:
         scoring.add(batch, score_form.read(typed), request.user)
@@ -75,7 +75,7 @@ def remove(request: Request, pk: int, place: int) -> HttpResponse:
 def run(request: Request, pk: int) -> HttpResponse:
     """Score what has no score."""
     batch = _batch(request, pk, write=True)
-    access.require(request.user, "chat", batch.team)
+    access.require(request.user, "chat", batch)
     try:
         scoring.begin(batch, request.user)
     except ScoringRefused as refusal:
@@ -87,7 +87,7 @@ def run(request: Request, pk: int) -> HttpResponse:
 def cancel(request: Request, pk: int) -> HttpResponse:
     """End the run; scores that were given stay."""
     batch = _batch(request, pk, write=True)
-    access.require(request.user, "chat", batch.team)
+    access.require(request.user, "chat", batch)
     job = scoring.newest(batch)
     if job is None or not jobs.cancel(job, request.user):
         messages.info(request, "It had ended already.")
@@ -182,7 +182,7 @@ def _results(request: Request, batch: Batch) -> dict[str, Any]:
         "job": job,
         "going": going,
         "line": standing.job_line(job) if job and going else None,
-        "may": access.can(request.user, "chat", batch.team),
+        "may": access.can(request.user, "chat", batch),
         "most": scoring.MOST,
         "full": len(live) >= scoring.MOST,
     }

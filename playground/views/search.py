@@ -12,5 +12,5 @@ def bar(request: Request) -> HttpResponse:
 
 
 def find(request: Request) -> HttpResponse:
-    found = frame.find(team_of(request), request.GET.get("q", ""))
+    found = frame.find(team_of(request), request.user, request.GET.get("q", ""))
     return render(request, "playground/finder.html#found", {"found": found})

@@ -9,9 +9,10 @@ from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from playground import links, shared
+from playground import links, shared, shared_talk
 from playground.links import Gone
 from playground.models import Batch, Conversation
+from playground.views.conversations import point
 from playground.views.widgets import ALONE
 
 PAGES = {kind: f"playground/shared_{kind}.html" for kind in links.MODELS}
@@ -49,7 +50,7 @@ def page(request: HttpRequest, opened: links.Opened) -> HttpResponse:
 def live(request: HttpRequest, opened: links.Opened) -> HttpResponse:
     """What is shown, alone; 204 where nothing changed since `seen`."""
     seen = request.GET.get("seen", "")
-    if isinstance(opened.thing, Conversation) and seen == shared.mark(opened.thing):
+    if isinstance(opened.thing, Conversation) and seen == shared_talk.mark(opened.thing):
         return HttpResponse(status=204)
     context = _context(request, opened)
     if seen == context["seen"]:
@@ -68,7 +69,7 @@ def row(request: HttpRequest, opened: links.Opened, number: int) -> HttpResponse
 @public
 def picture(request: HttpRequest, opened: links.Opened, pk: int) -> HttpResponse:
     """A picture of a conversation."""
-    if not isinstance(opened.thing, Conversation) or (found := shared.picture(opened.thing, pk)) is None:
+    if not isinstance(opened.thing, Conversation) or (found := shared_talk.picture(opened.thing, pk)) is None:
         raise Gone
     response = HttpResponse(bytes(found.data), content_type=f"image/{found.kind}")
     response["Content-Security-Policy"] = ALONE
@@ -79,7 +80,7 @@ def picture(request: HttpRequest, opened: links.Opened, pk: int) -> HttpResponse
 def _context(request: HttpRequest, opened: links.Opened) -> dict[str, Any]:
     thing = opened.thing
     if isinstance(thing, Conversation):
-        found = shared.conversation(thing)
+        found = shared_talk.conversation(thing, point(request.GET))
     elif isinstance(thing, Batch):
         found = shared.batch(thing, request.GET.get("after", ""))
     else:

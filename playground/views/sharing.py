@@ -1,4 +1,4 @@
-"""A conversation for others: its link and who may write, as a file, as a fork."""
+"""Conversations, prompts and batches for others: the link, who may write; a conversation as file and fork."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,14 +11,34 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from playground import access, export_texts, exports, forks, sharing_rules, thread, votes
-from playground.models import Conversation
+from playground.models import Batch, Conversation, Prompt, Shared
 from playground.views import links
 from playground.views.conversations import writes
 from playground.views.request import Request
 
 PAGE = "playground/share.html"
 HTTP_UNPROCESSABLE, HTTP_CONFLICT = 422, 409
-TEXTS = {"json": export_texts.as_json, "csv": export_texts.as_csv, "md": export_texts.as_markdown}
+type Thing = Conversation | Prompt | Batch
+# What each choice means, by kind.
+_OTHERS = "its owner and administrators may write"
+_ALONE = "Private: in its owner's lists alone; the team's administrators can open it"
+WHO = {
+    ("conversation", "edit"): "The team may write",
+    ("conversation", "view"): f"The team may read; {_OTHERS}",
+    ("conversation", "private"): _ALONE,
+    ("prompt", "edit"): "The team may write: save versions, rename, delete",
+    ("prompt", "view"): f"The team may read and try it; {_OTHERS}",
+    (
+        "prompt",
+        "private",
+    ): f"{_ALONE}; API keys cannot name it",
+    ("batch", "edit"): "The team may write: pause, cancel, ask again, score",
+    ("batch", "view"): f"The team may read; {_OTHERS}",
+    (
+        "batch",
+        "private",
+    ): f"{_ALONE}; its dataset stays the team's",
+}
 
 
 @writes
@@ -26,14 +46,35 @@ TEXTS = {"json": export_texts.as_json, "csv": export_texts.as_csv, "md": export_
 @require_http_methods(["GET", "POST"])
 def share(request: Request, pk: int) -> HttpResponse:
     """The link, who may write (POST ?sharing= says anew), files and forks; ?turn=&answer= is a branch."""
-    conversation = _conversation(request, pk, write=request.method == "POST")
+    return _share(request, _conversation(request, pk, write=request.method == "POST"))
+
+
+@writes
+@never_cache
+@require_http_methods(["GET", "POST"])
+def prompt(request: Request, pk: int) -> HttpResponse:
+    """The link of a prompt, and who may write in it."""
+    rows = Prompt.objects.select_related("team", "created_by")
+    return _share(request, access.fetch(request.user, rows, pk, write=request.method == "POST"))
+
+
+@writes
+@never_cache
+@require_http_methods(["GET", "POST"])
+def batch(request: Request, pk: int) -> HttpResponse:
+    """The link of a batch, and who may pause, cancel and score it."""
+    rows = Batch.objects.select_related("team", "created_by")
+    return _share(request, access.fetch(request.user, rows, pk, write=request.method == "POST"))
+
+
+def _share(request: Request, row: Thing) -> HttpResponse:
     if request.method == "GET":
-        return _page(request, conversation)
+        return _page(request, row)
     try:
-        sharing_rules.share(conversation, request.user, request.POST.get("sharing", ""))
+        sharing_rules.share(row, request.user, request.POST.get("sharing", ""))
     except sharing_rules.SharingRefused as problem:
-        return _page(request, conversation, str(problem), status=HTTP_UNPROCESSABLE)
-    return _page(request, conversation, kept="Kept.")
+        return _page(request, row, str(problem), status=HTTP_UNPROCESSABLE)
+    return _page(request, row, kept="Kept.")
 
 
 @never_cache
@@ -49,7 +90,8 @@ def export(request: Request, pk: int) -> HttpResponse:
         document = exports.document(conversation, request.user, branch)
     except exports.ExportRefused as problem:
         return _page(request, conversation, str(problem), status=HTTP_CONFLICT)
-    response = HttpResponse(TEXTS[kind](document), content_type=f"{exports.FORMATS[kind]}; charset=utf-8")
+    text = export_texts.AS[kind](document)
+    response = HttpResponse(text, content_type=f"{exports.FORMATS[kind]}; charset=utf-8")
     name = exports.name(conversation, kind)
     response["Content-Disposition"] = content_disposition_header(True, name) or "attachment"
     response["X-Content-Type-Options"] = "nosniff"
@@ -94,28 +136,36 @@ def _key(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 18
 
 
-def _page(
-    request: Request, conversation: Conversation, why: str = "", *, kept: str = "", status: int = 200
-) -> HttpResponse:
-    context = _context(request, conversation) | {"why": why, "kept": kept}
+def _page(request: Request, row: Thing, why: str = "", *, kept: str = "", status: int = 200) -> HttpResponse:
+    point = _point(request) if isinstance(row, Conversation) else None
+    context = _context(request, row, f"?{point.query}" if point else "")
+    if isinstance(row, Conversation):
+        context |= _files_and_forks(request, row, point)
+    context |= {"why": why, "kept": kept}
     return render(request, f"{PAGE}#dialog" if request.htmx else PAGE, context, status=status)
 
 
-def _context(request: Request, conversation: Conversation) -> dict[str, Any]:
-    point = _point(request)
-    query = f"?{point.query}" if point else ""
-    turns = list(conversation.turns.only("inputs", "parent"))
+def _context(request: Request, row: Thing, query: str) -> dict[str, Any]:
+    """Its link, who reads and writes, public links: what every kind has."""
+    kind = str(row._meta.model_name)
     return {
-        **links.context_of(request, conversation),
-        "conversation": conversation,
-        "address": request.build_absolute_uri(reverse("conversation", args=[conversation.pk]) + query),
-        "point": point,
+        **links.context_of(request, row),
+        "address": request.build_absolute_uri(reverse(kind, args=[row.pk]) + query),
+        "share_url": reverse(f"{kind}-share", args=[row.pk]) + query,
         "query": query,
-        "choices": Conversation.Sharing.choices,
-        "formats": [("json", "JSON"), ("csv", "CSV"), ("md", "Markdown")],
+        "choices": [(value, WHO[kind, value]) for value in Shared.Sharing.values],
+        "chosen": WHO[kind, row.sharing],
         "dialog": bool(request.htmx),
-        "may_share": sharing_rules.may_share(request.user, conversation),
-        "may_fork": access.can(request.user, "chat", conversation.team),
+    }
+
+
+def _files_and_forks(request: Request, row: Conversation, point: thread.Point | None) -> dict[str, Any]:
+    turns = list(row.turns.only("inputs", "parent"))
+    return {
+        "conversation": row,
+        "point": point,
+        "formats": [("json", "JSON"), ("csv", "CSV"), ("md", "Markdown")],
+        "may_fork": access.can(request.user, "chat", row.team),
         "said": bool(turns),
-        "unseen": len(votes.hidden_of(conversation, turns, request.user)),
+        "unseen": len(votes.hidden_of(row, turns, request.user)),
     }

@@ -19,6 +19,7 @@ from allauth.socialaccount.adapter import get_adapter as providers_adapter
 from allauth.socialaccount.providers.saml import views as saml
 from allauth.socialaccount.providers.saml.utils import get_app_or_404
 from django import forms
+from django.conf import settings
 from django.contrib.auth import logout
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
@@ -30,7 +31,7 @@ from django.views.decorators.http import require_GET, require_POST
 from django_htmx.http import HttpResponseClientRefresh
 from lxml.etree import LxmlError
 
-from playground import access, events, signing_in, teams
+from playground import access, events, instance, signing_in, teams
 
 SAML_BYTES = 256 * 1024
 UNREADABLE = (LxmlError, xmlsec.Error, PermissionDenied, ValueError)
@@ -78,9 +79,30 @@ def providers(request: HttpRequest) -> list[dict[str, str]]:
 
 def passkeys_work(request: HttpRequest) -> bool:
     """Browsers make passkeys for names, not for addresses of numbers, over TLS or on this machine."""
-    host = request.get_host().rpartition(":")[0] or request.get_host()
-    named = not host.startswith("[") and not host.replace(".", "").isdigit()
-    return named and (request.is_secure() or host == "localhost" or host.endswith(".localhost"))
+    host = _host_and_port(request)[0]
+    return _is_name(host) and (request.is_secure() or host == "localhost" or host.endswith(".localhost"))
+
+
+def passkey_address(request: HttpRequest) -> str:
+    """Where this site is reached so that passkeys work, like http://localhost:8000; empty where unknown."""
+    port = _host_and_port(request)[1]
+    if request.is_secure():
+        name = next((host for host in settings.ALLOWED_HOSTS if _is_name(host) and host[0] != "."), "")
+        return f"https://{name}{port}" if name else ""
+    running = instance.running(settings.HOME)
+    # `up` prints that name only where nobody else answers by it.
+    known = running is not None and urlsplit(running.address).hostname == "localhost"
+    return f"http://localhost{port}" if known else ""
+
+
+def _host_and_port(request: HttpRequest) -> tuple[str, str]:
+    """Of "example.com:8000", "example.com" and ":8000"; the port is empty where it is the scheme's own."""
+    found = urlsplit(f"//{request.get_host()}")
+    return found.hostname or "", f":{found.port}" if found.port else ""
+
+
+def _is_name(host: str) -> bool:
+    return ":" not in host and not host.startswith("[") and not host.replace(".", "").isdigit()
 
 
 class ByPasskey(LoginWebAuthnView):

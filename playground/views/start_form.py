@@ -5,7 +5,6 @@ The same form edits a deployment: then it says what changes, and where the new o
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from django.db.models import Case, Value, When
@@ -13,7 +12,6 @@ from django.http import Http404, QueryDict
 
 from playground import (
     access,
-    adapters,
     advice,
     bars,
     catalogue,
@@ -28,6 +26,7 @@ from playground import (
     frame,
     holders,
     options,
+    preview,
 )
 from playground.engines.base import Engine
 from playground.models import Deployment, Model, ModelFormat, Node
@@ -118,26 +117,31 @@ def _of_engine(
     adapter, errors = chosen.adapter, found["errors"]
     given = _carried(values, adapter)
     node = fitting.roomiest()
-    clean, problems = judged(model, adapter, given)
     attachable = extras.attachable(model, adapter, values.getlist("adapters"))
     loadable = _loadable(model, adapter)
     form = next((row for row in loadable if str(row.pk) == values.get("form")), None)
     form = form or catalogue.choose(model, adapter)[0]
     gpus = _numbers(values, ("gpus",))[0].get("gpus")
-    offer = fitting.offer(model, adapter, clean, node, form.pk if form else None, gpus)
     picked = [row for row, _, picked in attachable if picked]
-    if offer.local:
-        offer = replace(offer, local=adapters.on(offer.local, picked))
     asked = versions(adapter, node, values)
     added = extra_rows(request, model, adapter, values, found)
-    key = form.pk if form else None
-    offer = fitting.put_right(offer, clean, asked["version"], key, len(picked), added["extra"])
+    looked = preview.of(
+        model,
+        adapter,
+        given,
+        version=asked["version"],
+        form=form.pk if form else None,
+        gpus=gpus,
+        attached=picked,
+        extra=added["extra"],
+    )
+    offer, clean, problems = looked.offer, looked.options, looked.problems
     wished = {
         "engine": adapter.name,
         "version": asked["version"],
         "options": clean,
         "form": form.pk if form else None,
-        "adapters": [row.pk for row, _, picked in attachable if picked],
+        "adapters": [row.pk for row in picked],
         "extra": added["extra"],
     } | {name: values.get(name) or None for name in ("gpus", "cores", "idle_timeout_s")}
     groups = forms.groups(
@@ -158,7 +162,7 @@ def _of_engine(
         "advice": advice.of(offer, clean, gpus),
         "taken": bars.of(offer),
         "node": node,
-        "command": fitting.command(offer, clean, asked["version"], model.name, added["extra"], gpus),
+        "command": looked.command,
         "changes": _changes(found["edited"], wished, node),
         "queue": _queue(request, model, wished, values),
         **asked,
@@ -175,16 +179,6 @@ def _queue(
     kept = {name: wished[name] for name in names} | numbers
     row = Deployment(team=model.team, model=model, engine=wished["engine"], wanted=kept)
     return holders.before(request.user, row)
-
-
-def judged(model: Model, adapter: Engine, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The clean options, and a sentence for each wrong one; with one of a wrong type none is clean."""
-    try:
-        clean = options.parse(adapter, given)
-    except options.OptionsRefused as refusal:
-        return {}, refusal.fields
-    problems = drafts.judge(model.team, model, adapter, clean) | adapter.objections(clean)
-    return {name: value for name, value in clean.items() if name not in problems}, problems
 
 
 def _carried(values: QueryDict, adapter: Engine) -> dict[str, Any]:

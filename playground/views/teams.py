@@ -176,13 +176,21 @@ def member(request: Request, pk: int) -> HttpResponse:
     if request.method == "POST":
         clean, wrong = quotas.parse(request.POST.dict())
         if not wrong:
-            members.set_quotas(row, clean, request.user)
-            messages.success(request, f"The limits of {row.user.get_username()} were changed.")
-            return redirect("member", pk=pk)
+            return _set_quotas(request, row, clean)
         context |= {"wrong": wrong, "person_limits": limits({}, request.POST.dict())}
         status = 422
     context["lines"] = quotas.use(row.team, row.user)
     return render(request, "playground/member.html", context, status=status)
+
+
+def _set_quotas(request: Request, row: Membership, wanted: dict[str, float]) -> HttpResponse:
+    try:
+        members.set_quotas(row, wanted, request.user)
+    except TeamRefused as refusal:
+        messages.error(request, str(refusal))
+        return redirect("team")
+    messages.success(request, f"The limits of {row.user.get_username()} were changed.")
+    return redirect("member", pk=row.pk)
 
 
 def _managed(request: Request) -> Team:

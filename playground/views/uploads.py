@@ -137,8 +137,7 @@ def stop(request: Request, pk: int) -> HttpResponse:
     """Cancel an import that runs, or throw away what a failed one left."""
     job = access.fetch(request.user, Job.objects.filter(kind=Job.Kind.IMPORT_MODEL), pk, write=True)
     access.require(request.user, "add models", job.team)
-    if not jobs.cancel(job, request.user) and "address" in job.arguments:
-        landing.clear(job.team_id, job.arguments["name"])
+    landing.give_up(job, request.user)
     return redirect("own-models")
 
 
@@ -172,14 +171,7 @@ def _again(request: Request, **more: Any) -> HttpResponse:
 
 def _imports(team: Team) -> list[tuple[Job, str, int | None]]:
     """Imports from buckets that run, or failed and left something: each with words and per cent."""
-    rows = Job.objects.filter(team=team, kind=Job.Kind.IMPORT_MODEL, arguments__has_key="address")
-    newest = {job.target: job for job in rows.order_by("pk")}
-    shown = [job for job in newest.values() if job.state in Job.ACTIVE or _left_something(job)]
-    return [(job, jobs.in_words(job.progress), _share(job.progress)) for job in shown]
-
-
-def _left_something(job: Job) -> bool:
-    return job.state == Job.State.FAILED and landing.folder(job.team_id, job.arguments["name"]).exists()
+    return [(job, jobs.in_words(job.progress), _share(job.progress)) for job in landing.imports(team)]
 
 
 def _share(progress: dict[str, Any]) -> int | None:

@@ -5,7 +5,7 @@ from typing import Any
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_http_methods, require_POST
 
 from playground import access, start_wishes
 from playground.deployments import DeploymentRefused
@@ -49,16 +49,34 @@ def ask_for_model(request: Request, pk: int) -> HttpResponse:
     return _asked(request, model, "home" if request.POST.get("from") == "home" else "")
 
 
-@require_POST
+@require_http_methods(["GET", "POST"])
 def ask_for_deployment(request: Request, pk: int) -> HttpResponse:
-    row = access.fetch(request.user, Deployment.objects.all(), pk, write=True)
+    """POST asks. Where a page shows it in a line (htmx), that line; GET is the line alone."""
+    rows = Deployment.objects.select_related("team")
+    row = access.fetch(request.user, rows, pk, write=request.method == "POST")
+    if request.method == "GET":
+        return _line(request, row) if request.htmx else redirect("deployment", pk=pk)
     access.require(request.user, "ask", row.team)
     try:
         start_wishes.ask_for_deployment(request.user, row, request.POST.get("wish-text", ""))
     except WishRefused as refusal:
+        if request.htmx:
+            return _line(request, row, str(refusal))
         messages.error(request, str(refusal))
         return redirect("deployment", pk=pk)
-    return _asked(request, row, "")
+    return _line(request, row) if request.htmx else _asked(request, row, "")
+
+
+def _line(request: Request, row: Deployment, why: str = "") -> HttpResponse:
+    runs = row.desired == Deployment.Desired.RUNNING and not row.problem
+    context = {
+        "row": row,
+        "wish": start_wishes.by_deployment(request.user, row.team).get(row.pk),
+        "operators": access.holders("start", row.team),
+        "gone": "It was started." if runs else "",
+        "why": "" if runs else why,
+    }
+    return render(request, "playground/ask.html", context)
 
 
 def _asked(request: Request, what: Model | Deployment, then: str) -> HttpResponse:
@@ -97,10 +115,10 @@ def decline(request: Request, pk: int) -> HttpResponse:
 def drop(request: Request, pk: int) -> HttpResponse:
     """Take one's own back, or clear its answer."""
     wish = _fetch(request, pk)
-    if wish.created_by_id != request.user.pk:
-        messages.error(request, "Only whoever asked takes it back.")
-        return redirect("wishes")
-    start_wishes.drop(wish, request.user)
+    try:
+        start_wishes.drop(wish, request.user)
+    except WishRefused as refusal:
+        messages.error(request, str(refusal))
     return redirect("wishes")
 
 

@@ -483,5 +483,5 @@ def test_narrow_bars_leave_the_room_to_the_messages(page: Page) -> None:
     page.set_viewport_size({"width": 400, "height": 700})
     thread = page.locator("#thread").bounding_box()
     assert thread and thread["y"] < 190
-    page.get_by_text("Conversations", exact=True).click()
+    page.get_by_text("Chats", exact=True).click()
     expect(page.get_by_label("Search conversations")).to_be_in_viewport()

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from playground import leases, links, members
-from playground.models import Conversation, Generation, Membership, Prompt, ShareLink, Team, User
-from tests import chats
+from playground import leases, links, members, prompts
+from playground.models import Conversation, Deployment, Generation, Membership, Prompt, ShareLink, Team, User
+from tests import batch_rows, chats
 from tests.e2e.axe import violations
 from tests.fakes import RunningFake
 
@@ -83,6 +83,62 @@ def test_two_write_one_prompt_at_once_and_no_word_is_lost(
     said = [version.messages[0]["content"] for version in prompt.versions.order_by("number")]
     assert "shipyard" not in said[0] and "shipyard" in said[1]
     assert "shipyard" in said[2] and "urgent or later" in said[2]
+
+
+def test_what_becomes_private_leaves_the_others_pages(
+    open_page: Callable[..., Page], team: Team, user: User, bob: User
+) -> None:
+    said = prompts.Said([{"role": "user", "content": "Sort {{ticket}}"}])
+    prompt = prompts.create(team, user, "triage", said)
+    ada, his, looking = open_page(user), open_page(bob), open_page(bob)
+    live(his, "/prompts/")
+    live(looking, f"/prompts/{prompt.pk}/")
+    _closings(looking)
+    ada.goto(f"/prompts/{prompt.pk}/")
+    ada.get_by_role("link", name="Share").click()
+    ada.get_by_label("The team may read and try it").check()
+    ada.get_by_role("button", name="Save", exact=True).click()
+    expect(ada.get_by_text("Kept.")).to_be_visible()
+    looking.reload()
+    expect(looking.get_by_text("This prompt is shared to be read.")).to_be_visible()
+    expect(looking.get_by_role("link", name="Edit")).to_have_count(0)
+    live(looking, f"/prompts/{prompt.pk}/")
+    expect(looking.locator(".present")).to_be_hidden()
+    _closings(looking)
+
+    ada.get_by_label("Private:").check()
+    ada.get_by_role("button", name="Save", exact=True).click()
+    expect(ada.get_by_text("It is private: the link opens for its owner")).to_be_visible()
+    assert violations(ada) == []
+    expect(his.get_by_role("link", name=prompt.name)).to_have_count(0)
+    chats.until("the socket closes", lambda: looking.evaluate("window.closings"), SOCKET_CLOSES_WITHIN_S)
+    assert looking.goto(f"/prompts/{prompt.pk}/").status == 404  # type: ignore[union-attr]
+    ada.goto("/prompts/")
+    expect(ada.get_by_role("row", name=prompt.name).get_by_text("private")).to_be_visible()
+
+
+def test_who_may_not_start_asks_from_the_column_and_from_the_batch(
+    open_page: Callable[..., Page], team: Team, user: User, bob: User
+) -> None:
+    batch_rows.version(team, ["Which?"])
+    stopped = chats.deployment(team, "asleep", desired=Deployment.Desired.STOPPED)
+    chat = chats.conversation(team, stopped, created_by=bob, title="Once it runs")
+    ada = live(open_page(user), "/running/wishes/")
+    his = live(open_page(bob), f"/playground/{chat.pk}/")
+    his.get_by_role("button", name="Ask an operator to start asleep").click()
+    expect(his.locator(".column-head")).to_contain_text("ada may start it")
+    assert violations(his) == []
+    expect(ada.get_by_text("bob asks to start")).to_be_visible()
+    ada.get_by_placeholder("Why not").fill("The machine is full")
+    ada.get_by_role("button", name="Decline").click()
+    expect(his.locator(".column-head")).to_contain_text("ada declined: The machine is full")
+
+    his.goto("/batches/new/")
+    his.get_by_label("Name", exact=True).fill("mine")
+    his.get_by_role("button", name="Ask an operator to start asleep").click()
+    expect(his.locator(".ask")).to_contain_text("ada may start it")
+    expect(his.get_by_label("Name", exact=True)).to_have_value("mine")
+    assert violations(his) == []
 
 
 def test_a_viewer_watches_a_comparison_by_link_and_a_removed_member_no_more(

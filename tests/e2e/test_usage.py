@@ -53,6 +53,7 @@ def filled(transactional_db: None, team: Team, user: User) -> Filled:
     for _ in range(3):
         usage_rows.answer(full.ready, user)
     usage_rows.batch(full.ready, user, 40)
+    usage_rows.measured(full.ready, user, 60)
     asked = {"messages": [{"role": "user", "content": f"Sort this ticket. {LONG}"}], "temperature": 0.2}
     answer = {"choices": [{"message": {"role": "assistant", "content": "billing"}, "finish_reason": "stop"}]}
     new = [
@@ -136,7 +137,7 @@ def test_ticked_requests_become_rows_of_a_dataset(open_page: Opener, filled: Fil
     page = open_page(user)
     page.goto(reverse("endpoints:requests", args=[filled.endpoints.triage.name]))
     page.get_by_role("button", name="Add to dataset").click()
-    expect(page.get_by_role("alert")).to_contain_text("Tick at least one")
+    expect(page.get_by_role("alert")).to_contain_text("Choose at least one")
     for box in page.get_by_role("checkbox", name=re.compile("Choose request")).all():
         box.check()
     page.get_by_label("Name of a new one").fill("tickets")

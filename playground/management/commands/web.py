@@ -13,7 +13,8 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--fd", type=int, help="Serve on this inherited listening socket instead.")
+        told = "Serve on these inherited listening sockets instead."
+        parser.add_argument("--fd", type=int, nargs="+", default=[], help=told)
 
     def handle(self, *args: Any, **options: Any) -> None:
         instance.forget_mark()
