@@ -664,3 +664,4 @@ fit();
 adopt(document.body);
 go_to_end();
 arrange();
+$("[type=submit]", composer).disabled = false; // Sent before this script listens, a message would have no id.
