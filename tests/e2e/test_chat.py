@@ -257,7 +257,7 @@ def test_reasoning_is_shown_apart(page: Page) -> None:
 def test_nothing_is_sent_before_the_page_listens(context: BrowserContext, chat: Conversation) -> None:
     page = context.new_page()
     held: list[Route] = []
-    page.route(re.compile(r"/chat\.js$"), held.append)
+    page.route(re.compile(r"/chat\.js$"), lambda route: held.append(route))
     page.goto(f"/playground/{chat.pk}/", wait_until="commit")
     page.get_by_label("Message", exact=True).fill("Hello [[tokens=3]]")
     button = page.get_by_role("button", name="Send", exact=True)
