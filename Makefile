@@ -15,7 +15,7 @@ COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.12 --g
 # What Python compiled is kept beside the packages, also where the machine asks for none in source folders: each of the
 # many processes starts in half the time.
 export PYTHONDONTWRITEBYTECODE :=
-export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.venv/pycache
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.deps/pycache
 
 .PHONY: up test test-engines lint format bench lock
 
