@@ -187,6 +187,8 @@ class Work:
                 if on_line and self._stop is None:
                     on_line(line.rstrip())
         code = process.wait()
+        if self._stop is not None:
+            end_leftovers(self.job.pk)  # What it began may still write where the caller clears up.
         self.check()
         if code:
             raise JobFailed(_last_words(command, code, lines))
@@ -293,8 +295,10 @@ def end_leftovers(pk: int) -> None:
     for process in processes:
         _signal(process, signal.SIGTERM)
     psutil.wait_procs(processes, timeout=KILL_AFTER_S)
-    for process in _marked(pk):
+    stubborn = _marked(pk)
+    for process in stubborn:
         _signal(process, signal.SIGKILL)
+    psutil.wait_procs(stubborn, timeout=KILL_AFTER_S)
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

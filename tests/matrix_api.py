@@ -11,7 +11,7 @@ from django.test import Client
 from endpoints.models import Endpoint
 from playground import access, declared, tokens
 from playground.declared import SELF, Policy
-from playground.models import Adapter, AuditEntry, Dataset, Deployment, Membership, Model, Node, Team
+from playground.models import Adapter, AuditEntry, Conversation, Dataset, Deployment, Membership, Model, Node, Team
 from playground.urls import management_api
 from tests import matrix, matrix_world
 from tests.matrix import BASE
@@ -80,6 +80,7 @@ BODIES: dict[str, Callable[[World], dict[str, Any]]] = {
     "POST /deployments/{pk}/attach": lambda world: {"adapter": world.one(Adapter).pk},
     "POST /deployments/{pk}/detach": lambda world: {"adapter": world.one(Adapter).pk},
     "POST /models/{pk}/forms/{form}/fetch": lambda world: {"node": world.one(Node).name},
+    "POST /datasets/{pk}/conversation": lambda world: {"conversation": world.one(Conversation).pk},
     "POST /datasets/{pk}/requests": lambda world: {
         "endpoint": world.one(Endpoint).name,
         "requests": [matrix_world.logged(world).usage_id],
