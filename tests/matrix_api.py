@@ -11,7 +11,17 @@ from django.test import Client
 from endpoints.models import Endpoint
 from playground import access, declared, tokens
 from playground.declared import SELF, Policy
-from playground.models import Adapter, AuditEntry, Conversation, Dataset, Deployment, Membership, Model, Node, Team
+from playground.models import (
+    Adapter,
+    AuditEntry,
+    Conversation,
+    Dataset,
+    Deployment,
+    Membership,
+    Model,
+    Node,
+    Team,
+)
 from playground.urls import management_api
 from tests import matrix, matrix_world
 from tests.matrix import BASE
