@@ -24,6 +24,8 @@ MAX_BUFFERED = 512 * 1024 * 1024
 UPLOAD_RATE = 64 * 1024
 # Answers quicker than this are not watched for a client that hangs up: it costs more than it saves.
 WATCH_AFTER_S = 0.02
+# How long an engine may take to end its stream after the last event of it.
+LINGER_S = 1.0
 
 JSON: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
@@ -46,6 +48,7 @@ class Connection:
         "_sent_at",
         "_task",
         "_watch",
+        "answered",
         "began",
         "method",
         "path",
@@ -67,7 +70,7 @@ class Connection:
         self.raw_headers: Headers = scope["headers"]
         self.request_id = ""
         self.status = 0
-        self.started = self.streaming = False
+        self.started = self.answered = self.streaming = False
         self._admission: limits.Admission | None = None
         self._receive, self._send = receive, send
         self._task: asyncio.Task[Any] | None = asyncio.current_task()
@@ -147,6 +150,7 @@ class Connection:
             await self._commenting
             self._commenting = None
         self._sending_since = monotonic()
+        self.answered = not more
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
         self._sent_at, self._sending_since = self._sending_since, float("inf")
 
@@ -167,7 +171,12 @@ class Connection:
     def _is_silent(self, now: float) -> bool:
         """A stream whose client has heard nothing for long, with no write under way."""
         writing = self._commenting is not None or self._sending_since != float("inf")
-        return self.streaming and not writing and now - self._sent_at > settings.KEEP_ALIVE_S
+        return (
+            self.streaming
+            and not self.answered
+            and not writing
+            and now - self._sent_at > settings.KEEP_ALIVE_S
+        )
 
     async def _comment(self) -> None:
         if not self.started:
@@ -179,9 +188,15 @@ class Connection:
         self._watch = asyncio.create_task(self._watch_client())
 
     async def _watch_client(self) -> None:
-        """End the exchange, and with it the engine's work, when the client hangs up."""
+        """End the exchange, and with it the engine's work, when the client hangs up.
+
+        The server says the same of a client that has its whole answer. What the engine sends after that is
+        the end of its own, which frees its connection for the next request: it is waited for a while.
+        """
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        if self.answered:
+            await asyncio.sleep(LINGER_S)
         self._hang_up("hang-up")
 
     def _hang_up(self, why: str) -> None:

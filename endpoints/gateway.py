@@ -119,6 +119,8 @@ class Exchange(Relaying):
             self.status, self.code = self.status or 503, "shutting_down"
             raise asyncio.CancelledError
         self._task.uncancel()
+        if self.answered:
+            return
         self.code = self._ended_by.replace(" ", "_").replace("-", "_")
         if self._ended_by == "slow body":
             self._ended_by = ""

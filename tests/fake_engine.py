@@ -10,6 +10,7 @@ steer one request:
     [[prefill=2]] s of CPU, deaf   [[error=500]] that status    [[malformed]] broken JSON
     [[html]] a web page            [[redirect]] a 302           [[endless]] one line without end
     [[role_only]] no content       [[reason=20]] reasoning      [[tool]] a tool call
+    [[linger=0.3]] s from the last event of a stream to its end
     [[no_done]] no [DONE]          [[crlf]] CRLF and comments   [[usage_on_content]]
     [[echo]] answers the message   [[text=…]] answers exactly … (last directive; may span lines)
     [[images]] says which pictures came with the message
@@ -490,6 +491,8 @@ class Fake:
             emit(writer, frame.usage(wanted.usage(), end=end))
         if "no_done" not in wanted.found:
             emit(writer, f"data: [DONE]{end}")
+        await writer.drain()
+        await asyncio.sleep(float(wanted.found.get("linger", 0)))
         writer.write(b"0\r\n\r\n")
         await writer.drain()
 

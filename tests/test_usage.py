@@ -113,6 +113,15 @@ def test_ids_that_clients_repeat_are_requests_of_their_own(site: Site) -> None:
     assert Usage.objects.values("request_id").distinct().count() == 3
 
 
+@pytest.mark.parametrize("linger_s", [0.3, 30])
+def test_a_whole_answer_is_one_however_late_its_engine_ends_the_stream(site: Site, linger_s: float) -> None:
+    asked = ask(f"[[linger={linger_s}]] [[tokens=4]]")
+    chunks = list(site.client().chat.completions.create(**asked, stream=True))
+    assert chunks[-1].choices[0].finish_reason
+    (row,) = recorded(site)
+    assert (row.status, row.code, row.completion_tokens) == (200, "", 4)
+
+
 def test_a_client_that_hangs_up_is_recorded_with_what_is_known(site: Site) -> None:
     assert site.engine
     with site.client().chat.completions.create(**ask("[[tokens=5000]] [[delay=10]]"), stream=True) as stream:
@@ -165,8 +174,8 @@ def test_a_thousand_disconnects_midway_leave_nothing_running_and_are_each_record
     assert site.engine
     count = 1000
     asyncio.run(_hang_up_all(site, count))
-    site.engine.wait_idle(5)
-    rows = recorded(site, count, 20)
+    site.engine.wait_idle(20)
+    rows = recorded(site, count, 60)
     assert len(rows) == count
     assert {row.status for row in rows} == {499}
 
