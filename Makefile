@@ -3,9 +3,10 @@
 # says that ARGS chose nothing in one of the two.
 PYTHON ?= $(shell command -v python3 || command -v python)
 RUN = .venv/bin/python
-# Test files are shared among so many processes, each with PostgreSQL, Valkey and a home of its own. A third would help on
-# more than two cores; on two it makes tests wait longer than they allow.
-JOBS ?= 2
+# Test files are shared among so many processes, each with PostgreSQL, Valkey and a home of its own. Most tests wait more
+# than they work, so that two cores have room for three; browsers and heavy engines work more.
+JOBS ?= 3
+HEAVY ?= 2
 SHARE = --dist loadfile --no-loadscope-reorder
 # An engine's tests stay in one process, whichever files they are in: it is installed and started once.
 BY_GROUP = --dist loadgroup --no-loadscope-reorder
@@ -26,12 +27,12 @@ up:
 test:
 	@$(PYTHON) bootstrap.py --dev --browser
 	@$(RUN) -m pytest -n $(JOBS) $(SHARE) -m "not engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
-	@$(RUN) -m pytest -n $(JOBS) $(SHARE) -m "browser and not engines" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
+	@$(RUN) -m pytest -n $(HEAVY) $(SHARE) -m "browser and not engines" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
 
 test-engines:
 	@$(PYTHON) bootstrap.py --dev --browser
-	@$(RUN) -m pytest -n $(JOBS) $(BY_GROUP) -m "engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
-	@$(RUN) -m pytest -n $(JOBS) $(SHARE) -m "engines and browser" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
+	@$(RUN) -m pytest -n $(HEAVY) $(BY_GROUP) -m "engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
+	@$(RUN) -m pytest -n $(HEAVY) $(SHARE) -m "engines and browser" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
 
 lint:
 	@$(PYTHON) bootstrap.py --dev
