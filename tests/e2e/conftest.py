@@ -3,13 +3,15 @@
 `server` serves this run's database: rows a test makes (with `transactional_db`) are what the browser sees.
 """
 
+import asyncio
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -105,13 +107,14 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=path, args=arguments)
         watch_policy(chromium)
         yield chromium
-        chromium.close()
+        soon(chromium, chromium._impl_obj.close("the tests are over"))
     del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
 # What pages did that their Content-Security-Policy forbids, as the browser reports it.
 VIOLATIONS: list[str] = []
 MARK = "policy: "
+SOON_S = 10
 REPORTING = f"""document.addEventListener("securitypolicyviolation", (event) => console.debug(
     `{MARK}${{event.effectiveDirective}} ${{event.blockedURI}} at ${{event.documentURI}} ` +
     `${{event.sourceFile}}:${{event.lineNumber}} ${{event.sample}}`));"""
@@ -126,7 +129,18 @@ def note(message: ConsoleMessage) -> None:
 def hear(page: Page) -> None:
     """Let what the page has to report arrive: it is written in a task of its own, before this one answers."""
     with suppress(PlaywrightError):  # Closed, or on its way elsewhere.
-        page.evaluate("() => new Promise((told) => setTimeout(told))")
+        soon(page, page._impl_obj.evaluate("() => new Promise((told) => setTimeout(told))", None))
+
+
+def soon(owner: Browser | BrowserContext | Page, answer: Coroutine[Any, Any, Any]) -> None:
+    """Wait for what Playwright itself would wait for without an end: now and then Chromium never answers.
+
+    Seen when a context is closed, with every process idle.
+    """
+    try:
+        owner._sync(asyncio.wait_for(answer, SOON_S))
+    except TimeoutError:
+        warnings.warn(f"Chromium did not answer within {SOON_S} s", stacklevel=2)
 
 
 def watch_policy(browser: Browser) -> None:
@@ -137,16 +151,14 @@ def watch_policy(browser: Browser) -> None:
         context = make(*arguments, **wanted)
         context.on("console", note)
         context.add_init_script(REPORTING)
-        if wanted.get("java_script_enabled") is False:
-            return context
-        close = context.close
+        whole = context._impl_obj
 
-        def close_told(**given: Any) -> None:
-            for page in context.pages:
+        def close(**given: Any) -> None:
+            for page in context.pages if wanted.get("java_script_enabled", True) else []:
                 hear(page)
-            close(**given)
+            soon(context, whole.close(given.get("reason")))
 
-        context.close = close_told  # type: ignore[method-assign]
+        context.close = close  # type: ignore[method-assign]
         return context
 
     browser.new_context = new_context  # type: ignore[method-assign]
