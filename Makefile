@@ -7,9 +7,11 @@ RUN = .venv/bin/python
 # than they work, so that two cores have room for three; browsers and heavy engines work more.
 JOBS ?= 3
 HEAVY ?= 2
-SHARE = --dist loadfile --no-loadscope-reorder
+# A test that hangs ends its process and fails by its name; xdist would wait for ever for one in its place.
+ONCE = --no-loadscope-reorder --max-worker-restart 0
+SHARE = --dist loadfile $(ONCE)
 # An engine's tests stay in one process, whichever files they are in: it is installed and started once.
-BY_GROUP = --dist loadgroup --no-loadscope-reorder
+BY_GROUP = --dist loadgroup $(ONCE)
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.12 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
