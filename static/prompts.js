@@ -107,6 +107,9 @@ if (form()) {
   document.addEventListener("change", typed);
   document.addEventListener("click", clicked);
   addEventListener("pagehide", () => "gone" in form().dataset || keep());
+  const texts = [...document.querySelectorAll("#prompt-form [name=content]")];
+  const early = texts.find((text) => text.value !== text.defaultValue); // typed before this script listened
+  if (early) typed({ target: early });
 }
 
 // --- A prompt's page ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from playground import prompts
 from playground.models import Conversation, Membership, Prompt, Team, User
@@ -58,6 +58,19 @@ def looks_right(page: Page, name: str) -> None:
 def settled(page: Page) -> None:
     """What is typed has been kept in the browser."""
     page.wait_for_function("Object.keys(localStorage).some((key) => key.startsWith('slipway:draft:prompt:'))")
+
+
+def test_what_is_typed_before_the_page_listens_is_looked_at(
+    open_page: Callable[..., Page], user: User
+) -> None:
+    page = open_page(user)
+    held: list[Route] = []
+    page.route(re.compile(r"/prompts\.js$"), lambda route: held.append(route))
+    page.goto("/prompts/new/", wait_until="commit")
+    page.get_by_label("Text of message 1").fill("You sort tickets of {{product}}.")
+    for route in held:
+        route.continue_()
+    expect(page.locator("#variables legend")).to_have_text("product")
 
 
 def test_a_prompt_is_written_with_its_variables_and_survives_a_reload(
