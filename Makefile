@@ -28,13 +28,13 @@ up:
 
 test:
 	@$(PYTHON) bootstrap.py --dev --browser
-	@$(RUN) -m pytest -n $(JOBS) $(SHARE) -m "not engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
-	@$(RUN) -m pytest -n $(HEAVY) $(SHARE) -m "browser and not engines" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
+	@$(RUN) -m pytest -n $(JOBS) $(SHARE) -m "not engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && $(if $(strip $(ARGS)),true,false); }
+	@$(RUN) -m pytest -n $(HEAVY) $(SHARE) -m "browser and not engines" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && $(if $(strip $(ARGS)),true,false); }
 
 test-engines:
 	@$(PYTHON) bootstrap.py --dev --browser
-	@$(RUN) -m pytest -n $(HEAVY) $(BY_GROUP) -m "engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
-	@$(RUN) -m pytest -n $(HEAVY) $(SHARE) -m "engines and browser" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && [ -n '$(ARGS)' ]; }
+	@$(RUN) -m pytest -n $(HEAVY) $(BY_GROUP) -m "engines and not browser" $(ARGS) || { [ $$? -eq 5 ] && $(if $(strip $(ARGS)),true,false); }
+	@$(RUN) -m pytest -n $(HEAVY) $(SHARE) -m "engines and browser" tests/e2e $(ARGS) || { [ $$? -eq 5 ] && $(if $(strip $(ARGS)),true,false); }
 
 lint:
 	@$(PYTHON) bootstrap.py --dev
