@@ -56,6 +56,11 @@ def addresses(full: Rows, team: Team) -> list[str]:
     ]
 
 
+# Tables whose rows lie over what comes below them.
+SPILLING = """
+[...document.querySelectorAll("table")].filter((one) => one.scrollHeight > one.clientHeight + 1).length"""
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 360)])
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(
     open_page: Opened, full: Rows, team: Team, user: User, scheme: str, width: int
@@ -70,6 +75,7 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
             page.goto(address)
             assert violations(page) == [], address
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
+            assert page.evaluate(SPILLING) == 0, address
 
 
 def test_a_team_is_switched_by_keyboard(open_page: Opened, full: Rows, team: Team, user: User) -> None:
