@@ -351,34 +351,19 @@ def _elsewhere(world: World) -> Model:
     )
 
 
-def _own_image(world: World, person: User | None) -> Image:
-    """A picture that waits at this person's own composer: nobody else's is theirs to discard."""
-    row = world.one(Image)
-    Image.objects.filter(pk=row.pk).update(created_by=person)
-    return row
+def _own(kind: type[Row]) -> Callable[[World, User | None], Row]:
+    """One that this person made or began: what is done with it is for its owner alone."""
 
+    def made(world: World, person: User | None) -> Row:
+        row = world.one(kind)
+        kind._default_manager.filter(pk=row.pk).update(created_by=person)
+        return row
 
-def _own_conversation(world: World, person: User | None) -> Conversation:
-    """One this person began: who may write there is theirs to say."""
-    row = world.one(Conversation)
-    Conversation.objects.filter(pk=row.pk).update(created_by=person)
-    return row
-
-
-def _own_prompt(world: World, person: User | None) -> Prompt:
-    row = world.one(Prompt)
-    Prompt.objects.filter(pk=row.pk).update(created_by=person)
-    return row
-
-
-def _own_batch(world: World, person: User | None) -> Batch:
-    row = world.one(Batch)
-    Batch.objects.filter(pk=row.pk).update(created_by=person)
-    return row
+    return made
 
 
 def _own_link(world: World, person: User | None) -> ShareLink:
-    _own_conversation(world, person)
+    _own(Conversation)(world, person)
     return world.one(ShareLink)
 
 
@@ -393,10 +378,10 @@ PARTICULAR: dict[str, Callable[[World, User | None], Row]] = {
     "own-code-allow": lambda world, person: _with_own_code(world),
     "own-code-withdraw": lambda world, person: _with_own_code(world),
     "external-key": lambda world, person: _elsewhere(world),
-    "picture-discard": _own_image,
-    "conversation-share": _own_conversation,
-    "prompt-share": _own_prompt,
-    "batch-share": _own_batch,
+    "picture-discard": _own(Image),
+    "conversation-share": _own(Conversation),
+    "prompt-share": _own(Prompt),
+    "batch-share": _own(Batch),
     "share-link-revoke": _own_link,
     "comment": _own_comment,
     "comment-delete": _own_comment,

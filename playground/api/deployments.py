@@ -18,19 +18,29 @@ from playground.models import Deployment, Model
 router = Routes(tags=["deployments"])
 
 
-class DeploymentWanted(Given):
-    """What to start. What is absent is as the engine, or Slipway, has it."""
+class StartOptions(Given):
+    """How a model runs. What is absent is as the engine, or Slipway, has it."""
+
+    options: dict[str, Any] = Field({}, description="Of /engines; only what is not the engine's default.")
+    version: str | None = Field(None, max_length=40)
+    form: int | None = Field(None, ge=1, le=BIGGEST, description="Of the model's forms, which it loads.")
+    gpus: int | None = Field(None, ge=1, le=1000)
+    adapters: list[int] = Field([], max_length=50)
+
+
+class StartWanted(StartOptions):
+    """With what the start itself needs."""
+
+    name: str = Field("", max_length=120)
+    idle_timeout_s: int | None = Field(None, ge=1, le=10**9)
+    cores: int | None = Field(None, ge=1, le=100_000)
+
+
+class DeploymentWanted(StartWanted):
+    """What to start."""
 
     model: int = Field(ge=1, le=BIGGEST)
     engine: str = Field(max_length=30)
-    options: dict[str, Any] = Field({}, description="Of /engines; only what is not the engine's default.")
-    version: str | None = Field(None, max_length=40)
-    name: str = Field("", max_length=120)
-    idle_timeout_s: int | None = Field(None, ge=1, le=10**9)
-    gpus: int | None = Field(None, ge=1, le=1000)
-    cores: int | None = Field(None, ge=1, le=100_000)
-    adapters: list[int] = Field([], max_length=50)
-    form: int | None = Field(None, ge=1, le=BIGGEST, description="Of the model's forms, which it loads.")
     extra: list[tuple[str, str]] = Field([], max_length=50, description="For site administrators.")
     replaces: int | None = Field(None, ge=1, le=BIGGEST, description="Once ready it takes this one's place.")
     take_over: bool = Field(False, description="… and its conversations.")

@@ -7,8 +7,9 @@ from ninja import Schema
 from pydantic import Field
 
 from playground import access, catalogue, engines, fitting, options, preview
-from playground.api.answers import Given, Problem
-from playground.api.caller import BIGGEST, Request, fetch
+from playground.api.answers import Problem
+from playground.api.caller import Request, fetch
+from playground.api.deployments import StartOptions
 from playground.api.routes import Routes
 from playground.models import Model
 
@@ -27,15 +28,10 @@ class OfferShown(Schema):
     node: str | None
 
 
-class StartGiven(Given):
+class StartGiven(StartOptions):
     """A start, as POST /deployments takes it."""
 
     engine: str = Field(max_length=30)
-    options: dict[str, Any] = {}
-    version: str | None = Field(None, max_length=40)
-    form: int | None = Field(None, ge=1, le=BIGGEST)
-    gpus: int | None = Field(None, ge=1, le=1000)
-    adapters: list[int] = Field([], max_length=50)
     extra: list[tuple[str, str]] = Field([], max_length=50, description="For site administrators.")
 
 

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from playground import engines, start_wishes
 from playground.api.answers import Given
-from playground.api.caller import BIGGEST, Request, Window, fetch, paged, team_of
+from playground.api.caller import Request, Window, fetch, paged, team_of
+from playground.api.deployments import StartWanted
 from playground.api.routes import Routes
 from playground.api.shapes import Page, Row, person
 from playground.models import Deployment, Model, StartWish
@@ -24,18 +25,10 @@ class WishText(Given):
     text: str = Field("", max_length=500, description="Why, or until when.")
 
 
-class WishGiven(WishText):
+class WishGiven(StartWanted, WishText):
     """How to start it; without an engine as the Start form would."""
 
     engine: str | None = Field(None, max_length=30)
-    options: dict[str, Any] = Field({}, description="Of /engines; only what is not the engine's default.")
-    version: str | None = Field(None, max_length=40)
-    name: str = Field("", max_length=120)
-    idle_timeout_s: int | None = Field(None, ge=1, le=10**9)
-    gpus: int | None = Field(None, ge=1, le=1000)
-    cores: int | None = Field(None, ge=1, le=100_000)
-    form: int | None = Field(None, ge=1, le=BIGGEST, description="Of the model's forms, which it loads.")
-    adapters: list[int] = Field([], max_length=50)
 
     def wanted(self) -> dict[str, Any]:
         """As `deployments.request` takes it; nothing without an engine."""
