@@ -6,18 +6,29 @@ writes what came, shows how far it is, and ends the first when the job is to end
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from django.db import transaction
 
-from playground import admission, asking, deployments, engines, jobs, load_report, measured_use
+from playground import (
+    admission,
+    asking,
+    dataset_prompts,
+    deployments,
+    engines,
+    jobs,
+    load_form,
+    load_report,
+    measured_use,
+    thread,
+)
 from playground.answers import Question
 from playground.asking import Taken
 from playground.engine_client import EngineError
 from playground.figures import figures
-from playground.load_form import RUN_S, Estimate, LoadRefused, Prompt, Wanted, estimate
+from playground.load_form import RUN_S, Estimate, LoadRefused, Prompt, Wanted
 from playground.load_measuring import Came, Ended, Measuring, Place, Told, in_thread
 from playground.models import (
     Column,
@@ -41,6 +52,32 @@ BLIND = "This conversation is blind: figures would tell who answers. Turn that o
 # Asking for a run
 
 
+def message(conversation: Conversation) -> str:
+    """The last message that the conversation shows; "" where there is none."""
+    turn = thread.show(conversation).parent
+    return turn.text if turn else ""
+
+
+def wanted(conversation: Conversation, typed: Mapping[str, str]) -> Wanted:
+    """The run that `typed` asks for; a dataset may be one of the conversation's team. LoadRefused."""
+
+    def dataset(key: str) -> tuple[str, tuple[Prompt, ...]]:
+        found = dataset_prompts.given(conversation.team, key, load_form.REQUESTS, single=False)
+        return found.name, found.prompts
+
+    return load_form.read(typed, message(conversation), dataset)
+
+
+def expected(conversation: Conversation, wanted: Wanted) -> Estimate | None:
+    """How long such a run takes, by earlier answers; None while no column is ready."""
+    ready = [column for column in columns(conversation) if replicas_of(column)]
+    return _taking(ready, wanted) if ready else None
+
+
+def _taking(ready: Sequence[Column], wanted: Wanted) -> Estimate:
+    return load_form.estimate(wanted, [answer_s(column, wanted.max_tokens) for column in ready])
+
+
 def request(conversation: Conversation, wanted: Wanted, user: User) -> Measurement:
     """A run over the columns that are ready now, begun. LoadRefused where none is, or a run still goes on."""
     if conversation.blind:
@@ -52,7 +89,7 @@ def request(conversation: Conversation, wanted: Wanted, user: User) -> Measureme
         raise LoadRefused({"": "None of the columns is ready. Start one, then measure."})
     node = ready[0][1][0].node
     assert node is not None, "a ready replica is on a node"
-    taking = estimate(wanted, [answer_s(column, wanted.max_tokens) for column, _ in ready])
+    taking = _taking([column for column, _ in ready], wanted)
     if taking.too_long:
         raise LoadRefused({"levels": too_long(taking)})
     described = [described_column(column, replicas) for column, replicas in ready]

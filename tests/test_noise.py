@@ -23,6 +23,7 @@ from playground import (
     asking,
     dataset_prompts,
     jobs,
+    load,
     load_form,
     noise,
     noise_form,
@@ -51,7 +52,6 @@ from playground.models import (
 )
 from playground.noise import NoiseRefused, Wanted
 from playground.noise_report import Observed
-from playground.views import load as load_views
 from tests import chats
 from tests.batch_rows import version
 from tests.fakes import RunningFake
@@ -790,4 +790,4 @@ def test_the_forms_offer_datasets(
     assert answer.status_code == 422
     assert f'<option value="{made.pk}" selected>' in answer.content.decode()
     typed = load_form.DEFAULTS | typed | {"levels": "1"}
-    assert load_views._read(chat, typed).prompts[0] == [{"role": "user", "content": "One?"}]
+    assert load.wanted(chat, typed).prompts[0] == [{"role": "user", "content": "One?"}]

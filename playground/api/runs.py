@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from django.db.models import QuerySet
@@ -19,7 +18,6 @@ from playground.api.routes import Routes
 from playground.api.run_shapes import LoadFigures, RunShown, RunWhole, SampleShown
 from playground.api.shapes import Page
 from playground.asking import columns_of
-from playground.dataset_prompts import given as prompts_of
 from playground.models import Conversation, Measurement, Sample, Turn
 
 router = Routes(tags=["measured runs"])
@@ -180,10 +178,7 @@ def load_start(request: Request, pk: int, given: LoadWanted) -> Any:
 def load_estimate(request: Request, pk: int, given: LoadWanted) -> Any:
     """How long such a run takes, by earlier answers. Changes nothing."""
     row = fetch(request, _conversations(), pk)
-    wanted = _load(row, given)
-    ready = [column for column in load.columns(row) if load.replicas_of(column)]
-    found = load_form.estimate(wanted, [load.answer_s(column, wanted.max_tokens) for column in ready])
-    return asdict(found) | {"too_long": found.too_long}
+    return load.expected(row, _load(row, given)) or load_form.Estimate(None, None)
 
 
 @router.reads("/runs/{pk}/goodput", LoadFigures, of=Measurement)
@@ -232,14 +227,8 @@ def _sample(one: Sample) -> dict[str, Any]:
 
 def _load(row: Conversation, given: LoadWanted) -> load_form.Wanted:
     _require_one_source(given)
-
-    def dataset(key: str) -> tuple[str, tuple[load_form.Prompt, ...]]:
-        found = prompts_of(row.team, key, load_form.REQUESTS, single=False)
-        return found.name, found.prompts
-
-    turn = _turn(row)
     try:
-        return load_form.read(given.typed(), turn.text if turn else "", dataset)
+        return load.wanted(row, given.typed())
     except load_form.LoadRefused as problem:
         raise load_form.LoadRefused(_named(problem.fields)) from problem
 

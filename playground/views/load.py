@@ -22,7 +22,6 @@ from playground import (
     runs,
     sharing_rules,
     standing,
-    thread,
 )
 from playground.cells import safe
 from playground.load_form import DEFAULTS, LoadRefused
@@ -80,7 +79,7 @@ def start(request: Request, pk: int) -> HttpResponse:
     typed = _typed(request)
     try:
         typed = load_form.loaded(typed, _file(request))
-        run = load.request(conversation, _read(conversation, typed), request.user)
+        run = load.request(conversation, load.wanted(conversation, typed), request.user)
     except LoadRefused as refusal:
         more = {"typed": typed, "errors": refusal.fields}
         context = _context(request, conversation, _run(conversation, "")) | more
@@ -152,7 +151,7 @@ def _run(conversation: Conversation, wanted: str) -> Measurement | None:
 
 
 def _context(request: Request, conversation: Conversation, run: Measurement | None) -> dict[str, Any]:
-    typed = DEFAULTS | {"source": "message" if (message := _message(conversation)) else "prompts"}
+    typed = DEFAULTS | {"source": "message" if (message := load.message(conversation)) else "prompts"}
     return {
         **_shown(request, conversation, run),
         **_estimate(conversation, typed),
@@ -196,27 +195,15 @@ def _under(run: Measurement, typed: dict[str, str]) -> dict[str, Any]:
 
 def _estimate(conversation: Conversation, typed: dict[str, str]) -> dict[str, Any]:
     """How long a run takes, or nothing while the form does not make one."""
-    ready = [column for column in load.columns(conversation) if load.replicas_of(column)]
     try:
-        wanted = _read(conversation, DEFAULTS | typed)
+        taking = load.expected(conversation, load.wanted(conversation, DEFAULTS | typed))
     except LoadRefused:
         return {"taking": None, "conversation": conversation}
-    taking = load_form.estimate(wanted, [load.answer_s(column, wanted.max_tokens) for column in ready])
     return {
-        "taking": taking if ready else None,
-        "taking_too_long": load.too_long(taking) if taking.too_long else "",
+        "taking": taking,
+        "taking_too_long": load.too_long(taking) if taking and taking.too_long else "",
         "conversation": conversation,
     }
-
-
-def _read(conversation: Conversation, typed: dict[str, str]) -> load_form.Wanted:
-    """What is wanted; a dataset may be one of the conversation's team. LoadRefused."""
-
-    def dataset(key: str) -> tuple[str, tuple[load_form.Prompt, ...]]:
-        found = dataset_prompts.given(conversation.team, key, load_form.REQUESTS, single=False)
-        return found.name, found.prompts
-
-    return load_form.read(typed, _message(conversation), dataset)
 
 
 def _typed(request: Request) -> dict[str, str]:
@@ -233,9 +220,3 @@ def _file(request: Request) -> bytes | None:
         raise LoadRefused({"prompts": f"The file may have at most {load_form.BYTES >> 20} MiB."})
     content: bytes = file.read()
     return content
-
-
-def _message(conversation: Conversation) -> str:
-    """The last message that the conversation shows."""
-    turn = thread.show(conversation).parent
-    return turn.text if turn else ""
