@@ -51,6 +51,11 @@ class RunningFake:
         found: list[dict[str, Any]] = json.loads(self._get("/fake/requests"))
         return found
 
+    def asked(self) -> tuple[str, dict[str, Any]]:
+        """The last question that came: its path and body."""
+        last = [one for one in self.requests() if one["path"].startswith("/v1/")][-1]
+        return last["path"], last["body"]
+
     def _get(self, path: str) -> str:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
         connection.request("GET", path)

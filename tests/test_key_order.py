@@ -80,13 +80,6 @@ async def once[T](asked: Awaitable[T]) -> T:
         await engine_client.close()
 
 
-def reached(fake: RunningFake) -> dict[str, Any]:
-    """The last question that came to the engine."""
-    found = [one["body"] for one in fake.requests() if one["path"] == "/v1/chat/completions"]
-    last: dict[str, Any] = found[-1]
-    return last
-
-
 def same_text(a: Any, b: Any) -> bool:
     return json.dumps(a) == json.dumps(b)
 
@@ -106,7 +99,7 @@ def test_a_schema_typed_on_a_page_comes_to_the_engine_so(
     question = asking.question(column, chats.ready(row, fake), asking.prompt_of(column, "Hello"))
     taken = async_to_sync(once)(asking.ask(question))
     assert taken.error == "" and taken.text.startswith("word0")
-    body = reached(fake)
+    _, body = fake.asked()
     assert same_text([body["response_format"], body["tools"]], [said["response_format"], said["tools"]])
 
 
@@ -126,7 +119,8 @@ def test_a_dataset_s_line_comes_to_the_engine_and_out_again_so(
     standing = batch_asking.standing(column.pk)
     answer = Answer(Feed(0), lambda _: None)
     assert async_to_sync(once)(batch_asking.ask(row, standing, standing.places[0], answer)).ok
-    assert same_text({name: reached(fake)[name] for name in body}, body)
+    _, came = fake.asked()
+    assert same_text({name: came[name] for name in body}, body)
     assert dataset_rows.openai_line(version.rows.get()) == path.read_text()
 
 

@@ -50,11 +50,15 @@ def error(answer: Any) -> dict[str, Any]:
     return told
 
 
+def colleague(team: Team, name: str, role: str = Membership.Role.MEMBER) -> User:
+    person = User.objects.create_user(name, team=team)
+    Membership.objects.create(user=person, team=team, role=role)
+    return person
+
+
 @pytest.fixture
 def member(team: Team) -> User:
-    person = User.objects.create_user("grace", team=team)
-    Membership.objects.create(user=person, team=team, role=Membership.Role.MEMBER)
-    return person
+    return colleague(team, "grace")
 
 
 # Tokens

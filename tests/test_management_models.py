@@ -3,7 +3,6 @@
 Who may what: tests/test_matrix.py. That a script gets from files to an endpoint: tests/test_batch_whole.py.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from django.test import Client
 from playground import catalogue, landing, secrets, uploads
 from playground.models import AuditEntry, Job, Model, Node, Secret, Team, Upload, User
 from tests.hub_repos import CONFIG, gguf, safetensors
+from tests.script import digest
 from tests.test_management_api import BASE, caller, error, send
 
 pytestmark = pytest.mark.django_db
@@ -46,10 +46,6 @@ def tiny(team: Team, root: Path) -> Model:
 @pytest.fixture
 def client(user: User) -> Client:
     return caller(user)
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def begin(client: Client, path: str = "a.gguf", size: int = len(GGUF), **more: Any) -> Any:
@@ -202,6 +198,8 @@ def test_a_servers_key_is_for_models_of_other_servers(client: Client, team: Team
     path = f"/models/{far.pk}/server-key"
     kept = send(client, "PUT", path, {"key": "sk-0123456789abcdef"})
     assert kept.json()["hint"] == "cdef" and "0123" not in kept.content.decode()
+    assert send(client, "PUT", path, {"key": " "}).status_code == 422
+    assert client.get(BASE + path).json()["kept"] is True, "nothing was entered, so nothing changed"
     assert send(client, "DELETE", path).status_code == 204
     assert client.get(BASE + path).json()["kept"] is False
 

@@ -4,8 +4,8 @@ import pytest
 from django.test import Client
 
 from playground import access, teams
-from playground.models import AuditEntry, Dataset, Membership, Team, User
-from tests.test_management_api import BASE, caller, error, send
+from playground.models import AuditEntry, Dataset, Team, User
+from tests.test_management_api import BASE, caller, colleague, error, send
 
 pytestmark = pytest.mark.django_db
 
@@ -17,9 +17,7 @@ def client(user: User) -> Client:
 
 @pytest.fixture
 def grace(team: Team) -> User:
-    person = User.objects.create_user("grace", team=team)
-    Membership.objects.create(user=person, team=team, role=Membership.Role.MEMBER)
-    return person
+    return colleague(team, "grace")
 
 
 def test_one_leaves_a_team_but_not_as_its_last_administrator(client: Client, grace: User, team: Team) -> None:

@@ -67,9 +67,8 @@ def named(site: Site, prompt: Any, **more: Any) -> Any:
 def reached(site: Site) -> dict[str, Any]:
     """The body of the last request that the engine got."""
     assert site.engine is not None
-    found = [one["body"] for one in site.engine.requests() if one["path"].startswith("/v1/")]
-    last: dict[str, Any] = found[-1]
-    return last
+    _, body = site.engine.asked()
+    return body
 
 
 def first(site: Site) -> str:

@@ -61,10 +61,9 @@ def house(site: Site, team: Team, user: User) -> Prompt:
 
 def reached(site: Site) -> dict[str, Any]:
     assert site.engine is not None
-    found = [one for one in site.engine.requests() if one["path"].startswith("/v1/")]
-    assert found[-1]["path"] == "/v1/chat/completions"
-    last: dict[str, Any] = found[-1]["body"]
-    return last
+    path, body = site.engine.asked()
+    assert path == "/v1/chat/completions"
+    return body
 
 
 def types(events: list[Any]) -> list[str]:

@@ -1,7 +1,6 @@
 """Own models from a browser: pieces that are checked, gone on with after a break, judged before they land."""
 
 import asyncio
-import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from django.urls import reverse
 from playground import bodies, catalogue, disk, jobs, landing, uploads
 from playground.models import AuditEntry, Job, Membership, Model, Node, Team, Upload, User
 from tests.hub_repos import gguf, safetensors, tiny_files
+from tests.script import digest
 
 pytestmark = pytest.mark.django_db(transaction=True)
 GGUF = gguf() + bytes(3000)
@@ -49,10 +49,6 @@ def signed_in(user: User) -> Client:
     client = Client()
     client.force_login(user)
     return client
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def begin(browser: Client, path: str, size: int, name: str = "mine", sha256: str = "") -> HttpResponse:
