@@ -1,6 +1,8 @@
 // Sends a chosen file in pieces, so that neither the browser nor the server holds it whole, then asks the form's page
 // to check it. What was typed is in the form all the while.
 
+import { sent } from "./site.js";
+
 const $ = (selector, root = document) => root.querySelector(selector);
 const WAITS = [500, 1_000, 2_000, 5_000, 10_000];
 
@@ -34,8 +36,7 @@ async function read(answer) {
 }
 
 async function post(url, body, headers = {}) {
-  const whose = { "X-CSRFToken": $("[name=csrfmiddlewaretoken]", form).value, "X-Team": $("[name=in_team]", form).value };
-  return read(await fetch(url, { method: "POST", body, headers: { ...headers, ...whose } }));
+  return read(await fetch(url, { method: "POST", body, headers: { ...headers, ...sent(form) } }));
 }
 
 /** Do it until it holds: a connection that breaks is tried again, a little later each time. */

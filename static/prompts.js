@@ -1,6 +1,6 @@
 // Writing a prompt: what is typed is looked at as one types, and kept in this browser until it is saved.
 
-import { say, toast } from "./site.js";
+import { say, sent, toast } from "./site.js";
 
 const $ = (selector, within = document) => within.querySelector(selector);
 const KEY = (key) => `slipway:draft:prompt:${key}`;
@@ -43,9 +43,8 @@ function keep() {
 async function anew(typed, verb) {
   const body = new URLSearchParams(typed);
   body.set("whole", verb);
-  const headers = { "X-CSRFToken": $("[name=csrfmiddlewaretoken]", form()).value, "X-Team": $("[name=in_team]", form()).value };
   try {
-    const answer = await fetch(form().dataset.form, { method: "POST", body, headers });
+    const answer = await fetch(form().dataset.form, { method: "POST", body, headers: sent(form()) });
     if (!answer.ok || answer.redirected) throw new TypeError(`answered ${answer.status}`);
     const fresh = $("#prompt-form", new DOMParser().parseFromString(await answer.text(), "text/html"));
     form().replaceWith(document.adoptNode(fresh));

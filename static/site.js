@@ -176,6 +176,14 @@ document.addEventListener("htmx:confirm", async (event) => {
   (await confirmed(asked)) ? issueRequest() : dropRequest();
 });
 
+// --- Requests of scripts ------------------------------------------------------------------------------------------
+
+/** What a script sends of a form beside its body: the token against forgery, and the team its page was of. */
+export const sent = (form) => ({
+  "X-CSRFToken": $("[name=csrfmiddlewaretoken]", form).value,
+  "X-Team": $("[name=in_team]", form).value,
+});
+
 // --- Requests that fail -------------------------------------------------------------------------------------------
 
 document.addEventListener("htmx:response:error", ({ detail: { ctx } }) => {

@@ -1,6 +1,8 @@
 // Sends the files of a model in pieces: each checked where it arrives, gone on with after a pause, a reload or a
 // broken connection. What the server has is asked before each file; nothing is kept in the browser.
 
+import { sent } from "./site.js";
+
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
 const WAITS = [500, 1_000, 2_000, 5_000, 10_000];
@@ -211,7 +213,7 @@ async function pieces(name, path, file, begun) {
 
 /** Where the file goes on afterwards: what the server says, which may be elsewhere when another tab was first. */
 async function sendPiece(url, piece, offset) {
-  const headers = { ...whose(), "X-Offset": String(offset), "X-Sha256": await digest(piece) };
+  const headers = { ...sent(form), "X-Offset": String(offset), "X-Sha256": await digest(piece) };
   const answer = await fetch(url, { method: "POST", body: piece, headers, signal: stopper.signal });
   const told = await read(answer);
   if (answer.ok) return told.received;
@@ -230,7 +232,7 @@ async function checkSame(file, begun, path) {
 async function post(url, fields) {
   const body = new FormData();
   for (const [key, value] of Object.entries(fields)) body.set(key, value);
-  const answer = await fetch(url, { method: "POST", body, headers: whose(), signal: stopper.signal });
+  const answer = await fetch(url, { method: "POST", body, headers: sent(form), signal: stopper.signal });
   const told = await read(answer);
   if (!answer.ok) throw new (told.left_out ? LeftOut : Refused)(told.error);
   return told;
@@ -249,8 +251,6 @@ async function digest(blob) {
   const bytes = new Uint8Array(await crypto.subtle.digest("SHA-256", await blob.arrayBuffer()));
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
-
-const whose = () => ({ "X-CSRFToken": $("[name=csrfmiddlewaretoken]", form).value, "X-Team": $("[name=in_team]", form).value });
 
 /** Wait, less when the network comes back; AbortError when paused. */
 function pause(wait) {
