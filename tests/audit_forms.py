@@ -34,7 +34,6 @@ from tests.gateway_site import configuration
 from tests.matrix_world import World
 
 type Form = Mapping[str, Any]
-PIN = "a" * 40
 ROW = b'{"prompt": "Hello", "expected": "Hi"}\n'
 
 
@@ -218,10 +217,6 @@ def _typed(text: str, **more: str) -> Form:
     return {"role": "user", "content": text, "more": "", **more}
 
 
-def _file(name: str, content: bytes) -> SimpleUploadedFile:
-    return SimpleUploadedFile(name, content)
-
-
 FORMS: dict[str, Callable[[World], Form]] = {
     "adapter-add": _adapter,
     "adapter-attach": lambda world: _attached(world, before=False),
@@ -249,7 +244,7 @@ FORMS: dict[str, Callable[[World], Form]] = {
     "dataset-new": lambda world: {
         "name": "walked",
         "action": "keep",
-        "upload": _file("rows.jsonl", ROW),
+        "upload": SimpleUploadedFile("rows.jsonl", ROW),
     },
     "deployment-free": serving(Replica.State.LOST),
     "endpoints:key": lambda world: {"name": "other", "scopes": "endpoints"},
@@ -288,7 +283,7 @@ FORMS: dict[str, Callable[[World], Form]] = {
     "plan-cancel": _planned,
     "prompt-change": lambda world: {"name": "Renamed"},
     "prompt-import": lambda world: {
-        "file": _file(
+        "file": SimpleUploadedFile(
             "walked.json",
             json.dumps({"name": "walked", "messages": [{"role": "user", "content": "Hi"}]}).encode(),
         )
