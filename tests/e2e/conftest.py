@@ -12,13 +12,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
 from playground import teams
@@ -191,3 +191,19 @@ def open_page(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
     yield opened
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def held() -> Callable[[Page, str], AbstractContextManager[None]]:
+    """Hold a script of a page back, to do what people do before it listens: `with held(page, "chat.js"):`."""
+
+    @contextmanager
+    def holding(page: Page, script: str) -> Iterator[None]:
+        routes: list[Route] = []
+        page.route(re.compile(rf"/{re.escape(script)}$"), lambda route: routes.append(route))
+        yield
+        assert routes, f"{script} was not asked for"
+        for route in routes:
+            route.continue_()
+
+    return holding

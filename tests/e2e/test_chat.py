@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, WebSocketRoute, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, WebSocketRoute, expect
 
 from playground import generation
 from playground.models import Conversation, Deployment, Generation, Membership, Team, Turn, User
@@ -254,16 +255,15 @@ def test_reasoning_is_shown_apart(page: Page) -> None:
     expect(answer.locator(".figures")).to_contain_text("first answer")
 
 
-def test_nothing_is_sent_before_the_page_listens(context: BrowserContext, chat: Conversation) -> None:
+def test_nothing_is_sent_before_the_page_listens(
+    context: BrowserContext, chat: Conversation, held: Callable[[Page, str], AbstractContextManager[None]]
+) -> None:
     page = context.new_page()
-    held: list[Route] = []
-    page.route(re.compile(r"/chat\.js$"), lambda route: held.append(route))
-    page.goto(f"/playground/{chat.pk}/", wait_until="commit")
-    page.get_by_label("Message", exact=True).fill("Hello [[tokens=3]]")
     button = page.get_by_role("button", name="Send", exact=True)
-    expect(button).to_be_disabled()
-    for route in held:
-        route.continue_()
+    with held(page, "chat.js"):
+        page.goto(f"/playground/{chat.pk}/", wait_until="commit")
+        page.get_by_label("Message", exact=True).fill("Hello [[tokens=3]]")
+        expect(button).to_be_disabled()
     button.click()
     ends(page.locator(".answer").last)
     expect(page.locator("#composer-note")).to_be_hidden()

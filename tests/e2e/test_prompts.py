@@ -3,10 +3,11 @@
 import os
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from playground import prompts
 from playground.models import Conversation, Membership, Prompt, Team, User
@@ -61,15 +62,12 @@ def settled(page: Page) -> None:
 
 
 def test_what_is_typed_before_the_page_listens_is_looked_at(
-    open_page: Callable[..., Page], user: User
+    open_page: Callable[..., Page], user: User, held: Callable[[Page, str], AbstractContextManager[None]]
 ) -> None:
     page = open_page(user)
-    held: list[Route] = []
-    page.route(re.compile(r"/prompts\.js$"), lambda route: held.append(route))
-    page.goto("/prompts/new/", wait_until="commit")
-    page.get_by_label("Text of message 1").fill("You sort tickets of {{product}}.")
-    for route in held:
-        route.continue_()
+    with held(page, "prompts.js"):
+        page.goto("/prompts/new/", wait_until="commit")
+        page.get_by_label("Text of message 1").fill("You sort tickets of {{product}}.")
     expect(page.locator("#variables legend")).to_have_text("product")
 
 
