@@ -28,7 +28,7 @@ from playground.models import (
     User,
 )
 from tests import chats, fleet, gateway_site, matrix_world
-from tests.test_management_api import BASE, caller, error, send
+from tests.test_management_api import BASE, caller, colleague, error, send
 
 pytestmark = pytest.mark.django_db
 
@@ -38,20 +38,23 @@ def client(user: User) -> Client:
     return caller(user)
 
 
-def colleague(team: Team, name: str, role: str = Membership.Role.MEMBER) -> User:
-    person = User.objects.create_user(name, team=team)
-    Membership.objects.create(user=person, team=team, role=role)
-    return person
+def serving(row: Deployment) -> Deployment:
+    """It looks ready; nothing is asked of it here."""
+    node, _ = Node.objects.get_or_create(name=settings.NODE_NAME)
+    Replica.objects.create(
+        deployment=row,
+        node=node,
+        configuration=row.configuration,
+        state=Replica.State.READY,
+        served_name="fake",
+        port=1,
+        engine_key="k",
+    )
+    return row
 
 
 def ready(team: Team, name: str) -> Deployment:
-    """One that looks ready; nothing is asked of it here."""
-    row = chats.deployment(team, name)
-    node, _ = Node.objects.get_or_create(name=settings.NODE_NAME)
-    Replica.objects.create(
-        deployment=row, node=node, state=Replica.State.READY, served_name="fake", port=1, engine_key="k"
-    )
-    return row
+    return serving(chats.deployment(team, name))
 
 
 @pytest.fixture
@@ -380,10 +383,7 @@ def test_a_batch_fills_a_prompt_of_the_library(client: Client, team: Team, user:
 def test_a_release_names_the_prompt_it_was_tested_with(client: Client, team: Team, user: User) -> None:
     what = prompts.Said([{"role": "user", "content": "Sort {{mail}}."}])
     version = prompts.create(team, user, "triage", what).versions.get()
-    tested = gateway_site.deployment(team)
-    node, _ = Node.objects.get_or_create(name=settings.NODE_NAME)
-    state = Replica.State.READY
-    Replica.objects.create(deployment=tested, configuration=tested.configuration, node=node, state=state)
+    tested = serving(gateway_site.deployment(team))
     body = {"deployment": tested.pk, "endpoint": "support", "prompt": "triage@2"}
     wrong = send(client, "POST", "/endpoints", body)
     assert wrong.status_code == 422 and error(wrong)["field"] == "prompt"
