@@ -39,6 +39,13 @@ def why_not(row: Shared) -> str:
     return f"This conversation is shared to be read. Fork it to go on by yourself, or ask {whom} to open it."
 
 
+def held_back(user: User, row: Shared) -> str:
+    """Why a person who may write elsewhere in the team may only read here; empty where that is not so."""
+    if may_write(user, row) or not access.can(user, "chat", row.team):
+        return ""
+    return why_not(row)
+
+
 def may_share(user: User, row: Shared) -> bool:
     """Whether `user` may say who reads and writes there: its owner, and administrators."""
     return access.can(user, "chat", row.team) and access.holds(user, row)

@@ -211,7 +211,9 @@ def _act(request: Request, pk: int, verb: Callable[[Batch, Any], Any], done: str
 
 
 def _batch(request: Request, pk: int) -> tuple[Batch, list[BatchColumn]]:
-    rows = Batch.objects.select_related("version__dataset", "team", "created_by")
+    rows = Batch.objects.select_related(
+        "version__dataset", "team", "created_by", "prompt_version__prompt__team"
+    )
     batch = access.fetch(request.user, rows, pk)
     return batch, list(batch.columns.select_related("deployment__model"))
 
@@ -231,7 +233,7 @@ def _live(request: Request, batch: Batch, columns: list[BatchColumn]) -> dict[st
         "going": batch.state in Batch.OPEN,
         "live_every": "5s" if batch.version.row_count * len(columns) > MANY else "1s",
         "may": access.can(request.user, "chat", batch),
-        "why_not": sharing_rules.why_not(batch) if _is_read_only(request, batch) else "",
+        "why_not": sharing_rules.held_back(request.user, batch),
         "prompt_seen": batch.prompt_version is not None
         and access.can(request.user, "view", batch.prompt_version.prompt),
         "told": WebhookDelivery.objects.filter(subject=f"batch:{batch.pk}").first()
@@ -246,11 +248,6 @@ def _live(request: Request, batch: Batch, columns: list[BatchColumn]) -> dict[st
             (name, json.dumps(value, ensure_ascii=False)) for name, value in batch.parameters.items()
         ],
     }
-
-
-def _is_read_only(request: Request, batch: Batch) -> bool:
-    """Whether it is the batch, not their role, that keeps this person from changing it."""
-    return access.can(request.user, "chat", batch.team) and not access.can(request.user, "chat", batch)
 
 
 def _table(request: Request, batch: Batch, columns: list[BatchColumn]) -> dict[str, Any]:

@@ -283,7 +283,7 @@ def heads(request: Request, conversation: Conversation) -> dict[str, Any]:
         "conversation": conversation,
         "choices": columns.choices(conversation.team, conversation.task),
         "may_chat": sharing_rules.may_write(request.user, conversation),
-        "why_not": _why_not(request, conversation),
+        "why_not": sharing_rules.held_back(request.user, conversation),
         **asking_of(request, conversation.team),
         "most": comparison.MOST,
         "generates": conversation.task in widgets.GENERATES,
@@ -296,13 +296,6 @@ def asking_of(request: Request, team: Team) -> dict[str, Any]:
         return {"may_start": True}
     wishes = start_wishes.by_deployment(request.user, team)
     return {"may_start": False, "wishes": wishes, "operators": access.holders("start", team)}
-
-
-def _why_not(request: Request, conversation: Conversation) -> str:
-    """Why a person who may write elsewhere in the team may only read here; empty where that is not so."""
-    if sharing_rules.may_write(request.user, conversation):
-        return ""
-    return sharing_rules.why_not(conversation) if access.can(request.user, "chat", conversation.team) else ""
 
 
 def settings_of(

@@ -148,9 +148,9 @@ def _page(
         "newest": version.number == prompt.head,
         "before": version.number - 1,
         "uses": prompts.uses(prompt, request.user),
-        "may_write": (may_write := access.can(request.user, "chat", prompt)),
-        "may_try": (may_try := access.can(request.user, "chat", prompt.team)),
-        "why_not": "" if may_write or not may_try else sharing_rules.why_not(prompt),
+        "may_write": access.can(request.user, "chat", prompt),
+        "may_try": access.can(request.user, "chat", prompt.team),
+        "why_not": sharing_rules.held_back(request.user, prompt),
         "choices": columns.choices(prompt.team, Model.Task.CHAT),
         "errors": errors or {},
         "about": typed
