@@ -5,10 +5,10 @@ from typing import Any
 from django.http import Http404
 from pydantic import Field
 
-from playground import comparison, conversations, forks, sharing_rules, thread
+from playground import comparison, conversations, forks, thread
 from playground.api.answers import Given, Problem
 from playground.api.caller import BIGGEST, Request, fetch
-from playground.api.conversations import require_parameters
+from playground.api.conversations import require_parameters, writable
 from playground.api.conversations import rows as conversation_rows
 from playground.api.routes import Routes
 from playground.api.shapes import ConversationShown
@@ -46,7 +46,7 @@ class Fork(Given):
 )
 def add(request: Request, pk: int, given: ColumnAdded) -> Any:
     """One more column at the end."""
-    row = _writable(request, pk)
+    row = writable(request, pk)
     chosen = given.deployment and _deployment(request, row.team, given.deployment)
     made = comparison.add(row, chosen or None)
     if given.adapter and made.deployment:
@@ -86,17 +86,11 @@ def fork(request: Request, pk: int, given: Fork) -> Any:
     return conversation_rows().get(pk=made.pk)
 
 
-def _writable(request: Request, pk: int) -> Conversation:
-    row = fetch(request, conversation_rows(), pk)
-    sharing_rules.require_write(request.auth.user, row)
-    return row
-
-
 def _column(request: Request, pk: int) -> Column:
     row = Column.objects.select_related("deployment").filter(pk=pk, closed=False).first()
     if row is None:
         raise Http404("no such column")
-    row.conversation = _writable(request, row.conversation_id)
+    row.conversation = writable(request, row.conversation_id)
     return row
 
 

@@ -78,7 +78,7 @@ def begin(request: Request, given: ConversationBegun) -> Any:
 @router.writes("PATCH", "/conversations/{pk}", ConversationShown, needs="chat", of=Conversation)
 def change(request: Request, pk: int, given: ConversationChange) -> Any:
     """Its name, system prompt and parameters, from the next message on."""
-    row = _writable(request, pk)
+    row = writable(request, pk)
     require_parameters(given.parameters or {})
     _set(row, given, request.auth.user)
     return rows().get(pk=pk)
@@ -87,7 +87,7 @@ def change(request: Request, pk: int, given: ConversationChange) -> Any:
 @router.writes("DELETE", "/conversations/{pk}", None, needs="chat", of=Conversation)
 def delete(request: Request, pk: int) -> Any:
     """With every message."""
-    conversations.delete(_writable(request, pk), request.auth.user)
+    conversations.delete(writable(request, pk), request.auth.user)
 
 
 @router.reads("/conversations/{pk}/messages", Page[MessageShown], of=Conversation)
@@ -106,7 +106,7 @@ def messages(request: Request, pk: int, window: Query[Window]) -> Any:
 )
 def send(request: Request, pk: int, given: MessageGiven) -> Any:
     """Say something; every running column answers. Read the answers until none is pending or streaming."""
-    row = _writable(request, pk)
+    row = writable(request, pk)
     parent = row.turns.order_by("-pk").first() if given.after is None else _turn(row, given.after)
     inputs = {} if given.query is None else {"query": given.query}
     once = given.once or uuid.uuid4().hex
@@ -165,9 +165,20 @@ def _message(turn: Turn, hidden: Any) -> dict[str, Any]:
     }
 
 
-def _writable(request: Request, pk: int) -> Conversation:
+def writable(request: Request, pk: int) -> Conversation:
+    """One the caller may write in."""
     row = fetch(request, rows(), pk)
     sharing_rules.require_write(request.auth.user, row)
+    return row
+
+
+def turn_of(request: Request, pk: int, *, write: bool = False) -> Turn:
+    """A message of a conversation that the caller sees, or with `write` may write in."""
+    row = Turn.objects.filter(pk=pk).first()
+    if row is None:
+        raise Http404("no such message")
+    key = row.conversation_id
+    row.conversation = writable(request, key) if write else fetch(request, rows(), key)
     return row
 
 

@@ -4,7 +4,6 @@ import uuid
 from typing import Any, Literal
 
 from asgiref.sync import async_to_sync
-from django.http import Http404
 from ninja import Query, Schema
 from pydantic import Field
 
@@ -15,13 +14,12 @@ from playground import (
     generation,
     history,
     margins,
-    sharing_rules,
     thread,
     votes,
 )
 from playground.api.answers import Given, Problem
 from playground.api.caller import BIGGEST, Request, fetch
-from playground.api.conversations import message_shown
+from playground.api.conversations import message_shown, turn_of
 from playground.api.conversations import rows as conversations
 from playground.api.prompts import FileShown
 from playground.api.routes import Routes
@@ -118,7 +116,7 @@ def export(
 @router.writes("POST", "/messages/{pk}/edit", MessageShown, needs="chat", of=Turn, status=201)
 def edit(request: Request, pk: int, given: Edited) -> Any:
     """Say something else instead, beside what was said; both stay."""
-    row, user = _turn(request, pk, write=True), request.auth.user
+    row, user = turn_of(request, pk, write=True), request.auth.user
     reranks = row.conversation.task == Model.Task.RERANK and given.query is not None
     inputs = row.inputs | ({"query": given.query} if reranks else {})
     once = given.once or uuid.uuid4().hex
@@ -129,7 +127,7 @@ def edit(request: Request, pk: int, given: Edited) -> Any:
 @router.writes("POST", "/messages/{pk}/alone", MessageShown, needs="chat", of=Turn, status=201)
 def alone(request: Request, pk: int) -> Any:
     """Another answer in every column, one column after the other: figures that share no hardware."""
-    row, user = _turn(request, pk, write=True), request.auth.user
+    row, user = turn_of(request, pk, write=True), request.auth.user
     if votes.hidden(row.conversation, row, user):
         raise Problem(409, "refused", UNSEEN)
     generation.time_alone(row, user)
@@ -139,25 +137,15 @@ def alone(request: Request, pk: int) -> Any:
 @router.reads("/messages/{pk}/difference", DifferenceShown, of=Turn)
 def difference(request: Request, pk: int, asked: Query[Differing]) -> Any:
     """How two of a message's answers differ."""
-    return _difference(_pair(request, _turn(request, pk), asked), asked)
+    return _difference(_pair(request, turn_of(request, pk), asked), asked)
 
 
 @router.writes("POST", "/messages/{pk}/difference", DifferenceShown, needs="chat", of=Turn)
 def measure(request: Request, pk: int, asked: Query[Differing]) -> Any:
     """Ask both engines again for the log-probabilities where two answers part; kept with them."""
-    pair = _pair(request, _turn(request, pk, write=True), asked)
+    pair = _pair(request, turn_of(request, pk, write=True), asked)
     async_to_sync(beside.measured)(*pair)
     return _difference(pair, asked)
-
-
-def _turn(request: Request, pk: int, *, write: bool = False) -> Turn:
-    row = Turn.objects.filter(pk=pk).first()
-    if row is None:
-        raise Http404("no such message")
-    row.conversation = fetch(request, conversations(), row.conversation_id)
-    if write:
-        sharing_rules.require_write(request.auth.user, row.conversation)
-    return row
 
 
 def _pair(request: Request, row: Turn, asked: Two) -> tuple[Beside, Beside]:

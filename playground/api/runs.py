@@ -9,11 +9,12 @@ from django.http import Http404
 from ninja import Query, Schema
 from pydantic import Field
 
-from playground import load, load_form, load_report, noise, noise_form, sharing_rules, thread
+from playground import load, load_form, load_report, noise, noise_form, thread
 from playground import runs as measured
 from playground.api import run_shapes
 from playground.api.answers import Given, Problem
 from playground.api.caller import BIGGEST, Request, Window, cut, fetch, paged
+from playground.api.conversations import writable
 from playground.api.routes import Routes
 from playground.api.run_shapes import LoadFigures, RunShown, RunWhole, SampleShown
 from playground.api.shapes import Page
@@ -168,8 +169,7 @@ def _noise(row: Conversation, given: NoiseWanted) -> noise.Wanted:
 @router.writes("POST", "/conversations/{pk}/load", RunWhole, needs="chat", of=Conversation, status=201)
 def load_start(request: Request, pk: int, given: LoadWanted) -> Any:
     """Ask the ready columns, one after another, at each level. Read the run as it goes on."""
-    row = fetch(request, _conversations(), pk)
-    sharing_rules.require_write(request.auth.user, row)
+    row = writable(request, pk)
     made = load.request(row, _load(row, given), request.auth.user)
     return run_shapes.whole(_run(request, made.pk))
 

@@ -3,14 +3,14 @@
 from datetime import datetime
 from typing import Any
 
-from django.http import Http404
 from ninja import Query, Schema
 from pydantic import Field
 
-from playground import authors, sharing_rules, tally, votes
+from playground import authors, tally, votes
 from playground.api.answers import Given
-from playground.api.caller import Request, Where, fetch, team_of
+from playground.api.caller import Request, Where, team_of
 from playground.api.conversations import rows as conversations
+from playground.api.conversations import turn_of, writable
 from playground.api.routes import Routes
 from playground.api.shapes import ConversationShown
 from playground.models import Conversation, Generation, Turn
@@ -112,8 +112,7 @@ class TallyShown(Schema):
 @router.writes("PUT", "/conversations/{pk}/blind", ConversationShown, needs="chat", of=Conversation)
 def blind(request: Request, pk: int, given: Blind) -> Any:
     """Hide who answers, from the next message on, or show it again."""
-    row = fetch(request, conversations(), pk)
-    sharing_rules.require_write(request.auth.user, row)
+    row = writable(request, pk)
     votes.set_blind(row, given.on, request.auth.user)
     return conversations().get(pk=pk)
 
@@ -121,13 +120,13 @@ def blind(request: Request, pk: int, given: Blind) -> Any:
 @router.reads("/messages/{pk}/ballot", BallotShown, of=Turn)
 def ballot(request: Request, pk: int) -> Any:
     """A message's answers by letter, and whether the caller may vote on them."""
-    return _ballot(request, _turn(request, pk))
+    return _ballot(request, turn_of(request, pk))
 
 
 @router.writes("POST", "/messages/{pk}/vote", BallotShown, needs="chat", of=Turn, status=201)
 def vote(request: Request, pk: int, given: Choice) -> Any:
     """Say which is best. It cannot be changed; the answer tells whose they are."""
-    row = _turn(request, pk)
+    row = turn_of(request, pk)
     votes.cast(row, request.auth.user, given.choice, given.mark)
     return _ballot(request, row)
 
@@ -144,14 +143,6 @@ def team_votes(request: Request, where: Query[Where]) -> Any:
             for one, other, score in found.pairs
         ],
     }
-
-
-def _turn(request: Request, pk: int) -> Turn:
-    row = Turn.objects.filter(pk=pk).first()
-    if row is None:
-        raise Http404("no such message")
-    row.conversation = fetch(request, conversations(), row.conversation_id)
-    return row
 
 
 def _ballot(request: Request, row: Turn) -> dict[str, Any]:
