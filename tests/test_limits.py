@@ -2,12 +2,14 @@
 
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import openai
 import pytest
 import redis
@@ -212,9 +214,19 @@ def test_a_key_without_limits_of_its_own_has_one_on_streams(site: Site, team: Te
     with running_site(tmp_path, SLIPWAY_KEY_CONCURRENT="20") as narrow:
         narrow.key(team)
         narrow.until(lambda: narrow.post(json=ask()).status_code == 200)
+        slow = ask("[[tokens=5000]] [[delay=10]]", stream=True)
+        headers = {"authorization": f"Bearer {narrow.secret}"}
+        every = threading.Barrier(60)
+
+        def told(_: int) -> int:
+            """Its status; the stream stays open until each has one."""
+            url = f"{narrow.url}/v1/chat/completions"
+            with httpx.stream("POST", url, json=slow, headers=headers, timeout=60) as answer:
+                every.wait(60)
+                return answer.status_code
+
         with ThreadPoolExecutor(60) as pool:
-            slow = ask("[[tokens=300]] [[delay=10]]", stream=True)
-            found = list(pool.map(lambda _: narrow.post(json=slow).status_code, range(60)))
+            found = list(pool.map(told, range(60)))
         assert found.count(200) == 20 and found.count(429) == 40
 
 
