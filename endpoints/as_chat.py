@@ -21,13 +21,7 @@ SAID = frozenset(
     {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "store", "stream_options"}
 )
 # Where only the usual value can be kept.
-USUAL: Mapping[str, frozenset[Any]] = {
-    "background": frozenset({False}),
-    "max_tool_calls": frozenset(),
-    "service_tier": frozenset({"auto", "default"}),
-    "top_logprobs": frozenset({0}),
-    "truncation": frozenset({"disabled"}),
-}
+USUAL: Mapping[str, tuple[str, ...]] = {"service_tier": ("auto", "default"), "truncation": ("disabled",)}
 ROLES = {"developer": "system"}
 
 
@@ -46,9 +40,7 @@ def body(asked: Mapping[str, Any]) -> dict[str, Any]:
             said[name] = value
         elif name in WORDS:
             said |= WORDS[name](value)
-        elif name in USUAL and isinstance(value, bool | int | str) and value in USUAL[name]:
-            continue
-        elif value not in ([], {}, False, ""):
+        elif value not in ([], {}, False, "", *USUAL.get(name, ())):
             raise _cannot(name)
     if not said.get("tools"):
         # Some engines refuse words about tools where there are none.
@@ -83,13 +75,10 @@ def _text(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tools(value: list[Mapping[str, Any]]) -> dict[str, Any]:
-    tools = [{name: one for name, one in tool.items() if one is not None} for tool in value]
-    return {
-        "tools": [
-            {"type": "function", "function": {name: one for name, one in tool.items() if name != "type"}}
-            for tool in tools
-        ]
-    }
+    functions = (
+        {name: one for name, one in tool.items() if name != "type" and one is not None} for tool in value
+    )
+    return {"tools": [{"type": "function", "function": function} for function in functions]}
 
 
 def _choice(value: Any) -> dict[str, Any]:
@@ -136,14 +125,10 @@ def _messages(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _message(item: Mapping[str, Any], found: list[dict[str, Any]], where: str) -> None:
     role = ROLES.get(item["role"], item["role"])
     content = _content(item["content"], f"{where}.content")
-    if role != "assistant":
-        found.append({"role": role, "content": content})
-        return
-    last = _assistant(found) if found and found[-1].get("content", "") is None else None
-    if last is None:
-        found.append({"role": role, "content": content})
+    if role == "assistant" and found and found[-1]["content"] is None:
+        found[-1]["content"] = content
     else:
-        last["content"] = content
+        found.append({"role": role, "content": content})
 
 
 def _assistant(found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -150,7 +150,7 @@ class Events(Stream):
     """A streamed chat completion's passage as the events of a response. `usage` stays the engine's own."""
 
     told: Told = field(default_factory=lambda: Told({}))
-    _inner: Stream | None = None
+    _inner: Stream = field(init=False)
     _number: int = 0
     _model: str = ""
     _finish: str = ""
@@ -158,33 +158,34 @@ class Events(Stream):
     _open: Item | None = None
     _calls: dict[int, Item] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._inner = Stream(self.quirks, usage_asked=False)
+
     def feed(self, data: bytes) -> bytes:
         """The events that what was read so far makes; an unfinished chunk is held back."""
-        return self._passed(self._chat().feed(data))
+        return self._passed(self._inner.feed(data))
 
     def end(self) -> bytes:
-        return self._passed(self._chat().end())
-
-    def _chat(self) -> Stream:
-        if self._inner is None:
-            self._inner = Stream(self.quirks, usage_asked=False)
-        return self._inner
+        return self._passed(self._inner.end())
 
     def _passed(self, data: bytes) -> bytes:
-        inner = self._chat()
+        inner = self._inner
         made = b"".join(self._event(payload_of(event)) for event in events_of(data)) if data else b""
         self.content_seen, self.failed, self.usage = inner.content_seen, inner.failed, inner.usage
         return made
 
     @property
     def end_reached(self) -> bool:
-        return self._chat().end_reached
+        return self._inner.end_reached
 
     def _event(self, payload: bytes) -> bytes:
         if not payload or self.done:
             return b""
         if payload == b"[DONE]":
-            return self._completed()
+            try:
+                return self._completed()
+            except (AttributeError, TypeError, ValueError) as error:
+                raise Malformed("counts of another shape") from error
         try:
             chunk = json.loads(payload)
         except ValueError as error:
@@ -270,8 +271,8 @@ class Events(Stream):
         made, item = b"", self._calls.get(at)
         if item is None:
             made = self._close("completed")
-            item = self._calls[at] = call({"id": piece.get("id"), "function": {}}, "in_progress")
-            item["name"] = function.get("name") or ""
+            begun = {"id": piece.get("id"), "function": {"name": function.get("name")}}
+            item = self._calls[at] = call(begun, "in_progress")
             self._output.append(item)
             place = len(self._output) - 1
             made += self._say("response.output_item.added", output_index=place, item=dict(item))
@@ -296,5 +297,5 @@ class Events(Stream):
             made += self._add("message")
         made += self._close(status) + b"".join(map(self._called, self._calls.values()))
         self.done = True
-        now = self.told.object(self._model, status, self._output, why, usage(self._chat().usage))
+        now = self.told.object(self._model, status, self._output, why, usage(self._inner.usage))
         return made + self._say(f"response.{status}", response=now)

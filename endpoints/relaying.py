@@ -254,17 +254,21 @@ class Relaying(Connection):
             answer = whole.answer()
         except Malformed as error:
             raise protocol.bad_engine() from error
-        await self._answer(answer, json.dumps(answer, ensure_ascii=False).encode())
+        await self._answer(answer)
 
-    async def _answer(self, answer: dict[str, Any], raw: bytes) -> None:
-        """Send a whole answer, and keep it for whoever sends the same Idempotency-Key again."""
+    async def _answer(self, answer: dict[str, Any], raw: bytes | None = None) -> None:
+        """Send a whole answer, and keep it for whoever sends the same Idempotency-Key again.
+
+        `raw`: as it came from the engine, sent where nothing of it is told otherwise.
+        """
         self.usage = answer.get("usage")
         if self._told is not None and self._translated:
             try:
-                answer = self._told.whole(answer)
-            except Malformed as error:
+                answer, raw = self._told.whole(answer), None
+            except (Malformed, AttributeError, TypeError, ValueError) as error:
                 raise protocol.bad_engine() from error
-            raw = json.dumps(answer, ensure_ascii=False).encode()
+        if raw is None:
+            raw = json.dumps(answer).encode()  # In ASCII: an engine may end within a character.
         if self._logged is not None:
             self._logged[1].take(answer)
         if self._claim is not None:
