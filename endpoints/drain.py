@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from endpoints.models import WebProcess
@@ -12,8 +12,12 @@ from playground.models import Replica
 ALIVE = timedelta(seconds=10)
 
 
+def live() -> QuerySet[WebProcess]:
+    """Web processes that still tell of themselves."""
+    return WebProcess.objects.filter(heartbeat_at__gt=Now() - ALIVE)
+
+
 def acknowledged(replica: Replica) -> bool:
     """True once each live web process routes by a table read after the drain began."""
-    live = WebProcess.objects.filter(heartbeat_at__gt=Now() - ALIVE)
     behind = Q(table_at__isnull=True) | Q(table_at__lte=replica.drain_at)
-    return replica.drain_at is None or not live.filter(behind).exists()
+    return replica.drain_at is None or not live().filter(behind).exists()

@@ -161,10 +161,7 @@ async def admit(key: Key, deployment: int, tokens: int) -> Admission:
 
 async def admit_row(key: Key, deployment: int, tokens: int) -> Admission:
     """The same for a row of a batch, which takes no place: a batch goes at its own pace."""
-    meter = _meter_of(key)
-    if not meter.purses:
-        return Admission(meter, deployment, {}, {}, seated=False)
-    admission = await _take(key, meter, deployment, tokens)
+    admission = await _take(key, _meter_of(key), deployment, tokens)
     admission.seated = False
     return admission
 

@@ -5,30 +5,25 @@ not asked and says so. A batch takes none of the places of concurrent requests. 
 takes its part of each limit as web processes do (`limits`); without Redis that is one more share.
 """
 
-import asyncio
 import json
 from collections.abc import Mapping
-from datetime import timedelta
 from time import monotonic
 from typing import Any
 
 from django.db import Error, connection
-from django.db.models.functions import Now
 
-from endpoints import limits, protocol, sql
-from endpoints.models import ApiBatch, ApiKey, WebProcess
+from endpoints import drain, limits, protocol, sql
+from endpoints.models import ApiBatch, ApiKey
 from endpoints.protocol import Refusal
 from endpoints.table import Key
-from playground import batch_gates
+from playground import batch_asking, batch_gates
 from playground.batch_claims import Result, Row
-from playground.engines.base import PATHS
 from playground.orm import orm
 
 # How often a key's limits, and how many processes there are, are read again.
 READ_S = 2.0
-TASKS = {path: task for task, path in PATHS.items()}
 
-_begun: asyncio.Lock | None = None
+_begun = False
 _processes = 1
 
 
@@ -44,15 +39,15 @@ async def opens(column: int) -> "Gate | None":
 async def closes() -> None:
     """Give back what this process holds of limits, and end its dealings with Redis."""
     global _begun
-    if _begun is not None:
-        _begun = None
+    if _begun:
+        _begun = False
         await limits.shutdown()
 
 
 async def _begin() -> None:
     global _begun
-    if _begun is None:
-        _begun = asyncio.Lock()
+    if not _begun:
+        _begun = True
         await limits.startup(used=_used, processes=lambda: _processes)
 
 
@@ -65,8 +60,7 @@ def _key_of(column: int) -> tuple[int, int, Key] | None:
 
 def _read(pk: int) -> Key:
     global _processes
-    alive = WebProcess.objects.filter(heartbeat_at__gt=Now() - timedelta(seconds=10))
-    _processes = alive.count() + 1
+    _processes = drain.live().count() + 1
     row = ApiKey.objects.get(pk=pk)
     family = row.family or row.pk
     nothing: frozenset[str] = frozenset()
@@ -83,6 +77,12 @@ def _used_today(family: int) -> limits.Used:
         return sql.of_day(cursor.fetchone())
 
 
+def _weight(row: Row, defaults: Mapping[str, Any]) -> int:
+    """The tokens it is thought to take."""
+    size = len(json.dumps(row.body, ensure_ascii=False).encode())
+    return protocol.weight(size, {**defaults, **row.body}, batch_asking.TASKS.get(row.url, "chat"))
+
+
 class Gate:
     """Of one column: its key's limits, as they are now."""
 
@@ -92,9 +92,7 @@ class Gate:
 
     async def admit(self, row: Row, defaults: Mapping[str, Any]) -> "Pass":
         await self._follow()
-        said = {**defaults, **row.body}
-        size = len(json.dumps(row.body, ensure_ascii=False).encode())
-        tokens = protocol.weight(size, said, TASKS.get(row.url, "chat"))
+        tokens = _weight(row, defaults) if self._key.limits else 0
         try:
             return Pass(await limits.admit_row(self._key, self._deployment, tokens))
         except Refusal as refused:
