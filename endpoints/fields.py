@@ -1,4 +1,4 @@
-"""Columns that Django has no field of its own for."""
+"""Columns whose field in Django wants the app django.contrib.postgres, which nothing else here needs."""
 
 from typing import Any
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import redis
 from django.conf import settings
-from django.db import connection
 
-from endpoints import keys, limit_words, limits, sql
+from endpoints import keys, limit_words, limits, sql, usage_report
 from endpoints.grants import SILENT_S
 from endpoints.models import ApiKey
 
@@ -24,6 +23,11 @@ class Line:
     used: str
     limit: str
     percent: int | None
+
+    @property
+    def words(self) -> str:
+        """What stands behind the amounts, which say dollars themselves: "requests a day", "a day"."""
+        return self.title.removeprefix("Dollars ").lower()
 
 
 def lines(rows: Iterable[ApiKey]) -> dict[int, list[Line]]:
@@ -56,10 +60,7 @@ def _said(name: str, value: float) -> str:
 
 def _used(lines_of_keys: Iterable[int]) -> dict[int, dict[str, float]]:
     """By line of keys and name of limit: what this minute and this day took."""
-    with connection.cursor() as cursor:
-        cursor.execute(sql.USED, [list(lines_of_keys)])
-        names = [column.name for column in cursor.description or ()]
-        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    rows = usage_report.query(sql.USED, [list(lines_of_keys)])
     return {row["line"]: {name: row[name] or 0 for name in limits.NAMES} for row in rows}
 
 

@@ -127,17 +127,7 @@ def _date(text: str, field: str) -> date:
     return found
 
 
-_SUMMED = (
-    "requests",
-    "errors",
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-    "gpu_s",
-    "core_s",
-    "cost",
-    "unpriced",
-)
+_SUMMED = tuple(usage_days.SUMS)
 _LABEL = {"day": "%Y-%m-%d", "hour": "%Y-%m-%d %H:00"}
 
 
@@ -187,7 +177,7 @@ def _by_rows(team: Team, when: Period, by: str, source: str) -> Found:
     """Counted from each row."""
     rows = _rows(when, by, source)
     values = {"team": team.pk, "begin": when.begin, "end": when.end}
-    sums = _query(usage_sql.SUMS.format(rows=rows), values)
+    sums = query(usage_sql.SUMS.format(rows=rows), values)
     return sums, *(_spread(rows, values) if sums else (None, {})), False
 
 
@@ -203,7 +193,7 @@ def _rows(when: Period, by: str, source: str) -> str:
 
 def _spread(rows: str, values: dict[str, Any]) -> tuple[Percentiles | None, dict[str, Percentiles]]:
     # One row is of all together, beside that of rows without a label.
-    spread = _query(usage_sql.SPREAD.format(rows=rows), values)
+    spread = query(usage_sql.SPREAD.format(rows=rows), values)
     whole = next((row["ttft"] for row in spread if row["whole"]), None)
     return whole, {_name(row["label"], "day") or "": row["ttft"] for row in spread if not row["whole"]}
 
@@ -212,13 +202,13 @@ def _by_days(team: Team, when: Period, by: str, source: str) -> Found:
     """From the sums of each day; percentiles of no more than SORTED requests are exact."""
     dimension, label, joins = usage_sql.DAY_LABELS[by]
     values = {"team": team.pk, "dimension": dimension, "first": when.first, "last": when.last}
-    sums = _query(usage_sql.DAY_SUMS.format(label=label, joins=joins), values)
+    sums = query(usage_sql.DAY_SUMS.format(label=label, joins=joins), values)
     if sum(row["requests"] for row in sums) <= SORTED:
         times = {"team": team.pk, "begin": when.begin, "end": when.end}
         return sums, *(_spread(_rows(when, by, source), times) if sums else (None, {})), False
     found: dict[str, list[tuple[int, int]]] = {}
     whole: Counter[int] = Counter()
-    for row in _query(usage_sql.DAY_SPREAD.format(label=label, joins=joins), values):
+    for row in query(usage_sql.DAY_SPREAD.format(label=label, joins=joins), values):
         found.setdefault(_name(row["label"], "day") or "", []).append((row["step"], row["times"]))
         whole[row["step"]] += row["times"]
     each = {name: _percentiles(steps) for name, steps in found.items()}
@@ -229,7 +219,8 @@ def _percentiles(steps: Sequence[tuple[int, int]]) -> Percentiles:
     return [usage_days.percentile(steps, share) for share in (0.5, 0.95)]
 
 
-def _query(statement: str, values: dict[str, Any]) -> list[dict[str, Any]]:
+def query(statement: str, values: dict[str, Any] | list[Any]) -> list[dict[str, Any]]:
+    """Its rows, each by the names of its columns."""
     with connection.cursor() as cursor:
         cursor.execute(statement, values)
         names = [column.name for column in cursor.description or ()]

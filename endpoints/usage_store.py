@@ -60,7 +60,7 @@ _SHAPE = ", ".join(f"{name} {kind}" for name, kind in FIELDS.items())
 # Rows that are gone since are left out, and a request of a team that is gone with it.
 _WRITE = f"""
     WITH given AS (SELECT * FROM json_to_recordset(%s::json) AS record({_SHAPE})),
-    written AS (
+    used AS (
         INSERT INTO endpoints_usage
                (request_id, client_id, at, team_id, key_id, key_name, endpoint, adapter, release_id,
                 deployment_id, replica, model, engine, route, status, code, stream, prompt_tokens,
@@ -81,17 +81,15 @@ _WRITE = f"""
         ORDER BY given.at, given.request_id
         ON CONFLICT (request_id) DO NOTHING
         RETURNING *
-    ), used AS (
-        SELECT * FROM written
     ), {usage_days.CELLS}, added AS (
         {usage_days.ADD}
     ), logged AS (
         INSERT INTO endpoints_loggedrequest (usage_id, request, answer, cut)
-        SELECT written.id, given.request, given.answer, coalesce(given.cut, false)
-        FROM written JOIN given USING (request_id)
+        SELECT used.id, given.request, given.answer, coalesce(given.cut, false)
+        FROM used JOIN given USING (request_id)
         WHERE given.request IS NOT NULL
     )
-    SELECT count(*) FROM written
+    SELECT count(*) FROM used
 """
 # Of endpoints that are gone too: nobody says any more how long they are kept.
 _OLD_LOGGED = """
@@ -220,10 +218,7 @@ def _priced(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if replica is None or busy_s is None:
             yield row
             continue
-        found: dict[str, float | None] = dict(spending.of(replica, busy_s))
-        cores = replica.resources.get("cores")
-        if "gpu_s" not in found and cores:
-            found["core_s"] = round(busy_s * cores, 4)
+        found: dict[str, Any] = dict(spending.shared(replica, busy_s))
         yield found | {name: value for name, value in row.items() if value is not None}
 
 

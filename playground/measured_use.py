@@ -22,7 +22,8 @@ def keep(run: Measurement, asked: Iterable[tuple[Replica, Taken]]) -> None:
             failed=taken.state == Generation.State.FAILED,
             ttft_ms=taken.timings.get("ttft"),
             **_tokens(taken),
-            **_share(replica, taken.timings.get("busy_s")),
+            busy_s=taken.timings.get("busy_s"),
+            **spending.shared(replica, taken.timings.get("busy_s")),
         )
         for replica, taken in asked
     )
@@ -31,11 +32,3 @@ def keep(run: Measurement, asked: Iterable[tuple[Replica, Taken]]) -> None:
 def _tokens(taken: Taken) -> dict[str, Any]:
     names = ("prompt_tokens", "completion_tokens", "cached_tokens")
     return {name: taken.usage.get(name) for name in names}
-
-
-def _share(replica: Replica, busy_s: float | None) -> dict[str, Any]:
-    found: dict[str, Any] = dict(spending.of(replica, busy_s))
-    cores = replica.resources.get("cores")
-    if busy_s is not None and cores and "gpu_s" not in found:
-        found["core_s"] = round(busy_s * cores, 4)
-    return found | {"busy_s": busy_s}

@@ -19,6 +19,14 @@ def of(replica: Replica, busy_s: float | None) -> dict[str, float]:
     return found if price is None else found | {"cost": round(busy_s * float(price), 9)}
 
 
+def shared(replica: Replica, busy_s: float | None) -> dict[str, float]:
+    """The same, and {"core_s": core-seconds} where it holds cores and no GPUs."""
+    found, cores = of(replica, busy_s), replica.resources.get("cores")
+    if busy_s is not None and cores and "gpu_s" not in found:
+        found["core_s"] = round(busy_s * cores, 4)
+    return found
+
+
 def per_second(replica: Replica, node: Node) -> Decimal | None:
     """Dollars a second of what the replica holds: its part of the node's GPUs, else of its cores."""
     if node.price_per_hour is None:

@@ -327,7 +327,7 @@ def test_percentiles_of_many_requests_are_within_one_percent_and_say_so(
     assert "steps of 2 %" in page.get(reverse("usage")).content.decode()
 
 
-def test_two_who_add_to_the_same_day_lose_nothing(team: Team) -> None:
+def test_what_is_added_to_a_day_later_is_added_to_what_is_there(team: Team) -> None:
     usage_store.keep([usage_rows.request(team, n, endpoint=f"e{n % 4}") for n in range(40)])
     usage_store.keep([usage_rows.request(team, n, endpoint=f"e{n % 4}", ttft_ms=80) for n in range(40, 60)])
     rows = UsageDay.objects.filter(dimension="endpoint").order_by("value")
