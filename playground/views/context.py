@@ -2,19 +2,19 @@
 
 from typing import Any, cast
 
-from django.http import Http404, HttpRequest
+from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from playground import access, frame
 from playground.models import Membership, Team, User
-from playground.views.request import Request, team_of
+from playground.views.request import Request, said
 
 
 def page(request: HttpRequest) -> dict[str, Any]:
     user = request.user
     if not isinstance(user, User) or not user.is_authenticated:
         return {}
-    mine = SimpleLazyObject(lambda: access.teams_of(user))
+    mine = SimpleLazyObject(lambda: teams_of(cast(Request, request)))
     team: Any = SimpleLazyObject(lambda: of_page(cast(Request, request)))
     return {
         "team": team,
@@ -26,17 +26,17 @@ def page(request: HttpRequest) -> dict[str, Any]:
 
 
 def of_page(request: Request) -> Team | None:
-    """The team that the page is of; None for somebody in none. Asked once a request."""
-    if not hasattr(request, "page_team"):
-        try:
-            found: Team | None = team_of(request)
-        except access.Refused:
-            found = next(iter(access.teams_of(request.user)), None)
-        except Http404:
-            found = None
-        request.page_team = found  # type: ignore[attr-defined]
-    kept: Team | None = request.page_team  # type: ignore[attr-defined]
-    return kept
+    """The team that the page is of, else the one its person works in; None for somebody in none."""
+    mine, wanted = teams_of(request), said(request)
+    return next((team for team in mine if str(team.pk) == wanted), next(iter(mine), None))
+
+
+def teams_of(request: Request) -> list[Team]:
+    """The person's teams, the one they work in first: asked once a request."""
+    if not hasattr(request, "page_teams"):
+        request.page_teams = access.teams_of(request.user)  # type: ignore[attr-defined]
+    found: list[Team] = request.page_teams  # type: ignore[attr-defined]
+    return found
 
 
 def _role(user: User, team: Any) -> str:

@@ -17,14 +17,19 @@ class Request(HttpRequest):
     htmx: HtmxDetails
 
 
+def said(request: Request) -> str:
+    """The key of the team that the page which asks says it was of; empty where it says none."""
+    return request.headers.get(HEADER) or (request.POST.get(FIELD, "") if request.method == "POST" else "")
+
+
 def team_of(request: Request) -> Team:
     """The team of the page that asks, which may be open since before the person went to another; else the
     one they work in now. Refused where they are not in the page's team any more.
     """
-    said = request.headers.get(HEADER) or (request.POST.get(FIELD) if request.method == "POST" else None)
-    if not said:
+    wanted = said(request)
+    if not wanted:
         return access.team_of(request.user)
-    found = next((team for team in access.teams_of(request.user) if str(team.pk) == said), None)
+    found = next((team for team in access.teams_of(request.user) if str(team.pk) == wanted), None)
     if found is None:
         raise access.Refused("You are not in the team this page was of any more. Open the page anew.")
     return found
