@@ -33,16 +33,21 @@ LENGTHS = ("max_tokens", "max_completion_tokens")
 class Place:
     """A ready replica on this node, as a column asks it."""
 
-    replica: int
-    configuration: int | None
-    target: Target
-    row: Replica | None = None
+    row: Replica
     """With its node, for what a share of its time costs."""
+    target: Target
+
+    @property
+    def replica(self) -> int:
+        return self.row.pk
+
+    @property
+    def configuration(self) -> int | None:
+        return self.row.configuration_id
 
     def priced(self, timings: Mapping[str, Any]) -> dict[str, Any]:
         """The timings, with GPU-seconds and dollars where those are known."""
-        busy_s = timings.get("busy_s")
-        return {**timings, **(spending.of(self.row, busy_s) if self.row else {})}
+        return {**timings, **spending.of(self.row, timings.get("busy_s"))}
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def standing(column_pk: int) -> Standing:
         column.deployment.model.task,
         column.defaults,
         batch.parameters if own is None else own,
-        tuple(Place(one.pk, one.configuration_id, leases.target_of(column, one), one) for one in here),
+        tuple(Place(one, leases.target_of(column, one)) for one in here),
         _talks(column.deployment_id),
     )
 

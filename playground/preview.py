@@ -9,7 +9,7 @@ from typing import Any
 
 from playground import adapters, drafts, fitting, options
 from playground.engines.base import Engine
-from playground.models import Adapter, Model
+from playground.models import Adapter, Model, Node
 from playground.offers import Offer
 
 
@@ -27,6 +27,7 @@ def of(
     model: Model,
     engine: Engine,
     given: Mapping[str, Any],
+    node: Node | None,
     *,
     version: str,
     form: int | None = None,
@@ -34,9 +35,9 @@ def of(
     attached: Sequence[Adapter] = (),
     extra: Sequence[str] = (),
 ) -> Preview:
-    """That start on the roomiest node. `form`: the key of one of the model's; None: what would be taken."""
+    """That start on `node`. `form`: the key of one of the model's; None: what would be taken."""
     clean, problems = judged(model, engine, given)
-    offer = fitting.offer(model, engine, clean, fitting.roomiest(), form, gpus)
+    offer = fitting.offer(model, engine, clean, node, form, gpus)
     if offer.local:
         offer = replace(offer, local=adapters.on(offer.local, list(attached)))
     offer = fitting.put_right(offer, clean, version, form, len(attached), list(extra))

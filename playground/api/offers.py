@@ -64,11 +64,13 @@ def estimate(request: Request, pk: int, given: StartGiven) -> Any:
     form = row.formats.filter(pk=given.form).first() if given.form else catalogue.choose(row, engine)[0]
     if given.form and form is None:
         raise Problem(422, "invalid", "The model has no such form.", "form")
+    node = fitting.roomiest()
     found = preview.of(
         row,
         engine,
         given.options,
-        version=given.version or fitting.version_of(engine, fitting.roomiest()),
+        node,
+        version=given.version or fitting.version_of(engine, node),
         form=form.pk if form else None,
         gpus=given.gpus,
         attached=list(row.adapters.filter(pk__in=given.adapters).order_by("name")),

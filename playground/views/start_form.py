@@ -129,6 +129,7 @@ def _of_engine(
         model,
         adapter,
         given,
+        node,
         version=asked["version"],
         form=form.pk if form else None,
         gpus=gpus,
