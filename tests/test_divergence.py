@@ -239,6 +239,16 @@ def client(person: User) -> Client:
     return page
 
 
+def test_without_scripts_it_leads_to_the_page_and_says_nothing_of_the_form(
+    answered: Answered, team: Team, user: User
+) -> None:
+    turn = answered("{a|b}", "a", "b")
+    page = Client()
+    page.force_login(user)
+    sent = page.post(reverse("turn-margin", args=[turn.pk]), {"by": "token", "in_team": str(team.pk)})
+    assert sent["Location"] == reverse("turn-difference", args=[turn.pk]) + "?by=token"
+
+
 def measured(turn: Turn, person: User) -> Divergence:
     """The verdict once the button was pressed."""
     answer = client(person).post(reverse("turn-margin", args=[turn.pk]))

@@ -16,7 +16,7 @@ from playground.margins import TIE_NATS, WIDEST
 from playground.models import Conversation, Turn
 from playground.similarity import Alike
 from playground.views.conversations import writable, writes
-from playground.views.request import Request
+from playground.views.request import FIELD, Request
 
 PAGE = "playground/differences.html"
 
@@ -145,5 +145,6 @@ def _within(text: str) -> tuple[float, str]:
 
 def _query(form: QueryDict) -> str:
     kept = form.copy()
-    kept.pop("csrfmiddlewaretoken", None)
+    for name in ("csrfmiddlewaretoken", FIELD):
+        kept.pop(name, None)
     return kept.urlencode()
