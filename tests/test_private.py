@@ -183,6 +183,7 @@ def test_no_list_finder_or_picker_names_it(world: World, browser: Browser, calle
     kinds = {found.kind for found in frame.find(team, user, MARK)}
     assert not kinds & {"conversation", "prompt", "batch"}
     assert not [need for need in frame.needs(team, user) if "Batch" in need.text]
+    assert [need for need in frame.needs(team, world.owner) if "Batch" in need.text]
     assert not prompt_rows.choices(team, user) and not prompts.tags_of(team, user)
     own = Conversation.objects.create(team=team, created_by=user)
     assert not picking.picker(user, own)["library"]

@@ -44,7 +44,7 @@ class BucketKey(Given):
 class ServerKey(Given):
     """What somebody else's server asks for."""
 
-    key: str = Field(min_length=1, max_length=external.MOST)
+    key: str = Field(max_length=external.MOST, pattern=r"\S")
 
 
 @router.reads("/hub/token", Kept, needs="tokens")
