@@ -109,8 +109,9 @@ def listing(request: Request, name: str, window: Query[Chosen]) -> Any:
 @router.reads("/endpoints/{name}/requests/{usage}", RequestKept, needs="chat", of=Endpoint)
 def read(request: Request, name: str, usage: int, where: Query[Where]) -> Any:
     """What was asked and answered in one. For members: it is what somebody wrote."""
-    row = _kept(request, name, usage, where)
-    shown = requests.chosen(endpoint_of(request, name, where)).get(pk=usage)
+    endpoint = endpoint_of(request, name, where, "chat")
+    row = _kept(endpoint, usage)
+    shown = requests.chosen(endpoint).get(pk=usage)
     shown.request, shown.answer, shown.cut = row.request, row.answer, row.cut
     return shown
 
@@ -125,7 +126,8 @@ def read(request: Request, name: str, usage: int, where: Query[Where]) -> Any:
 )
 def open_one(request: Request, name: str, usage: int, where: Query[Where]) -> Any:
     """A conversation that begins as this request did."""
-    made = logged.open_in_playground(_kept(request, name, usage, where), request.auth.user)
+    endpoint = endpoint_of(request, name, where, "chat")
+    made = logged.open_in_playground(_kept(endpoint, usage), request.auth.user)
     return {"conversation": made.conversation.pk, "left_out": made.left_out}
 
 
@@ -148,8 +150,8 @@ def add(request: Request, pk: int, given: RequestsAdded) -> Any:
     return requests.add_to(target, request.auth.user, endpoint, given.requests, answers=given.answers)
 
 
-def _kept(request: Request, name: str, usage: int, where: Where) -> LoggedRequest:
-    found = requests.one(endpoint_of(request, name, where, "chat"), usage)
+def _kept(endpoint: Endpoint, usage: int) -> LoggedRequest:
+    found = requests.one(endpoint, usage)
     if found is None:
         raise Http404("no such request, or it is not kept any more")
     return found

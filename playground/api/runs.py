@@ -197,9 +197,7 @@ def samples(request: Request, pk: int, window: Query[Window]) -> Any:
         raise Http404("the conversation is blind, and figures would tell who answers")
     found = row.samples.select_related("configuration").order_by("pk")
     found = found.filter(pk__gt=window.after) if window.after else found
-    return cut(list(found[: window.limit + 1]), window) | {
-        "items": [_sample(one) for one in found[: window.limit]]
-    }
+    return cut(list(found[: window.limit + 1]), window, _sample)
 
 
 def _of_load(row: Measurement) -> Measurement:
