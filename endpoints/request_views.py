@@ -19,7 +19,7 @@ from endpoints.views import fetch
 from playground import access, datasets
 from playground.datasets import DatasetRefused
 from playground.models import Dataset
-from playground.views.request import Request
+from playground.views.request import Request, number
 
 PAGE, ONE = "endpoints/requests.html", "endpoints/request.html"
 LISTED = 50
@@ -42,8 +42,8 @@ def _listing(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     wanted = {name: request.GET.get(name, "")[:128] for name in FILTERS}
     before = request.GET.get("before", "")
     rows = _chosen(endpoint, wanted)
-    if _key(before):
-        rows = rows.filter(pk__lt=int(before))
+    if (below := number(before)) is not None:
+        rows = rows.filter(pk__lt=below)
     found = list(rows.order_by("-pk")[: LISTED + 1])
     shown = found[:LISTED]
     query = {name: value for name, value in wanted.items() if value}
@@ -55,7 +55,7 @@ def _listing(request: Request, endpoint: Endpoint) -> dict[str, Any]:
         "wanted": wanted,
         "filtered": bool(query),
         "before": before,
-        "here": urlencode(query | ({"before": before} if _key(before) else {})),
+        "here": urlencode(query | ({} if below is None else {"before": before})),
         "first": urlencode(query),
         "next": urlencode(query | {"before": shown[-1].pk}) if len(found) > LISTED else "",
         "statuses": requests.STATUSES.items(),
@@ -77,14 +77,10 @@ def _chosen(endpoint: Endpoint, wanted: dict[str, str]) -> QuerySet[Any]:
     return requests.chosen(
         endpoint,
         status=wanted["status"],
-        key=int(wanted["key"]) if _key(wanted["key"]) else None,
+        key=number(wanted["key"]),
         slower_ms=1000 * int(slow) if slow else None,
         name=wanted["id"].strip(),
     )
-
-
-def _key(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 18
 
 
 @never_cache
@@ -139,7 +135,8 @@ def add(request: Request, name: str) -> HttpResponse:
     """Those that are ticked become rows of a dataset: `dataset`, or a new one called `name`."""
     endpoint = fetch(request, name, write=True)
     access.require(request.user, "chat", endpoint.team)
-    ticked = [int(pk) for pk in request.POST.getlist("request")[:TICKED] if _key(pk)]
+    given = request.POST.getlist("request")[:TICKED]
+    ticked = [pk for text in given if (pk := number(text)) is not None]
     try:
         return _added(request, endpoint, ticked)
     except DatasetRefused as problem:
@@ -153,7 +150,7 @@ def _added(request: Request, endpoint: Endpoint, ticked: list[int]) -> HttpRespo
     requests.require_kept(endpoint, ticked)
     own = request.POST.get("dataset", "")
     if own:
-        if not _key(own):
+        if number(own) is None:
             raise Http404("no such dataset")
         target = access.fetch(request.user, Dataset.objects.filter(team=endpoint.team), own, write=True)
     else:
@@ -196,9 +193,10 @@ def _share(text: str) -> float:
 
 
 def _days(text: str) -> int:
-    if not _key(text):
+    days = number(text)
+    if days is None:
         raise LoggedRefused("A whole number of days.", "days")
-    return int(text)
+    return days
 
 
 def _told(endpoint: Endpoint) -> str:

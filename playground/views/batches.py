@@ -28,7 +28,7 @@ from playground import (
 )
 from playground.batch_table import Wanted
 from playground.models import Batch, BatchColumn, DatasetRow, WebhookDelivery
-from playground.views.request import Request
+from playground.views.request import Request, number
 
 PAGE, ROW, LIST = "playground/batch.html", "playground/batch_row.html", "playground/batches.html"
 LISTED = 25
@@ -45,8 +45,8 @@ def listing(request: Request) -> HttpResponse:
     """The team's batches, newest first; ?before= is the next page."""
     rows = access.listed_to(request.user, Batch.objects.all()).order_by("-pk")
     before = request.GET.get("before", "")
-    if _key(before):
-        rows = rows.filter(pk__lt=before)
+    if (below := number(before)) is not None:
+        rows = rows.filter(pk__lt=below)
     found = list(rows.select_related("version__dataset", "created_by")[: LISTED + 1])
     shown = found[:LISTED]
     context = {
@@ -143,7 +143,8 @@ async def export(request: Request, pk: int) -> HttpResponseBase:
         raise Http404("no such format")
     of = None
     if kind == "jsonl":
-        of = _column(columns, int(wanted) if _key(wanted := request.GET.get("column", "")) else columns[0].pk)
+        wanted = number(request.GET.get("column", ""))
+        of = _column(columns, columns[0].pk if wanted is None else wanted)
         columns = [of]
     answer = StreamingHttpResponse(
         batch_files.stream(batch, columns, kind), content_type=batch_files.FORMATS[kind]
@@ -272,16 +273,16 @@ def _table(request: Request, batch: Batch, columns: list[BatchColumn]) -> dict[s
 def _wanted(request: Request, columns: list[BatchColumn]) -> Wanted:
     """?show= one of FILTERS; ?by= "ttft:12", "-e2e:13": in order of a figure as a column has it."""
     show, by = request.GET.get("show", "all"), request.GET.get("by", "")
-    figure, _, column = by.removeprefix("-").partition(":")
-    after, start = request.GET.get("after", "")[:60], request.GET.get("from", "")
-    if not after and _key(start) and int(start) > 1:
-        after = str(int(start) - 1)
-    known = figure in batch_table.FIGURES and _key(column) and int(column) in {one.pk for one in columns}
+    figure, _, of = by.removeprefix("-").partition(":")
+    column = number(of)
+    after, start = request.GET.get("after", "")[:60], number(request.GET.get("from", ""))
+    if not after and start is not None and start > 1:
+        after = str(start - 1)
     if show in batch_table.FILTERS[1:]:
         return Wanted(filter=show, after=after)
-    if not known:
+    if figure not in batch_table.FIGURES or column is None or column not in {one.pk for one in columns}:
         return Wanted(after=after)
-    return Wanted(figure=figure, column=int(column), descending=by.startswith("-"), after=after)
+    return Wanted(figure=figure, column=column, descending=by.startswith("-"), after=after)
 
 
 def _shows(batch: Batch, columns: list[BatchColumn]) -> list[tuple[str, str]]:
@@ -320,7 +321,3 @@ def _column(columns: list[BatchColumn], pk: int) -> BatchColumn:
         if column.pk == pk:
             return column
     raise Http404("no such column")
-
-
-def _key(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 18

@@ -17,6 +17,7 @@ from playground.dataset_form import Typed
 from playground.datasets import DatasetRefused
 from playground.models import Conversation, Dataset, DatasetRow, DatasetVersion, Team
 from playground.orm import orm
+from playground.views import conversations
 from playground.views.request import Request, team_of
 
 PAGE_ROWS = 50
@@ -253,7 +254,7 @@ def from_conversation(request: Request, pk: int) -> HttpResponse:
     """Add the messages that a conversation shows to a dataset: `dataset`, or a new one called `name`."""
     rows = Conversation.objects.select_related("team")
     conversation = access.fetch(request.user, rows, pk, write=request.method == "POST")
-    team, point = conversation.team, _point(request)
+    team, point = conversation.team, conversations.point(request.GET)
     typed = {"dataset": "", "name": conversation.title[:120], "answers": True}
     error = ""
     if request.method == "POST":
@@ -300,11 +301,3 @@ def _added(
         request, f"{target.name} has {version.row_count:,} rows now, as version {version.number}."
     )
     return redirect("dataset", target.pk)
-
-
-def _point(request: Request) -> thread.Point | None:
-    """The branch asked for by ?turn=&answer=; None for the newest."""
-    turn, answer = (request.GET.get(name, "") for name in ("turn", "answer"))
-    if not turn.isdecimal() or len(turn) > 18:
-        return None
-    return thread.Point(int(turn), int(answer) if answer.isdecimal() and len(answer) <= 18 else None)

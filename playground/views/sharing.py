@@ -14,7 +14,7 @@ from playground import access, export_texts, exports, forks, sharing_rules, thre
 from playground.models import Batch, Conversation, Prompt, Shared
 from playground.views import links
 from playground.views.conversations import writes
-from playground.views.request import Request
+from playground.views.request import Request, number
 
 PAGE = "playground/share.html"
 HTTP_UNPROCESSABLE, HTTP_CONFLICT = 422, 409
@@ -103,8 +103,7 @@ def export(request: Request, pk: int) -> HttpResponse:
 def fork(request: Request, pk: int) -> HttpResponse:
     """The branch of `turn` and `answer` as this person's own conversation; `upto` names its last message."""
     conversation = _conversation(request, pk, write=True)
-    upto = request.POST.get("upto", "")
-    last = int(upto) if _key(upto) else None
+    last = number(request.POST.get("upto", ""))
     point = _point(request) or (thread.Point(last) if last else None)
     try:
         made = forks.fork(conversation, request.user, thread.show(conversation, point), last)
@@ -126,14 +125,8 @@ def _point(request: Request) -> thread.Point | None:
     """The branch named by ?turn=&answer=, in a form's fields, or in the address of the page that asks."""
     page = QueryDict(urlsplit(request.htmx.current_url or "").query)
     given = next((one for one in (request.POST, request.GET, page) if one.get("turn")), page)
-    turn, answer = given.get("turn", ""), given.get("answer", "")
-    if not _key(turn):
-        return None
-    return thread.Point(int(turn), int(answer) if _key(answer) else None)
-
-
-def _key(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 18
+    turn = number(given.get("turn", ""))
+    return None if turn is None else thread.Point(turn, number(given.get("answer", "")))
 
 
 def _page(request: Request, row: Thing, why: str = "", *, kept: str = "", status: int = 200) -> HttpResponse:
