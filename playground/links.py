@@ -49,12 +49,7 @@ class Opened:
     thing: Thing
 
 
-# Who, and until when
-
-
-def may_share(user: User, thing: Thing) -> bool:
-    """Whether `user` may make and take back links: its owner, and administrators."""
-    return sharing_rules.may_share(user, thing)
+# Until when
 
 
 def read_end(days: str, day: str) -> datetime:
@@ -149,7 +144,7 @@ def title(thing: Thing) -> str:
 
 def _require(user: User, thing: Thing, verb: str) -> None:
     access.require(user, "chat", thing.team)
-    if not may_share(user, thing):
+    if not sharing_rules.may_share(user, thing):
         access.audit(user, thing.team, f"refused {verb} link", f"{kind_of(thing)}:{thing.pk}")
         raise access.Refused("Public links are for its owner and the team's administrators to make.")
 

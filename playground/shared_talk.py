@@ -46,7 +46,7 @@ def conversation(row: Conversation, point: thread.Point | None = None) -> dict[s
     shown = thread.show(row, point)
     known = pictures.of_turns(turn.turn for turn in shown.turns)
     hidden = votes.hidden_of(row, (turn.turn for turn in shown.turns), NOBODY)
-    summed = summaries.of(row, shown, hidden)
+    summed = summaries.of(row, shown, hidden, places)
     return {
         "title": row.title,
         "task": row.task,

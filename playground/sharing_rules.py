@@ -78,12 +78,12 @@ def share(row: Shared, user: User, sharing: str) -> None:
 
 def _require_free(row: Shared) -> None:
     """Raise SharingRefused where others have to reach it."""
-    for why in _reasons(row):
+    if why := next(iter(_reasons(row)), ""):
         raise SharingRefused(why)
 
 
 def _reasons(row: Shared) -> Iterable[str]:
-    if row.created_by is None:
+    if row.created_by_id is None:
         yield "Nobody owns it: whoever made it has no account any more, or it came over the API."
     yield from filter(None, (ask(row) for ask in HOLDS))
 

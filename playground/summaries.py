@@ -14,9 +14,13 @@ def places(conversation: Conversation) -> dict[int, int]:
     return {pk: place for place, pk in enumerate(there, 1)}
 
 
-def of(conversation: Conversation, shown: thread.Shown, hidden: Collection[int]) -> dict[str, Any]:
-    """What the partial `sums` of columns.html shows, without the turns whose answers are `hidden`."""
-    there = places(conversation)
+def of(
+    conversation: Conversation, shown: thread.Shown, hidden: Collection[int], there: Mapping[int, int]
+) -> dict[str, Any]:
+    """What the partial `sums` of columns.html shows, without the turns whose answers are `hidden`.
+
+    `there`: its `places`.
+    """
     seen = replace(shown, turns=tuple(turn for turn in shown.turns if turn.turn.pk not in hidden))
     return {
         "sums": sums.of(seen, there),

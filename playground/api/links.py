@@ -9,7 +9,7 @@ from django.utils import timezone
 from ninja import Schema
 from pydantic import Field
 
-from playground import links
+from playground import links, sharing_rules
 from playground.api.answers import Given, Problem
 from playground.api.caller import Request, fetch
 from playground.api.routes import Routes
@@ -112,7 +112,7 @@ def _rows(kind: Any) -> Any:
 
 def _held(request: Request, kind: Any, pk: int) -> dict[str, Any]:
     thing = fetch(request, _rows(kind), pk)
-    held, may = links.of(thing), links.may_share(request.auth.user, thing)
+    held, may = links.of(thing), sharing_rules.may_share(request.auth.user, thing)
     return {
         "holding": len(held),
         "may_share": may,

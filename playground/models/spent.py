@@ -27,7 +27,10 @@ class RowsTaken(models.Model):
 
 
 class MeasuredUse(models.Model):
-    """One request of a run that measures, its warm-up and what was asked anew included. See `measured`."""
+    """One request of a run that measures, its warm-up and what was asked anew included.
+
+    See `measured_use`.
+    """
 
     team = models.ForeignKey(Team, on_delete=models.CASCADE, related_name="+", db_index=False)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")

@@ -145,7 +145,7 @@ def anew(
     shown = shown or thread.show(conversation, point(request.GET))
     found = found or headings(conversation)
     context = _said(request, conversation, shown) | heads(request, conversation)
-    context |= summaries.of(conversation, shown, context["hidden"])
+    context |= summaries.of(conversation, shown, context["hidden"], context["places"])
     response = render(request, f"{PAGE}#anew", context | {"headings": found, "shape": _shape(found)})
     response["HX-Retarget"] = "#column-heads"
     return response
@@ -167,7 +167,7 @@ def _conversation(request: Request, conversation: Conversation, point: thread.Po
     picker = picking.picker(request.user, conversation)
     return {
         **said,
-        **summaries.of(conversation, shown, said["hidden"]),
+        **summaries.of(conversation, shown, said["hidden"], said["places"]),
         "headings": found,
         **heads(request, conversation),
         "words": widgets.WORDS[conversation.task],
@@ -209,6 +209,7 @@ def _said(
     return {
         "conversation": conversation,
         "shown": shown,
+        "places": places,
         "count": len(places),
         "hidden": hidden,
         "turns": turns,
@@ -323,7 +324,7 @@ def _turns(request: Request, conversation: Conversation, shown: thread.Shown) ->
     """Every message anew, with where the composer goes on from."""
     may_chat = sharing_rules.may_write(request.user, conversation)
     context = _said(request, conversation, shown) | {"may_chat": may_chat}
-    context |= summaries.of(conversation, shown, context["hidden"])
+    context |= summaries.of(conversation, shown, context["hidden"], context["places"])
     return render(request, f"{PAGE}#replaced", context)
 
 
@@ -591,7 +592,7 @@ def answer(request: Request, pk: int) -> HttpResponse:
     conversation = row.turn.conversation
     shown = thread.show(conversation, thread.Point(row.turn_id, row.pk))
     context = _said(request, conversation, shown, only=row.turn_id) | heads(request, conversation)
-    context |= summaries.of(conversation, shown, context["hidden"])
+    context |= summaries.of(conversation, shown, context["hidden"], context["places"])
     one = next(iter(context["turns"]), None)
     answers = one["answers"] if one else []
     found = next((answer for answer in answers if answer["generation"].pk == row.pk), None)

@@ -8,7 +8,7 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
-from playground import access, links
+from playground import access, links, sharing_rules
 from playground.models import Batch, Conversation, Prompt, ShareLink
 from playground.views.conversations import writes
 from playground.views.request import Request
@@ -97,7 +97,7 @@ def _answer(
 def context_of(request: Request, thing: links.Thing) -> dict[str, Any]:
     """What the partial `links` of links.html needs."""
     kind, held = links.kind_of(thing), links.of(thing)
-    may_share = links.may_share(request.user, thing)
+    may_share = sharing_rules.may_share(request.user, thing)
     return {
         "thing": thing,
         "thing_title": links.title(thing),

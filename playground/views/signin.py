@@ -102,7 +102,7 @@ def _host_and_port(request: HttpRequest) -> tuple[str, str]:
 
 
 def _is_name(host: str) -> bool:
-    return ":" not in host and not host.startswith("[") and not host.replace(".", "").isdigit()
+    return ":" not in host and not host.replace(".", "").isdigit()
 
 
 class ByPasskey(LoginWebAuthnView):
