@@ -26,14 +26,17 @@ def shown(conversation: Conversation) -> list[Column]:
     return list(rows)
 
 
-def add(conversation: Conversation, deployment: Deployment | None = None) -> Column:
-    """One more column at the end: of `deployment`, else of what runs and is in none yet, else as the last."""
+def add(conversation: Conversation, deployment: Deployment | None = None, adapter: str = "") -> Column:
+    """One more column at the end: of `deployment`, else of what runs and is in none yet, else as the last.
+
+    `adapter`: the one of its adapters that answers.
+    """
     with transaction.atomic():
         there = _locked(conversation)
         chosen = deployment or _unused(conversation, there) or there[-1].deployment
         column = _insert(conversation, there, len(there), deployment=chosen)
-        if deployment:
-            conversations.choose(column, deployment)
+        if chosen and (deployment or adapter):
+            conversations.choose(column, chosen, adapter)
     conversations.tell(conversation)
     return column
 

@@ -81,6 +81,9 @@ def test_columns_are_added_set_up_moved_and_closed(client: Client, chat: Convers
     first = sorted(changed["columns"], key=lambda one: one["position"])[0]
     assert (first["name"], first["parameters"]) == ("third", {"temperature": 0})
     assert send(client, "PATCH", path, {"parameters": {"temperature": "hot"}}).status_code == 422
+    unknown = {"deployment": third.pk, "adapter": "none"}
+    assert send(client, "POST", f"/conversations/{chat.pk}/columns", unknown).status_code == 422
+    assert chat.columns.filter(closed=False).count() == 3, "what is refused leaves no column"
     assert send(client, "DELETE", path).status_code == 204
     assert chat.columns.filter(closed=False).count() == 2
 
@@ -311,6 +314,8 @@ def test_limits_of_teams_and_people_are_set_and_told(client: Client, user: User,
     back = send(client, "PUT", "/members/grace/limits", {}).json()
     assert {line["name"]: line["most"] for line in back["use"]}["batch_rows_day"] == 100
     assert send(client, "PUT", "/team/person-limits", {"replicas": -1}).status_code == 422
+    assert client.get(f"{BASE}/members/nobody/use").status_code == 404
+    assert not AuditEntry.objects.filter(object="member:nobody").exists(), "reading is no refused write"
     acts = AuditEntry.objects.filter(action__startswith="set quotas").values_list("action", flat=True)
     assert sorted(acts) == ["set quotas", "set quotas", "set quotas of person", "set quotas of person"]
 

@@ -48,9 +48,7 @@ def add(request: Request, pk: int, given: ColumnAdded) -> Any:
     """One more column at the end."""
     row = writable(request, pk)
     chosen = given.deployment and _deployment(request, row.team, given.deployment)
-    made = comparison.add(row, chosen or None)
-    if given.adapter and made.deployment:
-        conversations.choose(made, made.deployment, given.adapter)
+    comparison.add(row, chosen or None, given.adapter)
     return conversation_rows().get(pk=pk)
 
 
